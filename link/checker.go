@@ -1,0 +1,497 @@
+package link
+
+import (
+	"cmp"
+	"encoding/binary"
+	"io"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"golang.zx2c4.com/wireguard/conn"
+)
+
+// Bounds of what one peer, or whoever replays its packets, can make us keep or
+// send.
+const (
+	maxRemote   = 32 // candidates of one setRemote, by priority
+	maxLearned  = 8  // addresses that a valid ping came from, and old ones that worked
+	maxSessions = 4  // sessions of the peer whose ping numbers are remembered
+	maxPending  = 8  // unanswered pings remembered per candidate
+	maxZones    = 4  // own interfaces on which a link-local candidate is tried
+	pongBurst   = 64 // answers to pings at once, for admitted and for other addresses each
+	pongGap     = time.Second / pongBurst
+)
+
+// Timers; the package comment explains them.
+const (
+	pingPace    = 2 * time.Millisecond
+	pingGap     = 50 * time.Millisecond // between two small pings to one candidate, whatever asks for them
+	pongWait    = 3 * time.Second       // an answer that takes longer does not count
+	firstRetry  = 100 * time.Millisecond
+	lastRetry   = time.Minute
+	lostAfter   = 3 // unanswered pings end a path that is not selected
+	standbyTry  = 7 // pings to an unproven candidate while a path is up
+	idlePing    = 25 * time.Second
+	activePing  = 5 * time.Second
+	refreshPing = time.Minute
+	activeFor   = 10 * time.Second // data makes a link active for so long
+	silence     = time.Second      // data without any answer for so long asks for a ping
+	pathLimit   = 3 * time.Second
+	minPatience = 250 * time.Millisecond
+	maxPatience = time.Second
+	sizeRetry   = 200 * time.Millisecond
+	sizeTries   = 3
+	sizeAgain   = time.Minute
+)
+
+// A place is where a candidate can be reached: an address of the peer, and the
+// carrier that takes packets there. Carrier 0 is the shared socket.
+type place struct {
+	addr    netip.AddrPort
+	carrier int
+}
+
+func onSocket(addr netip.AddrPort) place {
+	return place{addr: netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())}
+}
+
+// A pending ping has not been answered.
+type pending struct {
+	tx   txid
+	sent time.Time
+	size int
+}
+
+// A candidate is a place that may lead to the peer.
+type candidate struct {
+	place    place
+	named    bool // in the peer's present list; the others were learned
+	priority uint32
+	network  PathKind // by its address and our interfaces
+
+	attempts int           // small pings since it was restarted or lost
+	next     time.Time     // when the next small ping is due; zero: never
+	lastPing time.Time     // when the last small one was sent
+	pending  []pending     // oldest first
+	silent   time.Time     // when the oldest unanswered small ping was sent; zero: none is
+	via      conn.Endpoint // how its last pong came in; nil: the system chooses our address
+
+	usable   bool // it answered, and has not been given up since
+	worked   bool // it was usable once
+	lastPong time.Time
+	since    time.Time
+	rtt      time.Duration
+	samples  int
+	kind     PathKind
+	local    netip.Addr
+	observed netip.AddrPort
+
+	size     int       // largest probe that was answered, in bytes
+	step     int       // index of the size to try
+	tries    int       // unanswered probes of that size
+	sizeNext time.Time // when the next large ping is due; zero: never
+	small    bool      // probes of data size were lost
+}
+
+// An outlet carries out what a checker decides.
+type outlet interface {
+	send(to place, via conn.Endpoint, p probe, size int) error // seal and send a probe
+	use(c *candidate)                                          // send data there; nil: nowhere
+	admit(a netip.AddrPort, proven bool)                       // WireGuard packets from a are this peer's
+	forget(a netip.AddrPort)                                   // they no longer are
+	answered()                                                 // the selected path answered
+	event(kind EventKind, p Path)
+}
+
+// A checker finds and keeps the paths to one peer. It is a pure state machine:
+// it reads no clock and does no I/O but through its outlet. It is not safe for
+// concurrent use.
+type checker struct {
+	out      outlet
+	random   io.Reader
+	sizes    []int // data probe sizes to try, descending, in bytes
+	port     uint16
+	networks networks
+
+	all      map[place]*candidate
+	named    []namedAddr // as given to setRemote
+	selected *candidate
+	up       bool
+	moved    time.Time // when selected last changed
+	paced    time.Time // when the last new candidate was given its time
+
+	session  uint64
+	seq      uint64
+	sessions []replayWindow // newest first
+	known    bucket         // pongs to admitted addresses
+	strange  bucket         // pongs to all others
+
+	activeUntil time.Time
+	refreshAt   time.Time
+	waiting     time.Time // since when data got no answer; zero: none did
+	alarm       time.Time // since when all candidates are asked because the selected one is silent
+}
+
+// A namedAddr is a candidate as the peer named it.
+type namedAddr struct {
+	addr     netip.AddrPort
+	priority uint32
+}
+
+// A bucket limits how often something is done: pongBurst times at once, then
+// every pongGap.
+type bucket struct{ full time.Time }
+
+func (b *bucket) take(now time.Time) bool {
+	if b.full.Before(now) {
+		b.full = now
+	}
+	if b.full.Sub(now) >= pongBurst*pongGap {
+		return false
+	}
+	b.full = b.full.Add(pongGap)
+	return true
+}
+
+func newChecker(out outlet, random io.Reader, dataSize int) *checker {
+	c := &checker{out: out, random: random, all: make(map[place]*candidate), sizes: []int{dataSize}}
+	for _, size := range []int{1280 + 32, 1200} {
+		if size < dataSize {
+			c.sizes = append(c.sizes, size)
+		}
+	}
+	var raw [8]byte
+	c.read(raw[:])
+	c.session = binary.BigEndian.Uint64(raw[:])
+	return c
+}
+
+// read fills b with random bytes. crypto/rand does not fail.
+func (c *checker) read(b []byte) {
+	if _, err := io.ReadFull(c.random, b); err != nil {
+		panic("link: random source failed: " + err.Error())
+	}
+}
+
+// setNetworks tells the checker what this device's interfaces are.
+func (c *checker) setNetworks(now time.Time, n networks) {
+	c.networks = n
+	for _, cand := range c.all {
+		cand.network = n.kind(cand.place.addr.Addr(), netip.Addr{})
+	}
+	c.expand(now)
+}
+
+// setRemote replaces the candidates that the peer names.
+func (c *checker) setRemote(now time.Time, list []namedAddr) {
+	list = slices.Clone(list)
+	slices.SortStableFunc(list, func(a, b namedAddr) int { return cmp.Compare(b.priority, a.priority) })
+	c.named = list[:min(len(list), maxRemote)]
+	c.expand(now)
+	if !c.up {
+		c.probe(now) // news of the peer: the old addresses are worth a try, too
+	}
+}
+
+// expand makes candidates of the named addresses: a link-local one for each
+// interface of ours, since only we know on which of them the peer is.
+func (c *checker) expand(now time.Time) {
+	want := make(map[place]uint32)
+	var order []place
+	for _, n := range c.named {
+		for _, p := range c.places(n.addr) {
+			if _, ok := want[p]; !ok && len(order) < maxRemote+maxZones {
+				want[p], order = n.priority, append(order, p)
+			}
+		}
+	}
+	for p, cand := range c.all {
+		if _, ok := want[p]; !ok && cand.named {
+			cand.named = false
+			if !cand.usable && !cand.worked {
+				c.remove(cand)
+			}
+		}
+	}
+	for _, p := range order {
+		cand := c.all[p]
+		if cand == nil {
+			cand = c.add(p)
+			c.due(now, cand)
+		}
+		cand.named, cand.priority = true, want[p]
+	}
+	c.trim()
+}
+
+func (c *checker) places(addr netip.AddrPort) []place {
+	p := onSocket(addr)
+	ip := p.addr.Addr()
+	if p.addr.Port() == 0 || !ip.IsValid() || ip.IsUnspecified() || ip.IsMulticast() {
+		return nil
+	}
+	if !ip.Is6() || !ip.IsLinkLocalUnicast() {
+		p.addr = netip.AddrPortFrom(ip.WithZone(""), p.addr.Port())
+		return []place{p}
+	}
+	var out []place
+	for _, zone := range c.networks.zones() {
+		out = append(out, place{addr: netip.AddrPortFrom(ip.WithZone(zone), p.addr.Port())})
+	}
+	return out[:min(len(out), maxZones)]
+}
+
+func (c *checker) add(p place) *candidate {
+	cand := &candidate{place: p, network: c.networks.kind(p.addr.Addr(), netip.Addr{})}
+	c.all[p] = cand
+	return cand
+}
+
+func (c *checker) remove(cand *candidate) {
+	delete(c.all, cand.place)
+	c.out.forget(cand.place.addr)
+}
+
+// trim keeps at most maxLearned candidates that the peer does not name: those
+// that work, then those heard of last.
+func (c *checker) trim() {
+	var learned []*candidate
+	for _, cand := range c.all {
+		if !cand.named && cand != c.selected {
+			learned = append(learned, cand)
+		}
+	}
+	if len(learned) <= maxLearned {
+		return
+	}
+	slices.SortFunc(learned, func(a, b *candidate) int {
+		if a.usable != b.usable {
+			return cmp.Compare(btoi(b.usable), btoi(a.usable))
+		}
+		return cmp.Or(b.lastPong.Compare(a.lastPong), b.lastPing.Compare(a.lastPing), b.place.addr.Compare(a.place.addr))
+	})
+	for _, cand := range learned[maxLearned:] {
+		c.remove(cand)
+	}
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// due gives a candidate its first ping, a little after the one before it.
+func (c *checker) due(now time.Time, cand *candidate) {
+	if c.paced.Before(now) {
+		c.paced = now
+	}
+	cand.attempts, cand.next = 0, c.paced
+	c.paced = c.paced.Add(pingPace)
+}
+
+// probe asks every candidate anew, the selected one first.
+func (c *checker) probe(now time.Time) {
+	all := slices.Collect(maps.Values(c.all))
+	slices.SortFunc(all, func(a, b *candidate) int {
+		return cmp.Or(
+			cmp.Compare(btoi(b == c.selected), btoi(a == c.selected)), cmp.Compare(btoi(b.usable), btoi(a.usable)),
+			cmp.Compare(b.network, a.network), cmp.Compare(b.priority, a.priority), a.place.addr.Compare(b.place.addr))
+	})
+	for _, cand := range all {
+		if now.Sub(cand.lastPing) >= pingGap || cand.lastPing.IsZero() {
+			c.due(now, cand)
+		}
+	}
+}
+
+// ping sends a small ping and says when the next one is due if nothing answers.
+func (c *checker) ping(now time.Time, cand *candidate) {
+	via := cand.via
+	if !cand.silent.IsZero() {
+		via = nil // perhaps our own address is what is wrong
+	} else {
+		cand.silent = now
+	}
+	cand.lastPing = now
+	cand.attempts++
+	c.sendPing(now, cand, via, smallProbe)
+	switch {
+	case cand.usable:
+		cand.next = now.Add(cand.patience())
+	case c.up && cand.attempts >= standbyTry:
+		cand.next = time.Time{}
+	default:
+		wait := lastRetry
+		if cand.attempts < 12 {
+			wait = min(firstRetry<<(cand.attempts-1), lastRetry)
+		}
+		cand.next = now.Add(c.jitter(wait))
+	}
+}
+
+// jitter spreads a timer by 10 %, so that many links, or both ends of one, do
+// not fall into step.
+func (c *checker) jitter(d time.Duration) time.Duration {
+	var raw [2]byte
+	c.read(raw[:])
+	return d - d/20 + d/10*time.Duration(binary.BigEndian.Uint16(raw[:]))/(1<<16)
+}
+
+func (c *checker) sendPing(now time.Time, cand *candidate, via conn.Endpoint, size int) {
+	c.seq++
+	p := probe{kind: ping, session: c.session, seq: c.seq}
+	c.read(p.tx[:])
+	if cand == c.selected {
+		p.flags |= flagSelected
+	}
+	cand.pending = append(cand.pending, pending{tx: p.tx, sent: now, size: size})
+	if len(cand.pending) > maxPending {
+		cand.pending = slices.Delete(cand.pending, 0, len(cand.pending)-maxPending)
+	}
+	if c.out.send(cand.place, via, p, size) != nil && via != nil {
+		// Our address of that time may be gone: let the system choose one.
+		cand.via = nil
+		_ = c.out.send(cand.place, nil, p, size)
+	}
+}
+
+// patience is how long an answer of this candidate is awaited before its
+// absence means something.
+func (cand *candidate) patience() time.Duration {
+	return min(max(4*cand.rtt, minPatience), maxPatience)
+}
+
+// onPing answers a ping, unless it is a replay or too many come.
+func (c *checker) onPing(now time.Time, from place, via conn.Endpoint, p probe) {
+	if !c.fresh(p.session, p.seq) {
+		return
+	}
+	cand := c.all[from]
+	limit := &c.strange
+	if cand != nil {
+		limit = &c.known
+	}
+	if !limit.take(now) {
+		return
+	}
+	_ = c.out.send(from, via, probe{kind: pong, tx: p.tx, observed: from.addr}, smallProbe)
+	if cand == nil {
+		cand = c.add(from)
+		cand.lastPing = now.Add(-pingGap)
+		c.trim()
+		if c.all[from] == nil {
+			return // better ones fill the table
+		}
+	}
+	c.out.admit(from.addr, cand.usable)
+	if !cand.usable && now.Sub(cand.lastPing) >= pingGap {
+		cand.attempts, cand.next = 0, now
+	}
+	sel := c.selected
+	if sel != nil && sel != cand && p.flags&flagSelected != 0 && now.Sub(sel.lastPing) >= sel.patience() {
+		sel.next = now // the peer uses another way: does ours still work?
+	}
+	c.tick(now)
+}
+
+// fresh reports whether a ping of that session and number is new.
+func (c *checker) fresh(session, seq uint64) bool {
+	if session == c.session {
+		return false // our own
+	}
+	for i := range c.sessions {
+		if c.sessions[i].session == session {
+			return c.sessions[i].accept(seq)
+		}
+	}
+	w := replayWindow{session: session}
+	if !w.accept(seq) {
+		return false
+	}
+	c.sessions = append([]replayWindow{w}, c.sessions[:min(len(c.sessions), maxSessions-1)]...)
+	return true
+}
+
+// onPong proves a candidate, if the pong comes from where the ping went.
+func (c *checker) onPong(now time.Time, from place, via conn.Endpoint, p probe) {
+	cand := c.all[from]
+	if cand == nil {
+		return
+	}
+	i := slices.IndexFunc(cand.pending, func(q pending) bool { return q.tx == p.tx })
+	if i < 0 || now.Sub(cand.pending[i].sent) > pongWait {
+		return
+	}
+	answered := cand.pending[i]
+	cand.pending = slices.DeleteFunc(cand.pending, func(q pending) bool {
+		return !q.sent.After(answered.sent) && q.size <= answered.size
+	})
+	cand.silent = time.Time{}
+	if i := slices.IndexFunc(cand.pending, func(q pending) bool { return q.size == smallProbe }); i >= 0 {
+		cand.silent = cand.pending[i].sent
+	}
+	c.proved(now, cand, answered)
+	cand.via, cand.observed = via, p.observed
+	if via != nil {
+		cand.local = via.SrcIP()
+	}
+	cand.kind = c.networks.kind(from.addr.Addr(), cand.local)
+	if c.selected == cand {
+		c.out.use(cand)
+	}
+	c.choose(now)
+	c.tick(now)
+}
+
+func (c *checker) proved(now time.Time, cand *candidate, answered pending) {
+	sample := max(now.Sub(answered.sent), time.Microsecond)
+	if !cand.usable {
+		cand.usable, cand.worked, cand.since = true, true, now
+		cand.rtt, cand.samples = sample, 0
+		cand.restartSize(now)
+		c.out.admit(cand.place.addr, true)
+	}
+	if answered.size == smallProbe {
+		cand.rtt += (sample - cand.rtt) / 4
+		cand.samples++
+	}
+	cand.lastPong, cand.attempts = now, 0
+	switch {
+	case cand != c.selected:
+		cand.next = time.Time{}
+	case now.Before(c.activeUntil):
+		cand.next = now.Add(c.jitter(activePing))
+	default:
+		cand.next = now.Add(c.jitter(idlePing))
+	}
+	if cand == c.selected {
+		c.waiting = time.Time{}
+		c.out.answered()
+		if cand.silent.IsZero() {
+			c.alarm = time.Time{}
+		}
+	}
+	c.onSize(now, cand, answered.size)
+}
+
+// missed counts the small pings that should have been answered by now.
+func (cand *candidate) missed(now time.Time) int {
+	n := 0
+	for _, q := range cand.pending {
+		if q.size == smallProbe && now.Sub(q.sent) >= cand.patience() {
+			n++
+		}
+	}
+	return n
+}
+
+// lose gives up a candidate until it answers again.
+func (c *checker) lose(now time.Time, cand *candidate) {
+	cand.usable, cand.via, cand.pending, cand.silent = false, nil, nil, time.Time{}
+	cand.size, cand.small, cand.sizeNext = 0, false, time.Time{}
+	cand.attempts, cand.next = 0, now.Add(firstRetry)
+}

@@ -1,0 +1,402 @@
+package link
+
+import (
+	"crypto/rand"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.zx2c4.com/wireguard/conn"
+
+	"github.com/kithproject/kith/identity"
+	"github.com/kithproject/kith/internal/wire"
+	"github.com/kithproject/kith/signaling"
+)
+
+// ErrNoPath reports that a Link has no path to its peer at the moment.
+var ErrNoPath = errors.New("link: no path to the peer")
+
+// A Config says what a Link needs to know of its peer. Peer and Keys are required.
+type Config struct {
+	// Peer is the device at the other end.
+	Peer identity.DeviceID
+	// Keys returns the probe keys of a UTC day (days since 1970): the one we seal
+	// with and the one the peer seals with. It errs for a day that has none. It is
+	// called by one goroutine at a time.
+	Keys func(day int64) (send, receive [32]byte, err error)
+	// Events gets every event in order, on the Link's goroutine: it must not block
+	// and must not call Close. Default: events are dropped.
+	Events func(Event)
+	// Logger gets changes of paths. Default: discard.
+	Logger *slog.Logger
+	// Now is the wall clock, for the day of the keys. Default: time.Now.
+	Now func() time.Time
+	// DataSize is the datagram that a path has to carry to count as good, in
+	// bytes of UDP payload, from MinDataSize to MaxDataSize. Default: DefaultDataSize.
+	DataSize int
+}
+
+// A Link is the way to one paired device: a datagram pipe that outlives its
+// paths. It is the conn.Endpoint that WireGuard sends to. Its methods are safe
+// for concurrent use.
+type Link struct {
+	socket *Socket
+	cfg    Config
+	core   *checker // owned by run
+	keys   keyring  // owned by run
+	skew   int64    // the peer's day minus ours; owned by run
+
+	inbox chan *datagram
+	wake  chan struct{}
+	stop  chan struct{}
+	done  chan struct{}
+	close sync.Once
+
+	route   atomic.Pointer[route]
+	paths   atomic.Pointer[[]Path]
+	sent    atomic.Bool  // data was sent since run last looked
+	waiting atomic.Int64 // when the oldest unanswered data was sent, nanoseconds after born; 0: none
+	born    time.Time
+
+	mu   sync.Mutex // guards todo
+	todo orders
+}
+
+// orders are what callers want of run.
+type orders struct {
+	remote  []namedAddr
+	named   bool // remote was set
+	probe   bool
+	failed  bool // sending data failed
+	peerDay int64
+	skewed  bool // peerDay was set
+}
+
+// A route is where data goes: one carrier and the way it names the peer.
+type route struct {
+	carrier carrier
+	ep      conn.Endpoint
+}
+
+// A carrier takes datagrams to endpoints of its own kind: the UDP socket, or a relay.
+type carrier interface {
+	carry(bufs [][]byte, ep conn.Endpoint) error
+}
+
+// NewLink returns the Link to a peer, without candidates yet. It errs if the
+// Config is incomplete, or if there are no keys for today.
+func (s *Socket) NewLink(cfg Config) (*Link, error) {
+	if cfg.Keys == nil || cfg.Peer.IsZero() {
+		return nil, errors.New("link: Config needs Peer and Keys")
+	}
+	if cfg.DataSize == 0 {
+		cfg.DataSize = DefaultDataSize
+	}
+	if cfg.DataSize < MinDataSize || cfg.DataSize > MaxDataSize {
+		return nil, errors.New("link: DataSize out of range")
+	}
+	if cfg.Events == nil {
+		cfg.Events = func(Event) {}
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	l := &Link{
+		socket: s, cfg: cfg, inbox: make(chan *datagram, 64), wake: make(chan struct{}, 1),
+		stop: make(chan struct{}), done: make(chan struct{}), born: time.Now(),
+	}
+	l.core = newChecker(l, rand.Reader, cfg.DataSize)
+	if err := l.renewKeys(); err != nil {
+		return nil, err
+	}
+	s.addLink(l)
+	l.order(func(o *orders) { o.probe = true })
+	go l.run()
+	return l, nil
+}
+
+// SetRemote replaces the addresses at which the peer says it may be found, and
+// starts to try those that are new. Of more than 32 those of the highest
+// priority count. Addresses that worked before are kept. It does not block.
+func (l *Link) SetRemote(list []signaling.Candidate) {
+	remote := make([]namedAddr, 0, len(list))
+	for _, c := range list {
+		remote = append(remote, namedAddr{addr: c.Addr, priority: c.Priority})
+	}
+	l.order(func(o *orders) { o.remote, o.named = remote, true })
+}
+
+// SetPeerDay tells which UTC day it is by the peer's clock, so that probes are
+// understood although the clocks differ by days. It does not block.
+func (l *Link) SetPeerDay(day int64) {
+	l.order(func(o *orders) { o.peerDay, o.skewed = day, true })
+}
+
+// Probe asks every known address anew, as after a change of the network. It
+// does not block.
+func (l *Link) Probe() { l.order(func(o *orders) { o.probe = true }) }
+
+// Path returns the selected path, and whether there is one.
+func (l *Link) Path() (Path, bool) {
+	if all := l.paths.Load(); all != nil && len(*all) > 0 && (*all)[0].Selected {
+		return (*all)[0], true
+	}
+	return Path{}, false
+}
+
+// Paths returns the proven paths, the selected one first, then the better ones.
+func (l *Link) Paths() []Path {
+	all := l.paths.Load()
+	if all == nil {
+		return nil
+	}
+	return append([]Path(nil), *all...)
+}
+
+// Peer returns the device at the other end.
+func (l *Link) Peer() identity.DeviceID { return l.cfg.Peer }
+
+// Close ends the Link and waits for its goroutine. Packets sent to it after
+// that are refused. It may be called more than once.
+func (l *Link) Close() {
+	l.close.Do(func() {
+		l.socket.removeLink(l)
+		close(l.stop)
+	})
+	<-l.done
+}
+
+func (l *Link) order(set func(*orders)) {
+	l.mu.Lock()
+	set(&l.todo)
+	l.mu.Unlock()
+	l.poke()
+}
+
+func (l *Link) poke() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// transmit sends data on the selected path.
+func (l *Link) transmit(bufs [][]byte) error {
+	r := l.route.Load()
+	if r == nil {
+		return ErrNoPath
+	}
+	if l.waiting.Load() == 0 {
+		l.waiting.Store(int64(time.Since(l.born)) | 1)
+	}
+	if !l.sent.Load() {
+		l.sent.Store(true)
+		l.poke()
+	}
+	err := r.carrier.carry(bufs, r.ep)
+	if err != nil {
+		l.order(func(o *orders) { o.failed = true })
+	}
+	return err
+}
+
+// received notes that data came from one of the peer's addresses.
+func (l *Link) received() {
+	if l.waiting.Load() != 0 {
+		l.waiting.Store(0)
+	}
+}
+
+// trafficPeriod is how often run looks at the data counters while data flows.
+const trafficPeriod = 500 * time.Millisecond
+
+// run owns the checker.
+func (l *Link) run() {
+	defer close(l.done)
+	defer l.route.Store(nil)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var looked time.Time // at the data counters
+	for {
+		select {
+		case <-l.stop:
+			return
+		case d := <-l.inbox:
+			l.handle(d)
+			l.socket.recycle(d)
+		case <-l.wake:
+			l.obey()
+		case <-timer.C:
+		}
+		if err := l.renewKeys(); err != nil {
+			l.cfg.Logger.Error("probe keys not renewed", "peer", l.cfg.Peer.Short(), "err", err)
+		}
+		now := time.Now()
+		next := l.look(now, &looked)
+		l.core.tick(now)
+		paths := l.core.paths()
+		l.paths.Store(&paths)
+		if at := l.core.next(now); !at.IsZero() && (next.IsZero() || at.Before(next)) {
+			next = at
+		}
+		if next.IsZero() {
+			timer.Stop()
+		} else {
+			timer.Reset(time.Until(next))
+		}
+	}
+}
+
+// look gives the data counters to the checker, and returns when to look again;
+// zero: not before data is sent.
+func (l *Link) look(now time.Time, looked *time.Time) time.Time {
+	sent := false
+	if now.Sub(*looked) >= trafficPeriod {
+		sent = l.sent.Swap(false)
+		if sent {
+			*looked = now
+		}
+	}
+	var waiting time.Time
+	if since := l.waiting.Load(); since != 0 {
+		waiting = l.born.Add(time.Duration(since))
+	}
+	l.core.traffic(now, sent, waiting)
+	if now.Sub(*looked) < trafficPeriod {
+		return looked.Add(trafficPeriod)
+	}
+	return time.Time{}
+}
+
+func (l *Link) obey() {
+	l.mu.Lock()
+	todo := l.todo
+	l.todo = orders{}
+	l.mu.Unlock()
+	now := time.Now()
+	l.core.port = l.socket.Port()
+	if todo.skewed {
+		l.skew = todo.peerDay - wire.Day(l.cfg.Now())
+	}
+	if todo.named || todo.probe {
+		l.core.setNetworks(now, l.socket.networks())
+	}
+	if todo.named {
+		l.core.setRemote(now, todo.remote)
+	}
+	if todo.probe {
+		l.core.probe(now)
+	}
+	if todo.failed {
+		l.core.sendFailed(now)
+	}
+}
+
+// handle opens a datagram that carries one of our tags.
+func (l *Link) handle(d *datagram) {
+	p, err := d.sealer.open(d.buf[:d.n])
+	if err != nil {
+		l.socket.stats.forged.Add(1)
+		return
+	}
+	from := onSocket(d.from)
+	switch p.kind {
+	case ping:
+		l.core.onPing(d.at, from, d.ep, p)
+	case pong:
+		l.core.onPong(d.at, from, d.ep, p)
+	}
+}
+
+// The outlet of the checker.
+
+func (l *Link) send(to place, via conn.Endpoint, p probe, size int) error {
+	if via == nil {
+		var err error
+		if via, err = l.socket.endpoint(to.addr); err != nil {
+			return err
+		}
+	}
+	raw, err := l.keys.send.seal(rand.Reader, p, size)
+	if err != nil {
+		return err
+	}
+	return l.socket.carry([][]byte{raw}, via)
+}
+
+func (l *Link) use(c *candidate) {
+	if c == nil {
+		l.route.Store(nil)
+		return
+	}
+	ep := c.via
+	if ep == nil {
+		var err error
+		if ep, err = l.socket.endpoint(c.place.addr); err != nil {
+			l.cfg.Logger.Error("path has no endpoint", "peer", l.cfg.Peer.Short(), "path", c.place.addr, "err", err)
+			return
+		}
+	}
+	if old := l.route.Load(); old == nil || old.ep != ep {
+		l.route.Store(&route{carrier: l.socket, ep: ep})
+	}
+}
+
+func (l *Link) admit(a netip.AddrPort, proven bool) { l.socket.admit(a, l, proven) }
+func (l *Link) forget(a netip.AddrPort)             { l.socket.forget(a, l) }
+func (l *Link) answered()                           { l.waiting.Store(0) }
+
+func (l *Link) event(kind EventKind, p Path) {
+	paths := l.core.paths()
+	l.paths.Store(&paths)
+	l.cfg.Logger.Info("link "+kind.String(), "peer", l.cfg.Peer.Short(), "path", p.Remote, "kind", p.Kind, "rtt", p.RTT, "size", p.Size)
+	l.cfg.Events(Event{Kind: kind, Link: l, Path: p})
+}
+
+// The conn.Endpoint of WireGuard. A Link is one endpoint whatever its path, so
+// nothing here changes when the path does, but for the text for people.
+
+// ClearSrc does nothing: which of our addresses a path uses is the Link's business.
+func (l *Link) ClearSrc() {}
+
+// SrcToString returns our address on the selected path, or "".
+func (l *Link) SrcToString() string {
+	if p, ok := l.Path(); ok && p.Local.IsValid() {
+		return p.Local.String()
+	}
+	return ""
+}
+
+// DstToString returns the peer's address on the selected path, or "no path".
+func (l *Link) DstToString() string {
+	if p, ok := l.Path(); ok {
+		return p.Remote.String()
+	}
+	return "no path"
+}
+
+// DstToBytes returns the peer's ID: WireGuard binds its cookies to it.
+func (l *Link) DstToBytes() []byte { return l.cfg.Peer[:] }
+
+// DstIP returns the peer's address in the tunnel: WireGuard limits handshakes
+// under load by it.
+func (l *Link) DstIP() netip.Addr { return l.cfg.Peer.Addr() }
+
+// SrcIP returns our address on the selected path, or the zero Addr.
+func (l *Link) SrcIP() netip.Addr {
+	p, _ := l.Path()
+	return p.Local.Addr()
+}
+
+var (
+	_ conn.Endpoint = (*Link)(nil)
+	_ outlet        = (*Link)(nil)
+	_               = net.ErrClosed
+)

@@ -1,0 +1,106 @@
+package link
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// A PathKind says which sort of way a Path is. Greater is better.
+type PathKind uint8
+
+// The kinds of paths. Relayed and punched paths get their own between Virtual
+// and Direct.
+const (
+	Virtual  PathKind = 1 // through a VPN or container interface of this device
+	Direct   PathKind = 2 // routed, over IPv4 or IPv6
+	LAN      PathKind = 3 // the peer's address is on a network of one of our interfaces
+	Loopback PathKind = 4 // the peer runs on this machine
+)
+
+var kindNames = [...]string{Virtual: "virtual", Direct: "direct", LAN: "lan", Loopback: "loopback"}
+
+// String returns the kind in one lower-case word.
+func (k PathKind) String() string {
+	if k == 0 || int(k) >= len(kindNames) {
+		return "unknown"
+	}
+	return kindNames[k]
+}
+
+// MarshalText returns String. It never errs.
+func (k PathKind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// UnmarshalText reads what MarshalText gives. It errs for any other word.
+func (k *PathKind) UnmarshalText(text []byte) error {
+	for i, name := range kindNames {
+		if name != "" && name == string(text) {
+			*k = PathKind(i)
+			return nil
+		}
+	}
+	return fmt.Errorf("link: unknown path kind %q", text)
+}
+
+// A Path is one proven way to a peer, as it was at some moment.
+type Path struct {
+	Kind     PathKind       `json:"kind"`
+	Local    netip.AddrPort `json:"local"`    // our address and port; the zero address where the platform does not tell
+	Remote   netip.AddrPort `json:"remote"`   // the peer's address and port
+	Observed netip.AddrPort `json:"observed"` // our address and port as the peer sees them
+	RTT      time.Duration  `json:"rtt"`      // smoothed round trip, in nanoseconds in JSON
+	Since    time.Time      `json:"since"`    // when it was first proven without a break
+	Selected bool           `json:"selected"` // the Link sends its data here
+	Size     int            `json:"size"`     // largest datagram that was answered, in bytes of UDP payload
+}
+
+// String returns the path for people, such as "lan 192.0.2.7:41641 (1.3ms)".
+func (p Path) String() string {
+	if p.RTT == 0 {
+		return fmt.Sprintf("%s %s", p.Kind, p.Remote)
+	}
+	return fmt.Sprintf("%s %s (%s)", p.Kind, p.Remote, p.RTT.Round(roundTo(p.RTT)))
+}
+
+// roundTo keeps about three digits of a duration.
+func roundTo(d time.Duration) time.Duration {
+	switch {
+	case d < 10*time.Millisecond:
+		return 10 * time.Microsecond
+	case d < time.Second:
+		return 100 * time.Microsecond
+	default:
+		return 10 * time.Millisecond
+	}
+}
+
+// An EventKind says what an Event tells.
+type EventKind uint8
+
+// The kinds of events.
+const (
+	Up      EventKind = 1 // there was no path, now there is one
+	Changed EventKind = 2 // another path is selected, or the selected one's Size changed
+	Down    EventKind = 3 // the last path was lost; the Link keeps trying
+)
+
+// String returns the kind in one lower-case word.
+func (k EventKind) String() string {
+	switch k {
+	case Up:
+		return "up"
+	case Changed:
+		return "changed"
+	case Down:
+		return "down"
+	default:
+		return "unknown"
+	}
+}
+
+// An Event tells that a Link's selected path changed.
+type Event struct {
+	Kind EventKind
+	Link *Link
+	Path Path // the selected path; for Down, the one that was lost
+}

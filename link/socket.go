@@ -1,0 +1,359 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"golang.zx2c4.com/wireguard/conn"
+
+	"github.com/kithproject/kith/internal/netmon"
+	"github.com/kithproject/kith/signaling"
+)
+
+// A SocketConfig says how the shared socket is opened. The zero value works.
+type SocketConfig struct {
+	// Port is the UDP port. Default 0: a free one, kept as long as the Socket lives.
+	Port uint16
+	// Loopback also offers this machine's loopback addresses, so that two nodes
+	// on one machine meet with no network up.
+	Loopback bool
+	// Bind is what carries the datagrams. Default: UDP over IPv4 and IPv6, in
+	// batches and with segmentation offload on Linux. Tests put faults here.
+	Bind conn.Bind
+	// Logger gets openings and refusals of the system. Default: discard.
+	Logger *slog.Logger
+}
+
+// A Socket is the UDP socket that WireGuard and the path probes of all Links
+// share. It implements conn.Bind: the WireGuard device opens and closes it, any
+// number of times, and its Links survive that. Its methods are safe for
+// concurrent use.
+type Socket struct {
+	cfg   SocketConfig
+	bind  conn.Bind
+	log   *slog.Logger
+	look  func() ([]netmon.Interface, error)
+	pool  sync.Pool
+	stats counters
+
+	port  atomic.Uint32            // in use, or used last
+	live  atomic.Bool              // opened and not closed
+	table atomic.Pointer[table]    // what packets are matched against
+	nets  atomic.Pointer[networks] // our interfaces when they were last listed
+
+	mu    sync.Mutex // guards the fields below, and writing table and port
+	epoch *epoch     // of the last Open; nil before it and after Close
+	links map[*Link]struct{}
+	mark  *uint32
+}
+
+// NewSocket returns a Socket, not open yet: the WireGuard device opens it.
+func NewSocket(cfg SocketConfig) *Socket {
+	s := &Socket{cfg: cfg, bind: cfg.Bind, log: cfg.Logger, look: netmon.Interfaces, links: make(map[*Link]struct{})}
+	if s.bind == nil {
+		s.bind = conn.NewStdNetBind()
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.pool.New = func() any { return new(datagram) }
+	s.table.Store(&table{})
+	s.port.Store(uint32(cfg.Port))
+	return s
+}
+
+// Port returns the UDP port: the one in use, or that of the last time, or the
+// configured one.
+func (s *Socket) Port() uint16 { return uint16(s.port.Load()) }
+
+// Local lists the addresses at which a peer may find this Socket, the best
+// first, at most 32: those of real interfaces, then of VPN and container ones.
+// Loopback addresses are in it if SocketConfig.Loopback asks for them or nothing
+// else is there. It is empty while no port is known.
+func (s *Socket) Local() []signaling.Candidate {
+	port := s.Port()
+	if port == 0 {
+		return nil
+	}
+	return s.networks().candidates(port, s.cfg.Loopback)
+}
+
+// networks lists our interfaces, or returns the last list if the system refuses.
+func (s *Socket) networks() networks {
+	list, err := s.look()
+	if err == nil {
+		n := networks(list)
+		s.nets.Store(&n)
+		return n
+	}
+	s.log.Warn("interfaces not listed", "err", err)
+	if n := s.nets.Load(); n != nil {
+		return *n
+	}
+	return nil
+}
+
+// An epoch lasts from an Open to the Close after it.
+type epoch struct {
+	now atomic.Pointer[generation] // nil after Close
+}
+
+// A generation is one opening of the system's sockets. Rebind begins a new one
+// in the same epoch.
+type generation struct {
+	fns  []conn.ReceiveFunc // empty while the sockets are being replaced
+	over chan struct{}      // closed when another generation or the end has come
+}
+
+// receivers is the number of ReceiveFuncs that Open returns at least: one for
+// IPv4 and one for IPv6, even if one of them comes only with a Rebind.
+const receivers = 2
+
+// Open opens the socket, as conn.Bind asks. Port 0 means the configured port, or
+// that of the last time; if the latter is taken and none is configured, another
+// is chosen. It errs if the port is taken or the system has no UDP, and with
+// conn.ErrBindAlreadyOpen.
+func (s *Socket) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.epoch != nil {
+		return nil, 0, conn.ErrBindAlreadyOpen
+	}
+	g, err := s.openLocked(port)
+	if err != nil {
+		return nil, 0, err
+	}
+	e := &epoch{}
+	e.now.Store(g)
+	s.epoch = e
+	s.live.Store(true)
+	out := make([]conn.ReceiveFunc, max(receivers, len(g.fns)))
+	for i := range out {
+		r := &receiver{socket: s, epoch: e, index: i}
+		out[i] = r.receive
+	}
+	s.probeLocked()
+	return out, s.Port(), nil
+}
+
+func (s *Socket) openLocked(port uint16) (*generation, error) {
+	if port == 0 {
+		port = s.Port()
+	}
+	fns, got, err := s.bind.Open(port)
+	if err != nil && port != 0 && s.cfg.Port == 0 {
+		s.log.Warn("port of the last time is taken", "port", port, "err", err)
+		fns, got, err = s.bind.Open(0)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("link: open UDP port %d: %w", port, err)
+	}
+	if s.mark != nil {
+		if err := s.bind.SetMark(*s.mark); err != nil {
+			s.log.Warn("packet mark not set", "err", err)
+		}
+	}
+	s.port.Store(uint32(got))
+	return &generation{fns: fns, over: make(chan struct{})}, nil
+}
+
+func (s *Socket) probeLocked() {
+	for l := range s.links {
+		l.Probe()
+	}
+}
+
+// Close closes the socket, as conn.Bind asks: what Open returned ends with
+// net.ErrClosed. Links stay, without a path until the next Open. It errs if the
+// system does.
+func (s *Socket) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.epoch == nil {
+		return nil
+	}
+	g := s.epoch.now.Swap(nil)
+	s.epoch = nil
+	s.live.Store(false)
+	err := s.bind.Close()
+	close(g.over)
+	return err
+}
+
+// Rebind replaces the system's sockets by new ones on the same port, without
+// the WireGuard device noticing, and has every Link ask all its candidates: for
+// use when the network changed and old sockets may be bound to what is gone. If
+// it errs, nothing is received until a Rebind succeeds; net.ErrClosed means that
+// the Socket is not open.
+func (s *Socket) Rebind() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.epoch == nil {
+		return net.ErrClosed
+	}
+	between := &generation{over: make(chan struct{})}
+	old := s.epoch.now.Swap(between)
+	closeErr := s.bind.Close()
+	close(old.over)
+	g, err := s.openLocked(0)
+	if err != nil {
+		return errors.Join(err, closeErr)
+	}
+	s.epoch.now.Store(g)
+	close(between.over)
+	s.probeLocked()
+	return nil
+}
+
+// SetMark sets the mark of all packets that are sent (SO_MARK on Linux), as
+// conn.Bind asks; it survives Close and Rebind. It errs if the system does.
+func (s *Socket) SetMark(mark uint32) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mark = &mark
+	if s.epoch == nil {
+		return nil
+	}
+	return s.bind.SetMark(mark)
+}
+
+// Send sends packets on the selected path of a Link, as conn.Bind asks. It errs
+// with ErrNoPath, with net.ErrClosed, with conn.ErrWrongEndpointType if ep is no
+// Link, or if the system does.
+func (s *Socket) Send(bufs [][]byte, ep conn.Endpoint) error {
+	l, ok := ep.(*Link)
+	if !ok {
+		return conn.ErrWrongEndpointType
+	}
+	return l.transmit(bufs)
+}
+
+// ParseEndpoint always errs: the endpoints of a Socket are Links.
+func (s *Socket) ParseEndpoint(string) (conn.Endpoint, error) {
+	return nil, errors.New("link: an endpoint is a Link, not an address")
+}
+
+// BatchSize returns the number of packets per receive and send at most.
+func (s *Socket) BatchSize() int { return s.bind.BatchSize() }
+
+// carry sends datagrams to an endpoint of the underlying bind.
+func (s *Socket) carry(bufs [][]byte, ep conn.Endpoint) error {
+	if !s.live.Load() {
+		return net.ErrClosed
+	}
+	return s.bind.Send(bufs, ep)
+}
+
+// endpoint returns the underlying bind's endpoint for an address, with the
+// system to choose ours.
+func (s *Socket) endpoint(addr netip.AddrPort) (conn.Endpoint, error) {
+	return s.bind.ParseEndpoint(addr.String())
+}
+
+// A table is what received packets are matched against. It is never changed,
+// only replaced.
+type table struct {
+	sources map[netip.AddrPort]source // who sends WireGuard from there
+	tags    map[probeTag]key          // who is meant by a probe
+}
+
+type source struct {
+	link   *Link
+	proven bool // it has answered a ping from there
+}
+
+type key struct {
+	link   *Link
+	sealer *sealer
+}
+
+// change replaces the table by an edited copy.
+func (s *Socket) change(edit func(*table)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.changeLocked(edit)
+}
+
+func (s *Socket) changeLocked(edit func(*table)) {
+	old := s.table.Load()
+	fresh := &table{sources: maps.Clone(old.sources), tags: maps.Clone(old.tags)}
+	if fresh.sources == nil {
+		fresh.sources = make(map[netip.AddrPort]source)
+	}
+	if fresh.tags == nil {
+		fresh.tags = make(map[probeTag]key)
+	}
+	edit(fresh)
+	s.table.Store(fresh)
+}
+
+func (s *Socket) addLink(l *Link) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.links[l] = struct{}{}
+}
+
+func (s *Socket) removeLink(l *Link) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.links, l)
+	s.changeLocked(func(t *table) {
+		maps.DeleteFunc(t.sources, func(_ netip.AddrPort, src source) bool { return src.link == l })
+		maps.DeleteFunc(t.tags, func(_ probeTag, k key) bool { return k.link == l })
+	})
+}
+
+// setKeys replaces the keys under which probes for a link come in.
+func (s *Socket) setKeys(l *Link, sealers []*sealer) {
+	s.change(func(t *table) {
+		maps.DeleteFunc(t.tags, func(_ probeTag, k key) bool { return k.link == l })
+		for _, sl := range slices.Backward(sealers) {
+			t.tags[sl.tag()] = key{link: l, sealer: sl}
+		}
+	})
+}
+
+// admit gives WireGuard packets from an address to a link. An address that
+// another link has proven, or both have only claimed, stays with that one: a
+// peer must not draw another's packets to itself by naming its address.
+func (s *Socket) admit(a netip.AddrPort, l *Link, proven bool) {
+	free := func(t *table) bool {
+		old, ok := t.sources[a]
+		if ok && old.link == l {
+			return proven && !old.proven
+		}
+		return !ok || (proven && !old.proven)
+	}
+	if !free(s.table.Load()) {
+		return
+	}
+	s.change(func(t *table) {
+		if free(t) {
+			t.sources[a] = source{link: l, proven: proven}
+		}
+	})
+}
+
+// forget ends admit.
+func (s *Socket) forget(a netip.AddrPort, l *Link) {
+	if s.table.Load().sources[a].link != l {
+		return
+	}
+	s.change(func(t *table) {
+		if t.sources[a].link == l {
+			delete(t.sources, a)
+		}
+	})
+}
+
+var (
+	_ conn.Bind = (*Socket)(nil)
+	_ carrier   = (*Socket)(nil)
+)
