@@ -1,6 +1,18 @@
 // Package identity says who a device is: its Ed25519 key, its DeviceID, its
 // WireGuard key and its address inside every tunnel. It does no I/O but the key
 // file.
+//
+// A DeviceID is public and is what other devices remember. An Identity is the
+// secret behind it; Open keeps it in the state directory:
+//
+//	# The secret keys of this kith device. Whoever has this file is this device.
+//	kith-identity 1
+//	sign <base64 of the Ed25519 seed, 32 bytes>
+//	wireguard <base64 of the X25519 private key, 32 bytes>
+//	check <first 8 bytes of SHA-256("kith/1 identity key" || seed || private key), hexadecimal>
+//
+// There is one identity per installation. A copy of the key file is a second
+// device with the same name: never run both.
 package identity
 
 import (
@@ -8,6 +20,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"fmt"
+	"io"
 	"log/slog"
 )
 
@@ -54,3 +67,7 @@ func (i *Identity) GoString() string { return "redacted" }
 
 // LogValue returns "redacted".
 func (i *Identity) LogValue() slog.Value { return slog.StringValue("redacted") }
+
+// Format prints "redacted" for every verb, also those for which package fmt
+// would print the keys.
+func (i *Identity) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, "redacted") }
