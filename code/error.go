@@ -2,6 +2,7 @@ package code
 
 import (
 	"fmt"
+	"io"
 	"log/slog"
 )
 
@@ -43,6 +44,9 @@ func (e *ParseError) Error() string { return "code: " + e.text }
 
 // GoString returns Error.
 func (e *ParseError) GoString() string { return e.Error() }
+
+// Format prints Error for every verb, so that none prints the fields.
+func (e *ParseError) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, e.Error()) }
 
 // LogValue returns Error, so that a logger does not print the fields.
 func (e *ParseError) LogValue() slog.Value { return slog.StringValue(e.Error()) }

@@ -145,7 +145,7 @@ func TestPhotosAndScreenshotsAreRead(t *testing.T) {
 	}
 	for name, s := range tests {
 		t.Run(name, func(t *testing.T) {
-			for seed := range uint64(count(t, 20)) {
+			for seed := range uint64(count(t, 10)) {
 				c := randomCode(t, seed)
 				if got, err := scan.Image(bytes.NewReader(s.take(t, c, seed))); err != nil || got != c.URI() {
 					t.Errorf("seed %d: got %d characters, %v", seed, len(got), err)
