@@ -44,6 +44,7 @@ const (
 	sizeRetry   = 200 * time.Millisecond
 	sizeTries   = 3
 	sizeAgain   = time.Minute
+	barFor      = 10 * time.Second
 )
 
 // A place is where a candidate can be reached: an address of the peer, and the
@@ -82,6 +83,7 @@ type candidate struct {
 	worked   bool // it was usable once
 	lastPong time.Time
 	since    time.Time
+	barred   time.Time // until then it does not displace another path: it was left for silence
 	rtt      time.Duration
 	samples  int
 	kind     PathKind
@@ -301,8 +303,9 @@ func (c *checker) probe(now time.Time) {
 			cmp.Compare(btoi(b == c.selected), btoi(a == c.selected)), cmp.Compare(btoi(b.usable), btoi(a.usable)),
 			cmp.Compare(b.network, a.network), cmp.Compare(b.priority, a.priority), a.place.addr.Compare(b.place.addr))
 	})
+	c.paced = now // all get their time anew
 	for _, cand := range all {
-		if now.Sub(cand.lastPing) >= pingGap || cand.lastPing.IsZero() {
+		if now.Sub(cand.lastPing) >= pingGap {
 			c.due(now, cand)
 		}
 	}
@@ -392,8 +395,11 @@ func (c *checker) onPing(now time.Time, from place, via conn.Endpoint, p probe) 
 		cand.attempts, cand.next = 0, now
 	}
 	sel := c.selected
-	if sel != nil && sel != cand && p.flags&flagSelected != 0 && now.Sub(sel.lastPing) >= sel.patience() {
-		sel.next = now // the peer uses another way: does ours still work?
+	if sel != nil && sel != cand && p.flags&flagSelected != 0 {
+		// The peer uses another way: does ours still work?
+		if at := sel.lastPing.Add(sel.patience()); sel.next.After(at) {
+			sel.next = at
+		}
 	}
 	c.tick(now)
 }
@@ -461,6 +467,8 @@ func (c *checker) proved(now time.Time, cand *candidate, answered pending) {
 	}
 	cand.lastPong, cand.attempts = now, 0
 	switch {
+	case cand != c.selected && now.Before(cand.barred):
+		cand.next = cand.barred
 	case cand != c.selected:
 		cand.next = time.Time{}
 	case now.Before(c.activeUntil):

@@ -43,7 +43,8 @@
 //	no answer           1 s after a packet that nothing answered: a ping; unanswered for
 //	                    four round trips (250 ms - 1 s): all candidates are pinged
 //	path left           as soon as it has missed two pings and another has answered, at the
-//	                    latest 3 s after the first sign of trouble
+//	                    latest 3 s after the first sign of trouble; it displaces no other
+//	                    for the next 10 s
 //
 // # Probe format
 //

@@ -18,7 +18,10 @@ const (
 func (c *checker) choose(now time.Time) {
 	var best *candidate
 	for _, cand := range c.all {
-		if cand.usable && now.Sub(cand.lastPong) <= activePing && (best == nil || c.compare(cand, best) > 0) {
+		if !cand.usable || now.Sub(cand.lastPong) > activePing || c.selected != nil && cand != c.selected && now.Before(cand.barred) {
+			continue
+		}
+		if best == nil || c.compare(cand, best) > 0 {
 			best = cand
 		}
 	}
@@ -68,9 +71,7 @@ func (c *checker) selectPath(now time.Time, cand *candidate) {
 	default:
 		c.out.event(Changed, c.path(cand))
 	}
-	if cand.next.IsZero() || cand.next.After(now.Add(activePing)) {
-		cand.next = now.Add(c.jitter(activePing))
-	}
+	cand.next = now // its flag tells the peer where we are
 }
 
 // supervise watches the selected path and leaves it when it does not answer.
@@ -100,6 +101,7 @@ func (c *checker) supervise(now time.Time) {
 		return
 	}
 	c.lose(now, sel)
+	sel.barred = now.Add(barFor) // a path that comes and goes must not flap
 	c.selectPath(now, other)
 	if other == nil {
 		c.probe(now)

@@ -58,7 +58,7 @@ type Socket struct {
 func NewSocket(cfg SocketConfig) *Socket {
 	s := &Socket{cfg: cfg, bind: cfg.Bind, log: cfg.Logger, look: netmon.Interfaces, links: make(map[*Link]struct{})}
 	if s.bind == nil {
-		s.bind = conn.NewStdNetBind()
+		s.bind = new(udpBind)
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)

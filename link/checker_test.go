@@ -1,0 +1,542 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"golang.zx2c4.com/wireguard/conn"
+
+	"github.com/kithproject/kith/internal/netmon"
+)
+
+// twoHomes are two devices on one LAN that also reach each other over the
+// Internet: 192.168.1/24 and 203.0.113/24.
+func twoHomes(t *testing.T) (n *simNet, a, b *simNode) {
+	n = newSim(t)
+	a = n.add("a", []string{"192.168.1.1:1111", "203.0.113.1:1111"}, iface("eth0", "192.168.1.1/24"), iface("ppp9", "203.0.113.1/32"))
+	b = n.add("b", []string{"192.168.1.2:2222", "203.0.113.2:2222"}, iface("eth0", "192.168.1.2/24"), iface("ppp9", "203.0.113.2/32"))
+	return n, a, b
+}
+
+const (
+	lanB, netB = "192.168.1.2:2222", "203.0.113.2:2222"
+	lanA, netA = "192.168.1.1:1111", "203.0.113.1:1111"
+)
+
+func isLAN(p simPacket) bool { return p.dst.Addr().AsSlice()[0] == 192 }
+
+func TestPathComesUpInOneRoundTrip(t *testing.T) {
+	n, a, b := twoHomes(t)
+	a.remotes(netB)
+	n.run(9 * time.Millisecond)
+	if len(a.events) != 0 {
+		t.Fatalf("up before the pong: %v", a.events)
+	}
+	n.run(time.Millisecond)
+	if ev := a.last(); ev.kind != Up || ev.at != 10*time.Millisecond || ev.path.RTT != 10*time.Millisecond || ev.path.Observed.String() != netA {
+		t.Fatalf("event %+v", ev)
+	}
+	n.run(5 * time.Millisecond) // b pinged back as soon as a's ping came
+	if ev := b.last(); ev.kind != Up || ev.at != 15*time.Millisecond || ev.path.Remote.String() != netA {
+		t.Fatalf("b's event %+v", ev)
+	}
+	n.run(time.Second)
+	if a.selected.size != DefaultDataSize || b.selected.size != DefaultDataSize {
+		t.Errorf("sizes %d, %d", a.selected.size, b.selected.size)
+	}
+}
+
+func TestLANWinsAlthoughSlower(t *testing.T) {
+	n, a, b := twoHomes(t)
+	n.pass = func(p simPacket) (time.Duration, bool) {
+		if isLAN(p) {
+			return 20 * time.Millisecond, true
+		}
+		return time.Millisecond, true
+	}
+	a.remotes(netB, lanB)
+	n.run(time.Second)
+	if a.selectedAddr() != lanB || a.last().path.Kind != LAN || b.selectedAddr() != lanA {
+		t.Errorf("a uses %s, b uses %s", a.selectedAddr(), b.selectedAddr())
+	}
+	if a.events[0].kind != Up || a.events[0].at != 4*time.Millisecond && a.events[0].at != 2*time.Millisecond {
+		t.Errorf("first path came up at %s, want it not to wait for the better one", a.events[0].at)
+	}
+}
+
+// sendEvery lets the simulation run with data sent every step that nothing answers.
+func sendEvery(n *simNet, node *simNode, step, d time.Duration) {
+	for end := n.now.Add(d); n.now.Before(end); {
+		node.dataSent()
+		n.run(step)
+	}
+}
+
+func TestDeadPathIsLeft(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		other  bool // another path is there
+		data   bool // data flows
+		within time.Duration
+	}{
+		{"data flows, another path", true, true, 2 * time.Second},
+		{"data flows, no other path", false, true, 3100 * time.Millisecond},
+		{"idle, another path", true, false, idlePing + 3*time.Second},
+		{"idle, no other path", false, false, idlePing + idlePing/20 + 3100*time.Millisecond},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			n, a, b := twoHomes(t)
+			a.remotes(lanB, netB)
+			b.remotes(lanA, netA)
+			n.run(10 * time.Second)
+			died := n.now.Sub(simStart)
+			n.pass = func(p simPacket) (time.Duration, bool) { return 5 * time.Millisecond, tc.other && !isLAN(p) }
+			if tc.data {
+				sendEvery(n, a, 20*time.Millisecond, 5*time.Second)
+			} else {
+				n.run(tc.within)
+			}
+			ev := a.last()
+			took := ev.at - died
+			t.Logf("%s %s after %s", ev.kind, ev.path.Remote, took)
+			if took <= 0 || took > tc.within {
+				t.Fatalf("took %s, at most %s", took, tc.within)
+			}
+			if tc.other && (ev.kind != Changed || a.selectedAddr() != netB) {
+				t.Errorf("event %+v, path %s", ev, a.selectedAddr())
+			}
+			if !tc.other && (ev.kind != Down || a.selected != nil) {
+				t.Errorf("event %+v, path %s", ev, a.selectedAddr())
+			}
+		})
+	}
+}
+
+func TestOneWayDataKeepsAPathThatAnswers(t *testing.T) {
+	n, a, _ := twoHomes(t)
+	a.remotes(lanB, netB)
+	n.run(time.Second)
+	sendEvery(n, a, 50*time.Millisecond, time.Minute)
+	if a.selectedAddr() != lanB || len(a.events) > 3 {
+		t.Errorf("path %s, events %v", a.selectedAddr(), a.events)
+	}
+	if a.answers < 50 {
+		t.Errorf("the path was proven %d times in a minute of unanswered data, want about once per second", a.answers)
+	}
+}
+
+func TestPathThatDiesUnderOneWayDataIsLeftInTime(t *testing.T) {
+	for _, after := range []time.Duration{100 * time.Millisecond, 777 * time.Millisecond, 1300 * time.Millisecond, 4444 * time.Millisecond} {
+		n, a, _ := twoHomes(t)
+		a.remotes(lanB, netB)
+		n.run(time.Second)
+		sendEvery(n, a, 10*time.Millisecond, after)
+		died := n.now.Sub(simStart)
+		n.pass = func(p simPacket) (time.Duration, bool) { return 5 * time.Millisecond, !isLAN(p) }
+		sendEvery(n, a, 10*time.Millisecond, 4*time.Second)
+		if took := a.last().at - died; took > pathLimit || a.selectedAddr() != netB {
+			t.Errorf("after %s: took %s, path %s", after, took, a.selectedAddr())
+		}
+	}
+}
+
+func TestBetterPathIsFoundAgain(t *testing.T) {
+	n, a, _ := twoHomes(t)
+	n.pass = func(p simPacket) (time.Duration, bool) { return 5 * time.Millisecond, !isLAN(p) }
+	a.remotes(lanB, netB)
+	n.run(20 * time.Second)
+	if a.selectedAddr() != netB {
+		t.Fatalf("path %s", a.selectedAddr())
+	}
+	n.pass = func(simPacket) (time.Duration, bool) { return 5 * time.Millisecond, true }
+	for range 70 {
+		a.traffic(n.now, true, time.Time{})
+		n.run(time.Second)
+	}
+	if a.selectedAddr() != lanB {
+		t.Errorf("path %s, want the LAN to be found within a minute of traffic", a.selectedAddr())
+	}
+}
+
+func TestBlackHoleForLargePackets(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		limit int // of the LAN
+		other bool
+		want  string
+		size  int
+	}{
+		{"another path carries data", 1000, true, netB, DefaultDataSize},
+		{"no other path", 1000, false, lanB, smallProbe},
+		{"no other path, 1312 bytes fit", 1400, false, lanB, 1312},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			n, a, _ := twoHomes(t)
+			n.pass = func(p simPacket) (time.Duration, bool) {
+				return 5 * time.Millisecond, isLAN(p) && p.size <= tc.limit || !isLAN(p) && tc.other
+			}
+			a.remotes(lanB, netB)
+			n.run(3 * time.Second)
+			if a.selectedAddr() != tc.want {
+				t.Errorf("path %s, want %s: %v", a.selectedAddr(), tc.want, a.events)
+			}
+			n.run(7 * time.Second)
+			if a.selected.size != tc.size {
+				t.Errorf("size %d, want %d", a.selected.size, tc.size)
+			}
+			n.pass = func(simPacket) (time.Duration, bool) { return 5 * time.Millisecond, true }
+			n.run(2 * time.Minute)
+			if p := a.path(a.selected); !tc.other && p.Size != DefaultDataSize {
+				t.Errorf("after the path was mended: %+v", p)
+			}
+		})
+	}
+}
+
+func TestPathNeedsBothWays(t *testing.T) {
+	for name, broken := range map[string]func(p simPacket) bool{
+		"nothing arrives at b": func(p simPacket) bool { return p.dst.String() == netB },
+		"nothing arrives at a": func(p simPacket) bool { return p.dst.String() == netA },
+	} {
+		t.Run(name, func(t *testing.T) {
+			n, a, b := twoHomes(t)
+			n.pass = func(p simPacket) (time.Duration, bool) { return 5 * time.Millisecond, !broken(p) }
+			a.remotes(netB)
+			b.remotes(netA)
+			n.run(time.Minute)
+			if len(a.events)+len(b.events) != 0 || a.data != nil || b.data != nil {
+				t.Errorf("events %v, %v", a.events, b.events)
+			}
+		})
+	}
+}
+
+func TestPongFromElsewhereProvesNothing(t *testing.T) {
+	n, a, _ := twoHomes(t)
+	n.mangle = func(p *simPacket) {
+		if p.p.kind == pong {
+			p.src = netip.MustParseAddrPort("203.0.113.66:2222")
+		}
+	}
+	a.remotes(netB)
+	n.run(10 * time.Second)
+	if len(a.events) != 0 {
+		t.Errorf("events %v", a.events)
+	}
+}
+
+func TestIdleLinkIsQuiet(t *testing.T) {
+	n, a, b := twoHomes(t)
+	a.remotes(lanB, netB)
+	b.remotes(lanA, netA)
+	n.run(time.Minute)
+	pings, events := a.pings, len(a.events)
+	n.run(10 * time.Minute)
+	if got := a.pings - pings; got < 22 || got > 27 {
+		t.Errorf("%d pings in ten idle minutes, want one per 25 s", got)
+	}
+	if len(a.events) != events || a.selectedAddr() != lanB {
+		t.Errorf("events %v", a.events)
+	}
+}
+
+func TestDownBacksOffAndComesBack(t *testing.T) {
+	n, a, b := twoHomes(t)
+	a.remotes(lanB, netB)
+	n.run(time.Second)
+	n.pass = func(simPacket) (time.Duration, bool) { return 0, false }
+	n.run(5 * time.Minute)
+	if a.last().kind != Down {
+		t.Fatalf("events %v", a.events)
+	}
+	pings := a.pings
+	n.run(time.Hour)
+	if got := a.pings - pings; got < 100 || got > 2*70 {
+		t.Errorf("%d pings to two addresses in an hour, want one per minute each", got)
+	}
+	n.pass = func(simPacket) (time.Duration, bool) { return time.Millisecond, true }
+	n.run(70 * time.Second)
+	if a.last().kind != Changed && a.last().kind != Up || b.selected == nil {
+		t.Errorf("did not come back: %v", a.events)
+	}
+	// Asked for, it is at once.
+	n.pass = func(simPacket) (time.Duration, bool) { return 0, false }
+	n.run(5 * time.Minute)
+	n.pass = func(simPacket) (time.Duration, bool) { return time.Millisecond, true }
+	at := n.now.Sub(simStart)
+	a.probe(n.now)
+	n.run(100 * time.Millisecond)
+	if a.selected == nil || a.last().at-at > 20*time.Millisecond {
+		t.Errorf("events %v", a.events)
+	}
+}
+
+func TestRoundTripHysteresis(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		first  time.Duration // one way, of the path in use
+		second time.Duration
+		want   string
+	}{
+		{"a little better is not enough", 10 * time.Millisecond, 9 * time.Millisecond, netB},
+		{"better by far", 30 * time.Millisecond, 5 * time.Millisecond, "198.51.100.2:2222"},
+		{"better by far in parts, not in time", time.Millisecond, 200 * time.Microsecond, netB},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			n := newSim(t)
+			a := n.add("a", []string{netA, "198.51.100.1:1111"})
+			n.add("b", []string{netB, "198.51.100.2:2222"})
+			slow := true
+			n.pass = func(p simPacket) (time.Duration, bool) {
+				if p.dst.Addr().AsSlice()[0] == 203 {
+					return tc.first, true
+				}
+				return tc.second, !slow
+			}
+			a.remotes(netB, "198.51.100.2:2222")
+			n.run(30 * time.Second)
+			slow = false
+			for range 200 {
+				a.traffic(n.now, true, time.Time{})
+				n.run(time.Second)
+			}
+			if a.selectedAddr() != tc.want {
+				t.Errorf("path %s, want %s", a.selectedAddr(), tc.want)
+			}
+			changes := 0
+			for _, ev := range a.events {
+				if ev.kind == Changed && ev.path.Remote != a.events[0].path.Remote {
+					changes++
+				}
+			}
+			if changes > 1 {
+				t.Errorf("flapping: %v", a.events)
+			}
+		})
+	}
+}
+
+func TestReplaysAndFloods(t *testing.T) {
+	n, a, _ := twoHomes(t)
+	a.remotes(lanB)
+	n.run(time.Second)
+	elsewhere := func(i int) place {
+		return onSocket(netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, byte(i >> 8), byte(i)}), 999))
+	}
+	old := probe{kind: ping, session: 77, seq: 5}
+	a.onPing(n.now, elsewhere(0), nil, old)
+	pongs, size := a.pongs, len(a.all)
+	for i := range 1000 {
+		a.onPing(n.now, elsewhere(i), nil, old)
+	}
+	if a.pongs != pongs || len(a.all) != size {
+		t.Errorf("a replayed ping was answered: %d pongs, %d candidates", a.pongs-pongs, len(a.all)-size)
+	}
+	// New pings, as only the peer can make them, from ever new addresses.
+	pings := a.pings
+	for i := range 10000 {
+		a.onPing(n.now, elsewhere(i), nil, probe{kind: ping, session: 77, seq: uint64(10 + i)})
+		a.check(t)
+	}
+	if got := a.pongs - pongs; got > pongBurst {
+		t.Errorf("%d pongs at once, at most %d", got, pongBurst)
+	}
+	if got := a.pings - pings; got > pongBurst {
+		t.Errorf("%d pings sent, at most one per answered ping", got)
+	}
+	n.run(10 * time.Second)
+	if a.selectedAddr() != lanB || a.last().kind == Down {
+		t.Errorf("path moved: %v", a.events)
+	}
+	if a.fresh(a.session, 1) {
+		t.Error("our own ping was taken for the peer's")
+	}
+}
+
+func TestManyCandidatesAreBoundedAndPaced(t *testing.T) {
+	n, a, _ := twoHomes(t)
+	var list []namedAddr
+	for i := range 5000 {
+		list = append(list, namedAddr{addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, byte(i >> 8), byte(i)}), 7), priority: uint32(i)})
+	}
+	for range 10 {
+		a.setRemote(n.now, list)
+		a.probe(n.now)
+	}
+	n.run(0)
+	if a.pings > 1 {
+		t.Errorf("%d pings at once", a.pings)
+	}
+	n.run(maxRemote * pingPace)
+	if a.pings != maxRemote || len(a.all) != maxRemote {
+		t.Errorf("%d pings to %d candidates", a.pings, len(a.all))
+	}
+	if a.all[onSocket(list[4999].addr)] == nil || a.all[onSocket(list[0].addr)] != nil {
+		t.Error("not the candidates of highest priority were kept")
+	}
+}
+
+func TestAddressesThatCannotBePeers(t *testing.T) {
+	n, a, _ := twoHomes(t)
+	for _, s := range []string{"0.0.0.0:1", "[::]:1", "192.168.1.2:0", "224.0.0.1:5", "[ff02::1]:5", "[fe80::1]:5"} {
+		a.remotes(s)
+		if len(a.all) != 0 {
+			t.Errorf("%s became a candidate", s)
+		}
+	}
+	a.setRemote(n.now, []namedAddr{{}})
+	a.remotes("[::ffff:192.168.1.2]:2222")
+	if len(a.all) != 1 || a.all[onSocket(netip.MustParseAddrPort(lanB))] == nil {
+		t.Errorf("IPv4-mapped address: %v", a.all)
+	}
+}
+
+func TestLinkLocalOnEachInterface(t *testing.T) {
+	n := newSim(t)
+	a := n.add("a", []string{netA})
+	a.setNetworks(n.now, networks{
+		iface("eth0", "fe80::5/64"), iface("wlan0", "fe80::6/64"), iface("lo", "::1/128"),
+		{Name: "docker0", Up: true, Virtual: true, Addrs: []netip.Prefix{netip.MustParsePrefix("fe80::7/64")}},
+	})
+	a.remotes("[fe80::1]:9")
+	if len(a.all) != 2 || a.all[onSocket(netip.MustParseAddrPort("[fe80::1%wlan0]:9"))] == nil {
+		t.Errorf("candidates %v", a.all)
+	}
+	a.setNetworks(n.now, networks{iface("eth0", "fe80::5/64")})
+	if len(a.all) != 1 || a.all[onSocket(netip.MustParseAddrPort("[fe80::1%eth0]:9"))] == nil {
+		t.Errorf("after wlan0 went away: %v", a.all)
+	}
+}
+
+func TestSourceAddressThatIsGone(t *testing.T) {
+	n, a, _ := twoHomes(t)
+	a.remotes(lanB)
+	n.run(time.Second)
+	if a.data.via == nil {
+		t.Fatal("no source address after a pong")
+	}
+	gone := a.data.via
+	a.sendErr = func(_ place, via conn.Endpoint) error {
+		if via == gone {
+			return errors.New("cannot assign requested address")
+		}
+		return nil
+	}
+	a.sendFailed(n.now)
+	if a.data.via != nil {
+		t.Error("data still goes out from the address that is gone")
+	}
+	n.run(100 * time.Millisecond)
+	if a.data.via == nil || a.last().kind == Down {
+		t.Errorf("the path was not proven anew: %v", a.events)
+	}
+}
+
+func TestPeerThatMovedIsFollowed(t *testing.T) {
+	n, a, b := twoHomes(t)
+	a.remotes(lanB)
+	b.remotes(lanA)
+	n.run(10 * time.Second)
+	// b leaves the LAN and comes back on the Internet: only it knows.
+	n.pass = func(p simPacket) (time.Duration, bool) { return 5 * time.Millisecond, !isLAN(p) }
+	left := n.now.Sub(simStart)
+	b.remotes(netA)
+	b.probe(n.now)
+	n.run(2 * time.Second)
+	if a.selectedAddr() != netB || b.selectedAddr() != netA {
+		t.Fatalf("a uses %s, b uses %s", a.selectedAddr(), b.selectedAddr())
+	}
+	t.Logf("b after %s, a after %s", b.last().at-left, a.last().at-left)
+}
+
+func TestKindOfPath(t *testing.T) {
+	ifs := networks{
+		iface("eth0", "192.168.1.5/24"), iface("eth0", "2001:db8:1::5/64"), iface("lo", "127.0.0.1/8"),
+		{Name: "wg0", Up: true, Virtual: true, Addrs: []netip.Prefix{netip.MustParsePrefix("10.9.0.5/24")}},
+		{Name: "up0", Up: true, Addrs: []netip.Prefix{netip.MustParsePrefix("10.8.0.5/0")}},
+	}
+	for _, tc := range []struct {
+		remote, local string
+		want          PathKind
+	}{
+		{"192.168.1.9", "", LAN},
+		{"192.168.1.9", "192.168.1.5", LAN},
+		{"192.168.2.9", "192.168.1.5", Direct},
+		{"2001:db8:1::9", "", LAN},
+		{"2001:db8:2::9", "2001:db8:1::5", Direct},
+		{"10.9.0.9", "", Virtual},
+		{"198.51.100.1", "10.9.0.5", Virtual}, // the default route is a VPN
+		{"127.0.0.1", "", Loopback},
+		{"192.168.1.5", "", Loopback}, // our own address: the peer runs here
+		{"fe80::9%eth0", "", LAN},
+		{"fe80::9%wg0", "", Virtual},
+	} {
+		var local netip.Addr
+		if tc.local != "" {
+			local = netip.MustParseAddr(tc.local)
+		}
+		if got := ifs.kind(netip.MustParseAddr(tc.remote), local); got != tc.want {
+			t.Errorf("%s from %q: %s, want %s", tc.remote, tc.local, got, tc.want)
+		}
+	}
+}
+
+func TestHostCandidates(t *testing.T) {
+	pfx := netip.MustParsePrefix
+	ifs := networks{
+		{Name: "lo", Up: true, Loopback: true, Addrs: []netip.Prefix{pfx("127.0.0.1/8"), pfx("::1/128")}},
+		{Name: "docker0", Up: true, Virtual: true, Addrs: []netip.Prefix{pfx("172.17.0.1/16")}},
+		{Name: "eth0", Up: true, Addrs: []netip.Prefix{pfx("fe80::5/64"), pfx("192.168.1.5/24"), pfx("192.168.1.5/32"), pfx("fd6b:6974:6800::1/40")}},
+		{Name: "eth1", Addrs: []netip.Prefix{pfx("10.0.0.1/8")}},
+	}
+	text := func(n networks, loopback bool) string {
+		s := ""
+		for _, c := range n.candidates(7, loopback) {
+			s += fmt.Sprintf("%s ", c.Addr)
+		}
+		return s
+	}
+	if got, want := text(ifs, false), "192.168.1.5:7 [fe80::5]:7 172.17.0.1:7 "; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if got, want := text(ifs, true), "192.168.1.5:7 [fe80::5]:7 172.17.0.1:7 127.0.0.1:7 [::1]:7 "; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if got, want := text(ifs[:1], false), "127.0.0.1:7 [::1]:7 "; got != want {
+		t.Errorf("with no network: got %s, want %s", got, want)
+	}
+	many := netmon.Interface{Name: "eth2", Up: true}
+	for i := range 100 {
+		many.Addrs = append(many.Addrs, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)}), 24))
+	}
+	if got := len(networks{many}.candidates(7, false)); got != maxRemote {
+		t.Errorf("%d candidates, at most %d", got, maxRemote)
+	}
+}
+
+func TestLossyPathDoesNotFlap(t *testing.T) {
+	n, a, _ := twoHomes(t)
+	count := 0
+	n.pass = func(p simPacket) (time.Duration, bool) {
+		count++
+		return 5 * time.Millisecond, !isLAN(p) || count%3 == 0 // the LAN loses two of three
+	}
+	a.remotes(lanB, netB)
+	moves := 0
+	for range 120 {
+		before := a.selectedAddr()
+		sendEvery(n, a, 100*time.Millisecond, time.Second)
+		if a.selectedAddr() != before {
+			moves++
+		}
+	}
+	if moves > 24 {
+		t.Errorf("%d moves in two minutes", moves)
+	}
+	if a.selected == nil {
+		t.Error("no path although one is clean")
+	}
+}
