@@ -1,0 +1,170 @@
+package registry
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"github.com/kithproject/kith/identity"
+)
+
+const (
+	// maxRecord is the largest record that is read, in bytes.
+	maxRecord    = 64 << 10
+	maxPorts     = 1024
+	maxEndpoints = 32
+	maxNameBytes = 64
+	maxDay       = 1 << 20 // days since 1970
+)
+
+// record is the CBOR form. Times are Unix milliseconds, 0 for none.
+type record struct {
+	PairID    []byte   `cbor:"1,keyasint"`
+	State     uint8    `cbor:"2,keyasint"`
+	ID        []byte   `cbor:"3,keyasint"`
+	WireGuard []byte   `cbor:"4,keyasint"`
+	Name      string   `cbor:"5,keyasint"`
+	PeerName  string   `cbor:"6,keyasint"`
+	OS        string   `cbor:"7,keyasint"`
+	Joiner    bool     `cbor:"8,keyasint"`
+	Method    string   `cbor:"9,keyasint"`
+	Verified  bool     `cbor:"10,keyasint"`
+	VouchedBy []byte   `cbor:"11,keyasint,omitempty"`
+	Chain     []byte   `cbor:"12,keyasint"`
+	ChainDay  int64    `cbor:"13,keyasint"`
+	CommitJ   []byte   `cbor:"14,keyasint"`
+	CommitO   []byte   `cbor:"15,keyasint"`
+	Deadline  int64    `cbor:"16,keyasint"`
+	Created   int64    `cbor:"17,keyasint"`
+	Changed   int64    `cbor:"18,keyasint"`
+	LastSeen  int64    `cbor:"19,keyasint"`
+	Skew      int64    `cbor:"20,keyasint"`
+	Ports     []uint16 `cbor:"21,keyasint,omitempty"`
+	Endpoints [][]byte `cbor:"22,keyasint,omitempty"`
+}
+
+// firstUnknown is the first map key that this version does not know.
+const firstUnknown = 23
+
+// unknown are the map entries of a later version, kept as they are.
+type unknown map[uint64]cbor.RawMessage
+
+func decMode() (cbor.DecMode, error) {
+	return cbor.DecOptions{
+		DupMapKey: cbor.DupMapKeyEnforcedAPF, IndefLength: cbor.IndefLengthForbidden, TagsMd: cbor.TagsForbidden,
+		MaxNestedLevels: 8, MaxArrayElements: 4096, MaxMapPairs: 256,
+	}.DecMode()
+}
+
+// decode reads a record. It errs with ErrRecord, wrapped with the reason.
+func decode(raw []byte) (Device, unknown, error) {
+	bad := func(why string) (Device, unknown, error) {
+		return Device{}, nil, fmt.Errorf("%w: %s", ErrRecord, why)
+	}
+	if len(raw) > maxRecord {
+		return bad("too large")
+	}
+	dec, err := decMode()
+	if err != nil {
+		return Device{}, nil, fmt.Errorf("registry: %w", err)
+	}
+	var r record
+	if err := dec.Unmarshal(raw, &r); err != nil {
+		return bad("damaged")
+	}
+	var all unknown
+	if err := dec.Unmarshal(raw, &all); err != nil {
+		return bad("damaged")
+	}
+	for key := range all {
+		if key < firstUnknown {
+			delete(all, key)
+		}
+	}
+	for _, f := range []struct {
+		b    []byte
+		size int
+	}{{r.PairID, 16}, {r.ID, 32}, {r.WireGuard, 32}, {r.Chain, 32}, {r.CommitJ, 32}, {r.CommitO, 32}} {
+		if len(f.b) != f.size {
+			return bad("a key has the wrong length")
+		}
+	}
+	if State(r.State) < Prepared || State(r.State) > Tomb {
+		return bad("unknown state")
+	}
+	if r.ChainDay < 0 || r.ChainDay > maxDay || len(r.Name) == 0 || len(r.Name) > maxNameBytes ||
+		len(r.PeerName) > maxNameBytes || len(r.Ports) > maxPorts || len(r.Endpoints) > maxEndpoints {
+		return bad("a field is out of bounds")
+	}
+	d := Device{
+		PairID: PairID(r.PairID), State: State(r.State), ID: identity.DeviceID(r.ID), WireGuard: [32]byte(r.WireGuard),
+		Name: r.Name, PeerName: r.PeerName, OS: r.OS, Joiner: r.Joiner, Method: r.Method, Verified: r.Verified,
+		Chain: [32]byte(r.Chain), ChainDay: r.ChainDay, CommitJ: [32]byte(r.CommitJ), CommitO: [32]byte(r.CommitO),
+		Deadline: fromMilli(r.Deadline), Created: fromMilli(r.Created), Changed: fromMilli(r.Changed),
+		LastSeen: fromMilli(r.LastSeen), Skew: r.Skew, Ports: r.Ports,
+	}
+	slices.Sort(d.Ports)
+	if len(r.VouchedBy) == identity.IDSize {
+		d.VouchedBy = identity.DeviceID(r.VouchedBy)
+	}
+	for _, raw := range r.Endpoints {
+		var ep netip.AddrPort
+		if (len(raw) == 6 || len(raw) == 18) && ep.UnmarshalBinary(raw) == nil {
+			d.Endpoints = append(d.Endpoints, ep)
+		}
+	}
+	return d, all, nil
+}
+
+// encode writes a record with the entries of a later version.
+func encode(d Device, keep unknown) ([]byte, error) {
+	r := record{
+		PairID: d.PairID[:], State: uint8(d.State), ID: d.ID[:], WireGuard: d.WireGuard[:],
+		Name: d.Name, PeerName: d.PeerName, OS: d.OS, Joiner: d.Joiner, Method: d.Method, Verified: d.Verified,
+		Chain: d.Chain[:], ChainDay: d.ChainDay, CommitJ: d.CommitJ[:], CommitO: d.CommitO[:],
+		Deadline: milli(d.Deadline), Created: milli(d.Created), Changed: milli(d.Changed), LastSeen: milli(d.LastSeen),
+		Skew: d.Skew, Ports: d.Ports,
+	}
+	if !d.VouchedBy.IsZero() {
+		r.VouchedBy = d.VouchedBy[:]
+	}
+	for _, ep := range d.Endpoints[:min(len(d.Endpoints), maxEndpoints)] {
+		raw, err := netip.AddrPortFrom(ep.Addr().WithZone(""), ep.Port()).MarshalBinary()
+		if err == nil {
+			r.Endpoints = append(r.Endpoints, raw)
+		}
+	}
+	enc, err := cbor.CoreDetEncOptions().EncMode()
+	if err != nil {
+		return nil, fmt.Errorf("registry: %w", err)
+	}
+	raw, err := enc.Marshal(r)
+	if err != nil || len(keep) == 0 {
+		return raw, err
+	}
+	var all map[uint64]cbor.RawMessage
+	if err := cbor.Unmarshal(raw, &all); err != nil {
+		return nil, fmt.Errorf("registry: %w", err)
+	}
+	for key, value := range keep {
+		all[key] = value
+	}
+	return enc.Marshal(all)
+}
+
+func milli(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
+func fromMilli(ms int64) time.Time {
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms).UTC()
+}

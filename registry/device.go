@@ -1,0 +1,108 @@
+// Package registry remembers the devices that this one is paired with: one file
+// per pair, so that damage to one loses no other, and every write durable before
+// it returns.
+//
+// A file is pairs/<pair id in hex>.cbor in the state directory, mode 0600: a CBOR
+// map with small integer keys. Keys that this version does not know are kept. A
+// file that cannot be read is moved aside, named in Problems, and the rest loads.
+package registry
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/kithproject/kith/identity"
+)
+
+// A PairID names one pair; both devices have the same.
+type PairID = [16]byte
+
+// A State is how far a pair is. The values are those of the pairing protocol.
+type State uint8
+
+// The states.
+const (
+	Prepared State = 1 // durable here; the other side may not have it
+	Active   State = 2 // durable on both sides
+	Tomb     State = 3 // ended; kept to tell the other side
+)
+
+// A Device is one remembered pair with another device. Printing one prints
+// "redacted": it holds the pair's keys.
+type Device struct {
+	PairID    PairID
+	State     State
+	ID        identity.DeviceID
+	WireGuard [32]byte // its X25519 public key
+	Name      string   // what this device calls it; unique in the store
+	PeerName  string   // what it calls itself
+	OS        string   // as it said when pairing
+	Joiner    bool     // this device entered the code
+	Method    string   // words, qr or number
+	Verified  bool     // the check number was compared, or a QR code pinned its key
+	VouchedBy identity.DeviceID
+
+	Chain            [32]byte // key of the pair's chain on ChainDay; secret
+	ChainDay         int64    // days since 1970-01-01 UTC
+	CommitJ, CommitO [32]byte // keys of the commit phase; secret
+
+	Deadline time.Time // of the code that made the pair
+	Created  time.Time
+	Changed  time.Time // last change of State
+	LastSeen time.Time
+	Skew     int64 // days that its clock is ahead of this device's
+
+	Ports     []uint16         // TCP ports of this machine's localhost that it may reach, sorted
+	Endpoints []netip.AddrPort // addresses at which it was reached, newest first
+}
+
+// String returns "redacted".
+func (d Device) String() string { return "redacted" }
+
+// GoString returns "redacted".
+func (d Device) GoString() string { return "redacted" }
+
+// LogValue returns "redacted".
+func (d Device) LogValue() slog.Value { return slog.StringValue("redacted") }
+
+// A Problem is a file that could not be read.
+type Problem struct {
+	Path   string // where it was
+	KeptAs string // where it is; "" if it could not be moved
+	Err    error
+}
+
+// String returns one line for a person.
+func (p Problem) String() string {
+	kept := "kept as " + p.KeptAs
+	if p.KeptAs == "" {
+		kept = "left where it is"
+	}
+	return fmt.Sprintf("the record %s cannot be read (%v) and was %s; the other devices are not affected", p.Path, p.Err, kept)
+}
+
+var (
+	// ErrNotFound reports a reference that fits no device.
+	ErrNotFound = errors.New("no such device")
+	// ErrName reports a name that cannot be given.
+	ErrName = errors.New("not a usable name")
+	// ErrRecord reports bytes that are not a record.
+	ErrRecord = errors.New("not a pair's record")
+)
+
+// An AmbiguousError reports a reference that fits several devices.
+type AmbiguousError struct {
+	Ref   string
+	Names []string
+}
+
+func (e *AmbiguousError) Error() string {
+	return fmt.Sprintf("%q fits several devices: %s", e.Ref, strings.Join(e.Names, ", "))
+}
+
+func fileName(id PairID) string { return hex.EncodeToString(id[:]) + ".cbor" }

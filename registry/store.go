@@ -1,0 +1,379 @@
+package registry
+
+import (
+	"cmp"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/kithproject/kith/identity"
+)
+
+const (
+	suffix    = ".cbor"
+	tmpSuffix = ".tmp"
+	// minPrefix is how much of an ID must be given, in characters.
+	minPrefix = 4
+	// tombLife is how long an ended pair is kept to tell the other side.
+	tombLife = 90 * 24 * time.Hour
+)
+
+// A Store holds all records of a state directory. It is safe for concurrent use
+// by one process; who opens it holds the directory's lock.
+type Store struct {
+	mu       sync.Mutex // guards all fields; held while writing, so that writes are in order
+	files    files
+	devices  map[PairID]*entry
+	problems []Problem
+	watchers map[chan struct{}]struct{}
+}
+
+type entry struct {
+	dev  Device
+	keep unknown
+}
+
+// Open loads the records of a state directory. Files that cannot be read are
+// moved aside and named in Problems. It errs only if the directory itself cannot
+// be used.
+func Open(dir string) (*Store, error) {
+	d, err := openDisk(dir)
+	if err != nil {
+		return nil, err
+	}
+	return open(d, d.dir)
+}
+
+func open(f files, dir string) (*Store, error) {
+	s := &Store{files: f, devices: make(map[PairID]*entry), watchers: make(map[chan struct{}]struct{})}
+	names, err := f.ReadDir()
+	if err != nil {
+		return nil, fmt.Errorf("registry: %w", err)
+	}
+	for _, name := range names {
+		switch {
+		case strings.HasSuffix(name, tmpSuffix):
+			_ = f.Remove(name) // of a write that a crash ended; the old record stands
+		case strings.HasSuffix(name, suffix):
+			if err := s.load(name); err != nil {
+				s.problems = append(s.problems, s.aside(dir, name, err))
+			}
+		}
+	}
+	return s, nil
+}
+
+func (s *Store) load(name string) error {
+	raw, err := s.files.Read(name)
+	if err != nil {
+		return err
+	}
+	d, keep, err := decode(raw)
+	if err != nil {
+		return err
+	}
+	if fileName(d.PairID) != name {
+		return fmt.Errorf("%w: it belongs to another file name", ErrRecord)
+	}
+	s.devices[d.PairID] = &entry{d, keep}
+	return nil
+}
+
+// aside keeps a file that cannot be read under another name.
+func (s *Store) aside(dir, name string, why error) Problem {
+	p := Problem{Path: dir + "/" + name, Err: why}
+	if !errors.Is(why, ErrRecord) {
+		return p // it may be readable another time
+	}
+	taken, err := s.files.ReadDir()
+	if err != nil {
+		return p
+	}
+	for i := 1; ; i++ {
+		as := fmt.Sprintf("%s.corrupt-%d", name, i)
+		if slices.Contains(taken, as) {
+			continue
+		}
+		if s.files.Rename(name, as) == nil {
+			p.KeptAs = dir + "/" + as
+		}
+		return p
+	}
+}
+
+// Problems returns the files that could not be read.
+func (s *Store) Problems() []Problem {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.problems)
+}
+
+func clone(d Device) Device {
+	d.Ports, d.Endpoints = slices.Clone(d.Ports), slices.Clone(d.Endpoints)
+	return d
+}
+
+func (s *Store) sorted(want func(Device) bool) []Device {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []Device
+	for _, e := range s.devices {
+		if want(e.dev) {
+			out = append(out, clone(e.dev))
+		}
+	}
+	slices.SortFunc(out, func(a, b Device) int { return cmp.Compare(a.Name, b.Name) })
+	return out
+}
+
+// List returns the active and prepared pairs, by name.
+func (s *Store) List() []Device {
+	return s.sorted(func(d Device) bool { return d.State != Tomb })
+}
+
+// Tombs returns the ended pairs that the other side may not know to be ended.
+func (s *Store) Tombs() []Device {
+	return s.sorted(func(d Device) bool { return d.State == Tomb })
+}
+
+// Get returns one pair.
+func (s *Store) Get(id PairID) (Device, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, ok := s.devices[id]
+	if !ok {
+		return Device{}, false
+	}
+	return clone(e.dev), true
+}
+
+// ByID returns the active pair with a device, or else the newest prepared one.
+func (s *Store) ByID(id identity.DeviceID) (Device, bool) {
+	var best Device
+	found := false
+	for _, d := range s.List() {
+		if d.ID != id {
+			continue
+		}
+		if !found || d.State > best.State || (d.State == best.State && d.Created.After(best.Created)) {
+			best, found = d, true
+		}
+	}
+	return best, found
+}
+
+// Find returns the pair with a name (in any case), a device ID or its first
+// characters (four or more), or a pair id in hexadecimal. It errs with
+// ErrNotFound, or with an *AmbiguousError if several fit.
+func (s *Store) Find(ref string) (Device, error) {
+	ref = strings.TrimSpace(ref)
+	list := s.List()
+	for _, d := range list {
+		if strings.EqualFold(d.Name, ref) {
+			return d, nil
+		}
+	}
+	low := strings.ToLower(ref)
+	var fit []Device
+	for _, d := range list {
+		if hex.EncodeToString(d.PairID[:]) == low || (len(low) >= minPrefix && strings.HasPrefix(d.ID.String(), low)) {
+			fit = append(fit, d)
+		}
+	}
+	switch len(fit) {
+	case 0:
+		return Device{}, fmt.Errorf("%w: %q", ErrNotFound, ref)
+	case 1:
+		return fit[0], nil
+	}
+	amb := &AmbiguousError{Ref: ref}
+	for _, d := range fit {
+		amb.Names = append(amb.Names, d.Name)
+	}
+	return Device{}, amb
+}
+
+// Put adds or replaces a pair, durably. A name that is taken gets a number. An
+// active pair ends all other pairs with the same device. It returns the record as
+// it was stored, and errs if it could not be made durable; then nothing changed.
+func (s *Store) Put(d Device) (Device, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d = clone(d)
+	var keep unknown
+	if old := s.devices[d.PairID]; old != nil {
+		keep = old.keep
+	}
+	d.Name = s.freeName(d.Name, d.PairID)
+	if err := s.write(d, keep); err != nil {
+		return Device{}, err
+	}
+	return clone(d), s.endOthers(d)
+}
+
+// Update changes a pair, durably. It errs with ErrNotFound, and if the change
+// could not be made durable; then nothing changed.
+func (s *Store) Update(id PairID, change func(*Device)) (Device, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.devices[id]
+	if e == nil {
+		return Device{}, fmt.Errorf("registry: %w", ErrNotFound)
+	}
+	d := clone(e.dev)
+	change(&d)
+	d.PairID = id
+	if d.State != e.dev.State {
+		d.Changed = time.Now().UTC()
+	}
+	if err := s.write(d, e.keep); err != nil {
+		return Device{}, err
+	}
+	return clone(d), s.endOthers(d)
+}
+
+// endOthers ends older pairs with a device that a new pair has replaced.
+func (s *Store) endOthers(d Device) error {
+	if d.State != Active {
+		return nil
+	}
+	var errs []error
+	for _, e := range s.devices {
+		if e.dev.ID != d.ID || e.dev.PairID == d.PairID || e.dev.State == Tomb {
+			continue
+		}
+		old := clone(e.dev)
+		old.State, old.Changed = Tomb, time.Now().UTC()
+		errs = append(errs, s.write(old, e.keep))
+	}
+	return errors.Join(errs...)
+}
+
+// write makes a record durable and then visible.
+func (s *Store) write(d Device, keep unknown) error {
+	raw, err := encode(d, keep)
+	if err != nil {
+		return err
+	}
+	name := fileName(d.PairID)
+	err = s.files.WriteSync(name+tmpSuffix, raw)
+	if err == nil {
+		err = s.files.Rename(name+tmpSuffix, name)
+	}
+	if err != nil {
+		_ = s.files.Remove(name + tmpSuffix)
+		return fmt.Errorf("registry: write the record of %s: %w", d.Name, err)
+	}
+	// The new record is in place; whether it survives a power cut is not known
+	// until the directory is synced. Memory follows the file either way.
+	s.devices[d.PairID] = &entry{d, keep}
+	s.changed()
+	if err := s.files.SyncDir(); err != nil {
+		return fmt.Errorf("registry: make the record of %s durable: %w", d.Name, err)
+	}
+	return nil
+}
+
+// Rename changes what a device is called. It errs with ErrName for a name that
+// is empty, too long, not printable or taken, and with ErrNotFound.
+func (s *Store) Rename(id PairID, name string) error {
+	clean := strings.TrimSpace(name)
+	if clean == "" || len(clean) > maxNameBytes || !utf8.ValidString(clean) ||
+		strings.ContainsFunc(clean, func(r rune) bool { return !unicode.IsPrint(r) }) || strings.ContainsAny(clean, ":/") {
+		return fmt.Errorf("registry: %w: 1 to %d bytes of printable text without : and / are", ErrName, maxNameBytes)
+	}
+	s.mu.Lock()
+	taken := s.nameTaken(clean, id)
+	s.mu.Unlock()
+	if taken {
+		return fmt.Errorf("registry: %w: %q is another device's; rename that one first", ErrName, clean)
+	}
+	_, err := s.Update(id, func(d *Device) { d.Name = clean })
+	return err
+}
+
+func (s *Store) nameTaken(name string, except PairID) bool {
+	for id, e := range s.devices {
+		if id != except && e.dev.State != Tomb && strings.EqualFold(e.dev.Name, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// freeName returns a usable name that no other device has.
+func (s *Store) freeName(name string, id PairID) string {
+	name = strings.TrimSpace(strings.NewReplacer(":", "-", "/", "-").Replace(name))
+	if name == "" {
+		name = "device"
+	}
+	for i := 2; ; i++ {
+		try := name
+		if i > 2 {
+			tail := fmt.Sprintf("-%d", i-1)
+			for len(try)+len(tail) > maxNameBytes {
+				_, size := utf8.DecodeLastRuneInString(try)
+				try = try[:len(try)-size]
+			}
+			try += tail
+		}
+		if !s.nameTaken(try, id) {
+			return try
+		}
+	}
+}
+
+// Delete removes a pair for good. It errs if the file cannot be removed.
+func (s *Store) Delete(id PairID) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.files.Remove(fileName(id)); err != nil {
+		return fmt.Errorf("registry: %w", err)
+	}
+	delete(s.devices, id)
+	s.changed()
+	if err := s.files.SyncDir(); err != nil {
+		return fmt.Errorf("registry: %w", err)
+	}
+	return nil
+}
+
+// Sweep removes pairs that ended more than 90 days before now. It errs if a file
+// cannot be removed; the others are removed all the same.
+func (s *Store) Sweep(now time.Time) error {
+	var errs []error
+	for _, d := range s.Tombs() {
+		if now.Sub(d.Changed) > tombLife {
+			errs = append(errs, s.Delete(d.PairID))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Watch returns a channel that holds a token after each change, and what ends it.
+func (s *Store) Watch() (<-chan struct{}, func()) {
+	ch := make(chan struct{}, 1)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.watchers[ch] = struct{}{}
+	return ch, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.watchers, ch)
+	}
+}
+
+func (s *Store) changed() {
+	for ch := range s.watchers {
+		select {
+		case ch <- struct{}{}:
+		default:
+		}
+	}
+}
