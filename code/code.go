@@ -93,9 +93,13 @@ type Options struct {
 // safe for concurrent use. The zero Code holds no secret. It is not comparable
 // with ==; Equal compares in constant time. Printing one prints "redacted".
 type Code struct {
-	p *payload // a pointer, so that printing a struct around a Code shows an address at most
-	_ [0]func()
+	// get is a function because package fmt, which cannot call methods of
+	// unexported fields, then prints an address for a Code inside a struct. For a
+	// pointer it does so too, but with %s and %q it prints what is behind it.
+	get func() *payload
 }
+
+func wrap(p *payload) Code { return Code{get: func() *payload { return p }} }
 
 // payload is what a code says. digits is set for a number, secret otherwise.
 type payload struct {
@@ -149,7 +153,7 @@ func New(m Method, opts Options) (Code, error) {
 	default:
 		return Code{}, fmt.Errorf("code: new: %v is not a method that New makes", m)
 	}
-	return Code{p: p}, nil
+	return wrap(p), nil
 }
 
 // setExtras takes over what only a QR code carries, checked.
@@ -179,72 +183,72 @@ func (p *payload) setExtras(opts Options) error {
 // Method returns the form the code was made for or parsed from, and 0 for the
 // zero Code.
 func (c Code) Method() Method {
-	if c.p == nil {
+	if c.get == nil {
 		return 0
 	}
-	return c.p.method
+	return c.get().method
 }
 
 // IsZero reports whether c is the zero Code.
-func (c Code) IsZero() bool { return c.p == nil }
+func (c Code) IsZero() bool { return c.get == nil }
 
 // strong reports whether c has a 128-bit secret: words or QR.
-func (c Code) strong() bool { return c.p != nil && c.p.method != MethodNumber }
+func (c Code) strong() bool { return c.get != nil && c.get().method != MethodNumber }
 
 // Expiry returns when the code stops to be good, or the zero time if the code
 // does not say: only a URI carries it to the other device.
 func (c Code) Expiry() time.Time {
-	if c.p == nil {
+	if c.get == nil {
 		return time.Time{}
 	}
-	return c.p.expiry
+	return c.get().expiry
 }
 
 // Expired reports whether the code is known to be too old at now.
 func (c Code) Expired(now time.Time) bool {
-	return c.p != nil && !c.p.expiry.IsZero() && !now.Before(c.p.expiry)
+	return c.get != nil && !c.get().expiry.IsZero() && !now.Before(c.get().expiry)
 }
 
 // Valid reports whether c holds a secret and is not known to be too old at now.
-func (c Code) Valid(now time.Time) bool { return c.p != nil && !c.Expired(now) }
+func (c Code) Valid(now time.Time) bool { return c.get != nil && !c.Expired(now) }
 
 // Commit returns the commitment to the offering device's ID, and whether the
 // code carries one.
 func (c Code) Commit() (commit [16]byte, ok bool) {
-	if c.p == nil {
+	if c.get == nil {
 		return commit, false
 	}
-	return c.p.commit, c.p.hasCommit
+	return c.get().commit, c.get().hasCommit
 }
 
 // Endpoints returns the offering device's local addresses, best first, as far
 // as the code carries them. They are hints, nothing to trust. The caller owns
 // the slice.
 func (c Code) Endpoints() []netip.AddrPort {
-	if c.p == nil {
+	if c.get == nil {
 		return nil
 	}
-	return slices.Clone(c.p.endpoints)
+	return slices.Clone(c.get().endpoints)
 }
 
 // Hints returns where else to meet, as far as the code says. They are not to be
 // trusted. The caller owns the slice.
 func (c Code) Hints() []string {
-	if c.p == nil {
+	if c.get == nil {
 		return nil
 	}
-	return slices.Clone(c.p.hints)
+	return slices.Clone(c.get().hints)
 }
 
 // Equal reports, in time that does not depend on the secrets, whether both
 // codes hold the same secret. Words and QR code of one offer are equal; two
 // zero Codes are not.
 func (c Code) Equal(other Code) bool {
-	if c.p == nil || other.p == nil || c.strong() != other.strong() {
+	if c.get == nil || other.get == nil || c.strong() != other.strong() {
 		return false
 	}
-	return subtle.ConstantTimeCompare(c.p.secret[:], other.p.secret[:])&
-		subtle.ConstantTimeCompare(c.p.digits[:], other.p.digits[:]) == 1
+	return subtle.ConstantTimeCompare(c.get().secret[:], other.get().secret[:])&
+		subtle.ConstantTimeCompare(c.get().digits[:], other.get().digits[:]) == 1
 }
 
 // String returns "redacted". Words, Number and URI return the code.

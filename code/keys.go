@@ -34,10 +34,10 @@ type Keys struct {
 // errs with ErrNone for the zero Code.
 func (c Code) Keys(now time.Time) (Keys, error) {
 	switch {
-	case c.p == nil:
+	case c.get == nil:
 		return Keys{}, ErrNone
 	case c.strong():
-		return expandKeys(wire.Extract([]byte(wire.Label("code/strong")), c.p.secret[:])), nil
+		return expandKeys(wire.Extract([]byte(wire.Label("code/strong")), c.get().secret[:])), nil
 	}
 	return c.numberKeys(wire.Day(now)), nil
 }
@@ -47,7 +47,7 @@ func (c Code) Keys(now time.Time) (Keys, error) {
 // the day after, as the joiner's clock may differ. The three take three times
 // as long as Keys. It errs with ErrNone for the zero Code.
 func (c Code) OfferKeys(now time.Time) ([]Keys, error) {
-	if c.p == nil || c.strong() {
+	if c.get == nil || c.strong() {
 		keys, err := c.Keys(now)
 		if err != nil {
 			return nil, err
@@ -60,7 +60,7 @@ func (c Code) OfferKeys(now time.Time) ([]Keys, error) {
 
 func (c Code) numberKeys(day int64) Keys {
 	salt := fmt.Sprintf("%s %d", wire.Label("code/number"), day)
-	return expandKeys(argon2.IDKey(c.p.digits[:], []byte(salt), argonTime, argonMemory, argonThreads, 32))
+	return expandKeys(argon2.IDKey(c.get().digits[:], []byte(salt), argonTime, argonMemory, argonThreads, 32))
 }
 
 func expandKeys(ck []byte) Keys {

@@ -45,7 +45,7 @@ func (c Code) Number() string {
 		return ""
 	}
 	out := make([]byte, 0, numberDigits+numberDigits/groupDigits)
-	for i, d := range c.p.digits {
+	for i, d := range c.get().digits {
 		if i > 0 && i%groupDigits == 0 {
 			out = append(out, ' ')
 		}
@@ -89,5 +89,5 @@ func parseNumber(digits string) (Code, error) {
 	if dammDigit(p.digits[:]) != 0 {
 		return Code{}, failf(KindDigitSum, "compare the digits with the other device", "a digit is wrong or two are swapped")
 	}
-	return Code{p: p}, nil
+	return wrap(p), nil
 }

@@ -70,7 +70,7 @@ func (c Code) URI() string {
 	if !c.strong() {
 		return ""
 	}
-	return strings.ToUpper(uriScheme) + uriVersion + "/" + base32Text.EncodeToString(c.p.encode())
+	return strings.ToUpper(uriScheme) + uriVersion + "/" + base32Text.EncodeToString(c.get().encode())
 }
 
 // encode lays the payload out in items.
@@ -129,7 +129,7 @@ func parseURI(text string, now time.Time) (Code, error) {
 	if err != nil {
 		return Code{}, err
 	}
-	c := Code{p: p}
+	c := wrap(p)
 	if !now.IsZero() && c.Expired(now) {
 		return c, failf(KindExpired, "ask for a new code, or check the clocks of both devices",
 			"the code was good until %s", p.expiry.UTC().Format("2006-01-02 15:04 UTC"))

@@ -31,8 +31,8 @@ func (c Code) Words() string {
 	}
 	// 128 bits and a checksum of the first 4 bits of their SHA-256 are 12
 	// groups of 11 bits.
-	sum := sha256.Sum256(c.p.secret[:])
-	n := new(big.Int).SetBytes(append(c.p.secret[:secretSize:secretSize], sum[0]))
+	sum := sha256.Sum256(c.get().secret[:])
+	n := new(big.Int).SetBytes(append(c.get().secret[:secretSize:secretSize], sum[0]))
 	n.Rsh(n, 4)
 	out := make([]string, wordCount)
 	for i := range out {
@@ -100,7 +100,7 @@ func parseWords(words []string) (Code, error) {
 		return Code{}, failf(KindWordSum, "compare each word and the order with the other device",
 			"every word is in the list, but together they are not a code")
 	}
-	return Code{p: &payload{method: MethodWords, secret: secret}}, nil
+	return wrap(&payload{method: MethodWords, secret: secret}), nil
 }
 
 // at notes the word at fault.
