@@ -112,25 +112,30 @@ func (e *ParseError) at(index int, word string) {
 
 // suggest returns up to 4 words of the list that somebody who typed word may
 // have meant, likeliest first: those that begin with it, then those at most 2
-// slips of the finger away.
+// slips of the finger away, of equally far ones first those with the same first
+// letter, which people seldom get wrong.
 func suggest(word string) []string {
-	const most, maxLetters = 4, 16
-	if len(word) > maxLetters {
+	const most, maxLetters, maxSlips = 4, 16, 2
+	if word == "" || len(word) > maxLetters {
 		return nil
 	}
-	var out []string
-	for distance := 0; distance <= 2 && distance < len(word); distance++ {
-		for _, w := range english {
-			near := slips(word, w) == distance
-			if distance == 0 {
-				near = len(word) > 1 && strings.HasPrefix(w, word)
+	var ranks [2 * (maxSlips + 1)][]string
+	for _, w := range english {
+		rank := 0
+		if len(word) < 2 || !strings.HasPrefix(w, word) {
+			n := slips(word, w)
+			if n > maxSlips || n >= len(word) {
+				continue
 			}
-			if near && len(out) < most && !slices.Contains(out, w) {
-				out = append(out, w)
+			rank = 2 * n
+			if w[0] != word[0] {
+				rank++
 			}
 		}
+		ranks[rank] = append(ranks[rank], w)
 	}
-	return out
+	out := slices.Concat(ranks[:]...)
+	return out[:min(len(out), most)]
 }
 
 // slips is the number of letters to insert, delete, replace or swap with their
