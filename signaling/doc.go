@@ -1,0 +1,21 @@
+// Package signaling lets the two devices of a pair tell each other where they
+// are: sealed messages on topics that only they can derive and that change daily.
+//
+// A message is a frame of package wire, sealed under the day's key of its
+// direction (pairing.Chain), with a CBOR map as body:
+//
+//	0x10 presence  1 boot id 8, 2 counter, 3 day, 4 echo 8, 5 seen, 6 want,
+//	               7 name, 8 version, 9 capabilities,
+//	               10 candidates [kind, address and port, priority]
+//	0x11 goodbye   1 boot id 8, 2 counter, 4 echo 8
+//	0x12 commit    1 boot id 8, 2 counter, 11 body (package pairing, Commit)
+//
+// A boot id is new at each start of a program, and a counter grows within it. A
+// presence counts only if it echoes the boot id of the receiver's present run:
+// that proves that it is fresh, so that a recorded message of an earlier run
+// changes nothing. A presence that does not is answered with this side's own,
+// and the two know each other one round trip after either has started.
+//
+// A Channel repeats its presence until the other side has confirmed it, and is
+// silent after that.
+package signaling

@@ -1,0 +1,174 @@
+package signaling
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"github.com/kithproject/kith/internal/wire"
+)
+
+// Frame types.
+const (
+	framePresence = 0x10
+	frameGoodbye  = 0x11
+	frameCommit   = 0x12
+)
+
+const (
+	// MaxCandidates is how many candidates a presence carries, in number; those
+	// with the least priority are left out.
+	MaxCandidates = 24
+	// MaxCommit is the largest commit body, in bytes.
+	MaxCommit = 128
+
+	maxName    = 64      // bytes
+	maxVersion = 32      // bytes
+	maxDay     = 1 << 20 // days since 1970
+)
+
+// ErrMessage reports bytes that are not a message of this protocol.
+var ErrMessage = errors.New("signaling: message not valid")
+
+// A BootID names one run of a program.
+type BootID = [8]byte
+
+// A Presence is what a device says of itself to a paired one.
+type Presence struct {
+	BootID       BootID // set by the Channel when sending
+	Day          int64  // the sender's UTC day, in days since 1970; set by the Channel when sending
+	Name         string // what it calls itself; not clean
+	Version      string
+	Capabilities uint64 // bits; none is defined yet
+	Candidates   []Candidate
+}
+
+// message is the decoded form of every type.
+type message struct {
+	typ     byte
+	boot    BootID
+	counter uint64
+	echo    BootID // the receiver's run as the sender knows it; zero for not known
+	seen    uint64 // the receiver's counter that the sender saw last
+	want    bool   // the sender wants an answer
+	pres    Presence
+	body    []byte
+}
+
+// messageWire is the CBOR form.
+type messageWire struct {
+	Boot         []byte          `cbor:"1,keyasint"`
+	Counter      uint64          `cbor:"2,keyasint"`
+	Day          int64           `cbor:"3,keyasint,omitempty"`
+	Echo         []byte          `cbor:"4,keyasint,omitempty"`
+	Seen         uint64          `cbor:"5,keyasint,omitempty"`
+	Want         bool            `cbor:"6,keyasint,omitempty"`
+	Name         string          `cbor:"7,keyasint,omitempty"`
+	Version      string          `cbor:"8,keyasint,omitempty"`
+	Capabilities uint64          `cbor:"9,keyasint,omitempty"`
+	Candidates   []candidateWire `cbor:"10,keyasint,omitempty"`
+	Body         []byte          `cbor:"11,keyasint,omitempty"`
+}
+
+type candidateWire struct {
+	_        struct{} `cbor:",toarray"`
+	Kind     uint8
+	Addr     []byte // 4 or 16 bytes of address, then the port in 2 bytes of little endian
+	Priority uint32
+}
+
+func decMode() (cbor.DecMode, error) {
+	return cbor.DecOptions{
+		DupMapKey: cbor.DupMapKeyEnforcedAPF, IndefLength: cbor.IndefLengthForbidden, TagsMd: cbor.TagsForbidden,
+		MaxNestedLevels: 4, MaxArrayElements: 64, MaxMapPairs: 32,
+	}.DecMode()
+}
+
+// encode returns the frame of a message. It errs only for a body over the limit.
+func (m message) encode() (wire.Frame, error) {
+	w := messageWire{
+		Boot: m.boot[:], Counter: m.counter, Day: m.pres.Day, Seen: m.seen, Want: m.want,
+		Name: cut(m.pres.Name, maxName), Version: cut(m.pres.Version, maxVersion), Capabilities: m.pres.Capabilities,
+		Body: m.body,
+	}
+	if m.echo != (BootID{}) {
+		w.Echo = m.echo[:]
+	}
+	for _, c := range best(m.pres.Candidates) {
+		addr := netip.AddrPortFrom(c.Addr.Addr().Unmap().WithZone(""), c.Addr.Port())
+		raw, err := addr.MarshalBinary()
+		if err == nil && addr.IsValid() {
+			w.Candidates = append(w.Candidates, candidateWire{Kind: uint8(c.Kind), Addr: raw, Priority: c.Priority})
+		}
+	}
+	enc, err := cbor.CoreDetEncOptions().EncMode()
+	if err != nil {
+		return wire.Frame{}, fmt.Errorf("signaling: %w", err)
+	}
+	body, err := enc.Marshal(w)
+	if err != nil || len(body) > wire.MaxBody {
+		return wire.Frame{}, fmt.Errorf("%w: %d bytes", ErrMessage, len(body))
+	}
+	return wire.Frame{Type: m.typ, Body: body}, nil
+}
+
+// best returns at most MaxCandidates, those with the highest priority first.
+func best(all []Candidate) []Candidate {
+	all = slices.Clone(all)
+	slices.SortStableFunc(all, func(a, b Candidate) int { return cmp.Compare(b.Priority, a.Priority) })
+	return all[:min(len(all), MaxCandidates)]
+}
+
+func cut(s string, size int) string {
+	if len(s) > size {
+		return s[:size]
+	}
+	return s
+}
+
+// decode reads a frame's body. It errs with ErrMessage.
+func decode(f wire.Frame) (message, error) {
+	if f.Type < framePresence || f.Type > frameCommit {
+		return message{}, ErrMessage
+	}
+	dec, err := decMode()
+	if err != nil {
+		return message{}, fmt.Errorf("signaling: %w", err)
+	}
+	var w messageWire
+	if dec.Unmarshal(f.Body, &w) != nil || len(w.Boot) != len(BootID{}) ||
+		(len(w.Echo) != 0 && len(w.Echo) != len(BootID{})) || len(w.Name) > maxName || len(w.Version) > maxVersion ||
+		len(w.Candidates) > MaxCandidates || len(w.Body) > MaxCommit || w.Day < 0 || w.Day > maxDay {
+		return message{}, ErrMessage
+	}
+	m := message{
+		typ: f.Type, boot: BootID(w.Boot), counter: w.Counter, seen: w.Seen, want: w.Want, body: w.Body,
+		pres: Presence{BootID: BootID(w.Boot), Day: w.Day, Name: w.Name, Version: w.Version, Capabilities: w.Capabilities},
+	}
+	if len(w.Echo) > 0 {
+		m.echo = BootID(w.Echo)
+	}
+	for _, c := range w.Candidates {
+		var addr netip.AddrPort
+		kind := Kind(c.Kind)
+		if (len(c.Addr) != 6 && len(c.Addr) != 18) || addr.UnmarshalBinary(c.Addr) != nil || kind < Host || kind > Relayed {
+			continue
+		}
+		addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
+		if usable(addr) {
+			m.pres.Candidates = append(m.pres.Candidates, Candidate{Kind: kind, Addr: addr, Priority: c.Priority})
+		}
+	}
+	return m, nil
+}
+
+// usable reports whether an address may be probed: a device must not make
+// another send to multicast, broadcast or nowhere.
+func usable(ap netip.AddrPort) bool {
+	a := ap.Addr()
+	return ap.Port() != 0 && a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
+}
