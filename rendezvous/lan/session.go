@@ -1,0 +1,139 @@
+package lan
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/kithproject/kith/rendezvous"
+)
+
+// A session is one use of a topic on the LAN.
+type session struct {
+	e     *Exchange
+	point rendezvous.Point
+	tag   rendezvous.Tag
+	queue chan rendezvous.Message
+	done  chan struct{}
+	once  sync.Once
+
+	last    []byte    // datagram published last; guarded by e.mu
+	queried time.Time // last mDNS question; guarded by e.mu
+	gap     time.Duration
+}
+
+const (
+	firstQuery   = time.Second // between the first two mDNS questions; then doubled
+	longestQuery = time.Minute
+)
+
+func (s *session) deliver(m rendezvous.Message) {
+	select {
+	case s.queue <- m:
+	default: // a receiver that is busy: the newest goes
+	}
+}
+
+func (s *session) closed() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// Publish sends the frame to the groups, to the addresses that are known, and
+// asks mDNS for more.
+func (s *session) Publish(ctx context.Context, frame []byte) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if s.closed() {
+		return fmt.Errorf("lan: publish: %w", net.ErrClosed)
+	}
+	if len(frame) != rendezvous.FrameSize {
+		return rendezvous.ErrFrameSize
+	}
+	d := make([]byte, 0, datagramSize)
+	d = append(append(d, s.tag[:]...), frame...)
+	ask := s.remember(d)
+	var errs []error
+	sent := 0
+	count := func(n int, err error) {
+		sent += n
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if !s.e.cfg.DisableMulticast {
+		count(s.e.socks.multicast(d))
+	}
+	for _, to := range s.point.Endpoints {
+		count(s.e.socks.unicastAny(d, to))
+	}
+	for _, to := range s.e.unicastTo(s.tag) {
+		count(1, s.e.socks.unicast(d, to))
+	}
+	if ask && s.e.mdns != nil {
+		s.e.mdns.ask(s.tag)
+	}
+	if sent == 0 && s.e.mdns == nil {
+		return fmt.Errorf("lan: %w: %w", rendezvous.ErrUnreachable, errors.Join(append(errs, errNoInterface)...))
+	}
+	return nil
+}
+
+var errNoInterface = errors.New("no interface took the frame")
+
+// remember keeps the datagram for addresses that turn up later, and says whether
+// it is time for another mDNS question.
+func (s *session) remember(d []byte) bool {
+	s.e.mu.Lock()
+	defer s.e.mu.Unlock()
+	s.last = d
+	now := time.Now()
+	if now.Sub(s.queried) < s.gap {
+		return false
+	}
+	s.queried = now
+	s.gap = min(max(2*s.gap, firstQuery), longestQuery)
+	return true
+}
+
+// Receive returns the next frame.
+func (s *session) Receive(ctx context.Context) (rendezvous.Message, error) {
+	if s.closed() {
+		return rendezvous.Message{}, fmt.Errorf("lan: receive: %w", net.ErrClosed)
+	}
+	select {
+	case m := <-s.queue:
+		return m, nil
+	case <-ctx.Done():
+		return rendezvous.Message{}, ctx.Err()
+	case <-s.done:
+		return rendezvous.Message{}, fmt.Errorf("lan: receive: %w", net.ErrClosed)
+	}
+}
+
+// Close leaves the topic; it says so to mDNS.
+func (s *session) Close() error {
+	s.once.Do(func() {
+		close(s.done)
+		e := s.e
+		e.mu.Lock()
+		delete(e.topics[s.tag], s)
+		if len(e.topics[s.tag]) == 0 {
+			delete(e.topics, s.tag)
+			delete(e.peers, s.tag)
+		}
+		e.mu.Unlock()
+		if s.point.Announce && e.mdns != nil && !e.receiving(s.tag) {
+			e.mdns.announce(s.tag, true)
+		}
+	})
+	return nil
+}

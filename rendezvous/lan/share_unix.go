@@ -1,0 +1,28 @@
+//go:build unix
+
+package lan
+
+import (
+	"errors"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// shareAddress lets several processes use one multicast port, such as a system's
+// mDNS daemon and kith.
+func shareAddress(_, _ string, c syscall.RawConn) error {
+	var err error
+	if cerr := c.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+		if err == nil {
+			err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
+		}
+	}); cerr != nil {
+		return cerr
+	}
+	return err
+}
+
+// alreadyJoined reports whether a group could not be joined because it was.
+func alreadyJoined(err error) bool { return errors.Is(err, unix.EADDRINUSE) }
