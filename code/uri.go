@@ -158,19 +158,18 @@ func decodeText(mark byte, data string) ([]byte, bool) {
 // decode reads the items of a payload.
 func decode(raw []byte) (*payload, error) {
 	p := &payload{method: MethodQR}
-	var last byte
-	var hasSecret bool
+	last, hasSecret := -1, false
 	for len(raw) > 0 {
 		if len(raw) < 2 || len(raw) < 2+int(raw[1]) {
 			return nil, errURI("the code is cut off")
 		}
 		tag, value := raw[0], raw[2:2+int(raw[1])]
 		raw = raw[2+len(value):]
-		repeatable := tag == tagHint || tag > tagHint
-		if tag < last || tag == last && !repeatable {
+		single := tag >= tagSecret && tag <= tagEndpoints
+		if int(tag) < last || int(tag) == last && single {
 			return nil, errURI("the code is damaged: its items are out of order")
 		}
-		last = tag
+		last = int(tag)
 		ok := true
 		switch tag {
 		case tagSecret:
