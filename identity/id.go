@@ -26,14 +26,18 @@ type DeviceID [IDSize]byte
 
 var idText = base32.StdEncoding.WithPadding(base32.NoPadding)
 
-// ParseDeviceID reads the text form that String gives, in any case. It errs
-// with ErrID.
+// ParseDeviceID reads the text form that String gives, in any case, with spaces
+// around it; every ID has that one form only. It errs with ErrID.
 func ParseDeviceID(text string) (DeviceID, error) {
-	raw, err := idText.DecodeString(strings.ToUpper(strings.TrimSpace(text)))
-	if err != nil || len(raw) != IDSize {
-		return DeviceID{}, fmt.Errorf("%w: %d characters of base32 expected", ErrID, idText.EncodedLen(IDSize))
+	text = strings.TrimSpace(text)
+	if len(text) == idText.EncodedLen(IDSize) {
+		raw, err := idText.DecodeString(strings.ToUpper(text))
+		// Decoding skips line breaks and the last, unused bits.
+		if err == nil && len(raw) == IDSize && strings.EqualFold(DeviceID(raw).String(), text) {
+			return DeviceID(raw), nil
+		}
 	}
-	return DeviceID(raw), nil
+	return DeviceID{}, fmt.Errorf("%w: %d characters of base32 expected", ErrID, idText.EncodedLen(IDSize))
 }
 
 // String returns the ID as 52 characters of lower-case base32 (RFC 4648

@@ -6,10 +6,12 @@
 // secret behind it; Open keeps it in the state directory:
 //
 //	# The secret keys of this kith device. Whoever has this file is this device.
-//	kith-identity 1
-//	sign <base64 of the Ed25519 seed, 32 bytes>
-//	wireguard <base64 of the X25519 private key, 32 bytes>
-//	check <first 8 bytes of SHA-256("kith/1 identity key" || seed || private key), hexadecimal>
+//	kith identity 1
+//	ed25519 <seed, 32 bytes>
+//	x25519 <private key, 32 bytes>
+//	check <first 8 bytes of SHA-256("kith/1 identity key" || seed || private key)>
+//
+// with bytes in hexadecimal. The mode is 0600, that of the directory 0700.
 //
 // There is one identity per installation. A copy of the key file is a second
 // device with the same name: never run both.
