@@ -44,6 +44,18 @@ func ParseDeviceID(text string) (DeviceID, error) {
 // section 6, no padding).
 func (id DeviceID) String() string { return strings.ToLower(idText.EncodeToString(id[:])) }
 
+// MarshalText returns String. It never errs.
+func (id DeviceID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// UnmarshalText reads what MarshalText gives. It errs with ErrID.
+func (id *DeviceID) UnmarshalText(text []byte) error {
+	got, err := ParseDeviceID(string(text))
+	if err == nil {
+		*id = got
+	}
+	return err
+}
+
 // Short returns the first 8 characters of String, for logs and tables: enough
 // to tell a person's devices apart, not enough to trust.
 func (id DeviceID) Short() string { return id.String()[:8] }

@@ -1,0 +1,93 @@
+package kith
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/kithproject/kith/pairing"
+	"github.com/kithproject/kith/rendezvous"
+)
+
+// Config is what Open needs. The zero value is a device with its state in
+// DefaultDir, named after the host, that meets others on the LAN.
+type Config struct {
+	// Dir is the state directory: identity, pairs and settings. Default:
+	// DefaultDir(). It is made with mode 0700 and held by one process at a time.
+	Dir string
+	// Name is what other devices call this one, at most 64 bytes of UTF-8.
+	// Default: the host's name. A name that was sent in an earlier pairing
+	// stays with the device that learned it.
+	Name string
+	// Port is the UDP port of the tunnel. Default 0: the port of the last run
+	// if it is free, else one that the system picks.
+	Port uint16
+	// Exchanges are the media to meet on besides the LAN; all are used at once.
+	// The Node closes them.
+	Exchanges []rendezvous.Exchange
+	// NoLAN leaves the LAN out of the media to meet on.
+	NoLAN bool
+	// Logger gets what a developer would want to see. Default: discard.
+	Logger *slog.Logger
+	// Loopback also offers this machine's loopback addresses, so that two
+	// nodes on one machine meet with no network up.
+	Loopback bool
+}
+
+// Version is this build's version, sent to paired devices and shown to people.
+const Version = "0.1.0-dev"
+
+// ErrInUse reports a state directory that another process holds.
+var ErrInUse = errors.New("kith: another kith uses this state directory")
+
+// DefaultDir returns the state directory of this user: $KITH_HOME is not read
+// here (programs decide), so it is $XDG_STATE_HOME/kith or ~/.local/state/kith,
+// and the user configuration directory on macOS and Windows. It errs if the
+// system names no home directory.
+func DefaultDir() (string, error) {
+	if runtime.GOOS == "windows" || runtime.GOOS == "darwin" {
+		dir, err := os.UserConfigDir()
+		if err != nil {
+			return "", fmt.Errorf("kith: find the state directory: %w", err)
+		}
+		return filepath.Join(dir, "kith"), nil
+	}
+	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "kith"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fmt.Errorf("kith: find the state directory: %w", err)
+	}
+	return filepath.Join(home, ".local", "state", "kith"), nil
+}
+
+// withDefaults fills what the caller left out, and names the field that cannot
+// be used.
+func (c Config) withDefaults() (Config, error) {
+	if c.Dir == "" {
+		dir, err := DefaultDir()
+		if err != nil {
+			return c, err
+		}
+		c.Dir = dir
+	}
+	if c.Name == "" {
+		host, err := os.Hostname()
+		if err != nil || host == "" {
+			host = "device"
+		}
+		c.Name, _, _ = strings.Cut(host, ".")
+	}
+	if c.Name = pairing.CleanName(c.Name); c.Name == "" {
+		return c, errors.New("kith: Config.Name has no printable character")
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c, nil
+}

@@ -1,0 +1,162 @@
+package kith
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/kithproject/kith/identity"
+	"github.com/kithproject/kith/link"
+	"github.com/kithproject/kith/registry"
+)
+
+// A State says how far two devices are with each other.
+type State string
+
+// The states of a device.
+const (
+	Paired      State = "paired"       // both sides hold a durable record
+	NotFinished State = "not finished" // the other side may or may not hold one; no rights yet
+)
+
+// A Device is what this node knows about another one.
+type Device struct {
+	ID       identity.DeviceID `json:"id"`
+	Name     string            `json:"name"`         // ours for it; unique on this node
+	PeerName string            `json:"calls_itself"` // its own
+	OS       string            `json:"os,omitempty"` // as it said when pairing
+	State    State             `json:"state"`
+	Addr     netip.Addr        `json:"addr"`     // inside the tunnel
+	Verified bool              `json:"verified"` // the check number was compared, or a QR code pinned its key
+	Paired   time.Time         `json:"paired"`
+	LastSeen time.Time         `json:"last_seen,omitzero"`
+	Ports    []uint16          `json:"ports,omitempty"` // TCP ports of this machine's localhost that it may reach
+
+	Connected bool       `json:"connected"`
+	Since     time.Time  `json:"since,omitzero"`    // of the connection, or of being without one
+	Path      *link.Path `json:"path,omitempty"`    // the selected one while connected
+	Looking   string     `json:"looking,omitempty"` // what is being waited for while not connected
+	pairID    registry.PairID
+}
+
+func (n *Node) device(rec registry.Device) Device {
+	d := Device{
+		ID: rec.ID, Name: rec.Name, PeerName: rec.PeerName, OS: rec.OS, State: NotFinished,
+		Addr: rec.ID.Addr(), Verified: rec.Verified, Paired: rec.Created, LastSeen: rec.LastSeen,
+		Ports: slices.Clone(rec.Ports), pairID: rec.PairID,
+	}
+	if rec.State == registry.Active {
+		d.State = Paired
+	}
+	n.mu.Lock()
+	p := n.peers[rec.PairID]
+	n.mu.Unlock()
+	if p != nil {
+		p.describe(&d)
+	}
+	return d
+}
+
+// Devices returns every device that is paired or not finished, by name.
+func (n *Node) Devices() []Device {
+	recs := n.store.List()
+	out := make([]Device, 0, len(recs))
+	for _, rec := range recs {
+		out = append(out, n.device(rec))
+	}
+	return out
+}
+
+// Device finds one by name, by the start of its ID (four characters or more),
+// or by its address. It errs with registry.ErrNotFound or a
+// *registry.AmbiguousError.
+func (n *Node) Device(ref string) (Device, error) {
+	rec, err := n.find(ref)
+	if err != nil {
+		return Device{}, err
+	}
+	return n.device(rec), nil
+}
+
+func (n *Node) find(ref string) (registry.Device, error) {
+	if addr, err := netip.ParseAddr(ref); err == nil {
+		for _, rec := range n.store.List() {
+			if rec.ID.Addr() == addr {
+				return rec, nil
+			}
+		}
+	}
+	rec, err := n.store.Find(ref)
+	if err != nil {
+		return registry.Device{}, fmt.Errorf("kith: %w", err)
+	}
+	return rec, nil
+}
+
+// Rename changes what this node calls a device. It errs if the reference fits
+// no device, or the name is taken or not usable.
+func (n *Node) Rename(ref, name string) error {
+	rec, err := n.find(ref)
+	if err != nil {
+		return err
+	}
+	return n.store.Rename(rec.PairID, name)
+}
+
+// Allow lets a device reach a TCP port of this machine's localhost. It is
+// durable when it returns. It errs if the reference fits no paired device or
+// the record cannot be written.
+func (n *Node) Allow(ref string, port uint16) error {
+	return n.setPort(ref, func(ports []uint16) []uint16 {
+		if i, found := slices.BinarySearch(ports, port); !found {
+			ports = slices.Insert(ports, i, port)
+		}
+		return ports
+	})
+}
+
+// Deny withdraws what Allow gave and ends the device's open connections to that
+// port. It errs as Allow does.
+func (n *Node) Deny(ref string, port uint16) error {
+	rec, err := n.find(ref)
+	if err != nil {
+		return err
+	}
+	err = n.setPort(ref, func(ports []uint16) []uint16 {
+		return slices.DeleteFunc(ports, func(p uint16) bool { return p == port })
+	})
+	if err == nil {
+		n.forwards.closeAll(rec.ID, port)
+	}
+	return err
+}
+
+func (n *Node) setPort(ref string, change func([]uint16) []uint16) error {
+	rec, err := n.find(ref)
+	if err != nil {
+		return err
+	}
+	_, err = n.store.Update(rec.PairID, func(d *registry.Device) {
+		d.Ports = change(slices.Clone(d.Ports))
+	})
+	return err
+}
+
+// Unpair ends the pair with a device for both sides. Its rights and connections
+// end at once; the other device is told now if it can be reached, and otherwise
+// whenever it next appears within 90 days. told says whether it has confirmed
+// before ctx ended. It errs if the reference fits no device or the record
+// cannot be written.
+func (n *Node) Unpair(ctx context.Context, ref string) (told bool, err error) {
+	rec, err := n.find(ref)
+	if err != nil {
+		return false, err
+	}
+	p := n.startPeer(rec)
+	if p == nil {
+		return false, fmt.Errorf("kith: unpair %s: the node is closing", rec.Name)
+	}
+	return p.unpair(ctx)
+}

@@ -1,0 +1,82 @@
+package kith
+
+import (
+	"sync"
+	"time"
+)
+
+// An EventKind says what happened.
+type EventKind string
+
+// The kinds of events.
+const (
+	EventConnected    EventKind = "connected"    // a WireGuard handshake completed
+	EventDisconnected EventKind = "disconnected" // no path is left, or the device said goodbye
+	EventPath         EventKind = "path"         // the connection moved to another path
+	EventPaired       EventKind = "paired"       // a pairing became active on this side
+	EventUnpaired     EventKind = "unpaired"     // the pair ended, here or there
+	EventRefused      EventKind = "refused"      // a connection to a port that is not allowed
+)
+
+// An Event is one change that a person may want to see.
+type Event struct {
+	Time   time.Time `json:"time"`
+	Kind   EventKind `json:"event"`
+	Device Device    `json:"device"`
+	Detail string    `json:"detail,omitempty"` // one line for a person
+}
+
+// eventQueue is how many events a slow subscriber may lag behind; later ones
+// are lost to it, as a subscriber must never hold up the node.
+const eventQueue = 64
+
+// events hands each event to every subscriber.
+type events struct {
+	mu     sync.Mutex
+	subs   map[chan Event]struct{}
+	closed bool
+}
+
+// subscribe returns a channel of events from now on, and what ends it.
+func (e *events) subscribe() (<-chan Event, func()) {
+	ch := make(chan Event, eventQueue)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		close(ch)
+		return ch, func() {}
+	}
+	if e.subs == nil {
+		e.subs = make(map[chan Event]struct{})
+	}
+	e.subs[ch] = struct{}{}
+	return ch, func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if _, ok := e.subs[ch]; ok {
+			delete(e.subs, ch)
+			close(ch)
+		}
+	}
+}
+
+func (e *events) publish(ev Event) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for ch := range e.subs {
+		select {
+		case ch <- ev:
+		default:
+		}
+	}
+}
+
+func (e *events) close() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.closed = true
+	for ch := range e.subs {
+		delete(e.subs, ch)
+		close(ch)
+	}
+}

@@ -1,0 +1,129 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kithproject/kith/internal/control"
+)
+
+func (e *env) chatCommand() *cobra.Command {
+	var (
+		asJSON bool
+		wait   time.Duration
+		stay   bool
+	)
+	cmd := &cobra.Command{
+		Use:   "chat DEVICE",
+		Short: "Exchange lines of text with a device",
+		Long: `Exchange lines of text with a device. Each line of standard input is sent; each
+line that comes is printed, those first that came while nobody read. A line counts
+as sent when the other device has it.
+
+On a terminal it ends with Ctrl-D. When standard input is not a terminal it ends
+at the end of the input, unless --stay is given.
+` + exitHelp,
+		Example: "  kith chat laptop\n  echo done | kith chat laptop",
+		Args:    exactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return e.chat(cmd.Context(), args[0], wait, asJSON, stay)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON object per line, sent and received")
+	cmd.Flags().BoolVar(&stay, "stay", false, "go on receiving at the end of the input, until interrupted")
+	cmd.Flags().DurationVar(&wait, "wait", 15*time.Second, "how `long` to wait for the device when sending")
+	return cmd
+}
+
+func (e *env) chat(ctx context.Context, device string, wait time.Duration, asJSON, stay bool) error {
+	c, end, err := e.client(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	call, err := c.Call(ctx, control.Request{Op: control.OpChat, Device: device, Wait: wait})
+	if err != nil {
+		return err
+	}
+	defer call.Close()
+	first, err := call.Next()
+	if err != nil {
+		return err
+	}
+	name := first.Device.Name
+	if e.onTerminal() {
+		fmt.Fprintf(e.err, "Chat with %s. Ctrl-D ends it.\n", name)
+	}
+	answered := make(chan error) // one per line that was sent
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer call.Close()
+	wg.Go(func() {
+		defer close(answered)
+		for e.chatReply(call, name, asJSON, answered) {
+		}
+	})
+	return e.sendLines(ctx, call, answered, stay)
+}
+
+// chatReply shows one reply and reports whether another may come.
+func (e *env) chatReply(call *control.Call, name string, asJSON bool, answered chan<- error) bool {
+	r, err := call.Next()
+	var refused *control.Error
+	switch {
+	case errors.As(err, &refused):
+		answered <- refused
+	case err != nil:
+		return false
+	case r.Done:
+		return false
+	case r.Chat == nil:
+	case asJSON:
+		_ = e.printJSON(r.Chat)
+		if r.Chat.Mine {
+			answered <- nil
+		}
+	case r.Chat.Mine:
+		answered <- nil
+	default:
+		fmt.Fprintf(e.out, "%s %s: %s\n", r.Chat.Time.Local().Format("15:04"), name, r.Chat.Text)
+	}
+	return true
+}
+
+func (e *env) sendLines(ctx context.Context, call *control.Call, answered <-chan error, stay bool) error {
+	in := newLines(e.in)
+	var last error
+	for {
+		text, err := in.next(ctx)
+		switch {
+		case err == io.EOF && stay:
+			<-ctx.Done()
+			return last
+		case err == io.EOF:
+			return last
+		case err != nil:
+			return nil // interrupted: the ordinary end
+		}
+		if err := call.Send(control.Input{Text: text}); err != nil {
+			return err
+		}
+		err, ok := <-answered
+		if !ok {
+			return errors.New("the daemon ended the chat")
+		}
+		last = err
+		if err != nil && e.onTerminal() { // a person can try again
+			fmt.Fprintf(e.err, "not sent: %v\n", err)
+			last = nil
+		} else if err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,290 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/kithproject/kith/rendezvous"
+)
+
+// settings is the file config.json of a state directory.
+type settings struct {
+	Name     string   `json:"name,omitempty"`
+	Port     uint16   `json:"port,omitempty"` // UDP port number of the tunnel
+	NoLAN    bool     `json:"no_lan,omitempty"`
+	Loopback bool     `json:"loopback,omitempty"`
+	MQTT     []broker `json:"mqtt,omitempty"`
+}
+
+// broker is one MQTT broker to meet at.
+type broker struct {
+	URL      string `json:"url"` // without user and password
+	User     string `json:"user,omitempty"`
+	Password string `json:"password,omitempty"`
+	CAFile   string `json:"ca_file,omitempty"`
+}
+
+// maxSettings is the largest config.json that is read, in bytes.
+const maxSettings = 64 << 10
+
+func loadSettings(dir string) (settings, error) {
+	path := filepath.Join(dir, "config.json")
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return settings{}, nil
+	}
+	if err != nil {
+		return settings{}, fmt.Errorf("settings: %w", err)
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, maxSettings+1))
+	if err != nil {
+		return settings{}, fmt.Errorf("settings: %w", err)
+	}
+	if len(raw) > maxSettings {
+		return settings{}, usage(fmt.Sprintf("%s is larger than %d bytes", path, maxSettings), "move it aside and set what you need with kith config")
+	}
+	var s settings
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&s); err != nil {
+		return settings{}, usage(fmt.Sprintf("%s cannot be read: %v", path, err), "correct it, or move it aside and set what you need with kith config")
+	}
+	return s, nil
+}
+
+// save writes the settings so that a crash leaves the old or the new ones.
+func (s settings) save(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("settings: %w", err)
+	}
+	raw, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return fmt.Errorf("settings: %w", err)
+	}
+	f, err := os.CreateTemp(dir, "config-*.tmp") // mode 0600
+	if err != nil {
+		return fmt.Errorf("settings: %w", err)
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(append(raw, '\n'))
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), filepath.Join(dir, "config.json"))
+	}
+	if err != nil {
+		return fmt.Errorf("settings: %w", err)
+	}
+	return nil
+}
+
+// exchanges makes the media that the settings name.
+func (s settings) exchanges(log *slog.Logger) ([]rendezvous.Exchange, error) {
+	var out []rendezvous.Exchange
+	for _, b := range s.MQTT {
+		ex, err := b.open(log)
+		if err != nil {
+			for _, made := range out {
+				made.Close()
+			}
+			return nil, err
+		}
+		out = append(out, ex)
+	}
+	return out, nil
+}
+
+func (e *env) configCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "config",
+		Short: "Show or change this device's settings",
+		Long: `Show or change this device's settings. A running kith up uses them after its next
+start.
+` + exitHelp,
+		Args: noArgs,
+		RunE: func(*cobra.Command, []string) error { return e.showConfig() },
+	}
+	cmd.AddCommand(
+		e.settingCommand("name NAME", "What other devices call this one", func(s *settings, v string) error {
+			s.Name = v
+			return nil
+		}),
+		e.settingCommand("port PORT", "The tunnel's UDP port (0: any)", func(s *settings, v string) error {
+			port, err := strconv.ParseUint(v, 10, 16)
+			if err != nil {
+				return usage(fmt.Sprintf("%q is not a port", v), "a port is a number from 0 to 65535")
+			}
+			s.Port = uint16(port)
+			return nil
+		}),
+		e.settingCommand("lan on|off", "Whether to meet on the LAN", func(s *settings, v string) error {
+			return onOff(v, func(on bool) { s.NoLAN = !on })
+		}),
+		e.settingCommand("loopback on|off", "Whether two nodes on this machine may meet", func(s *settings, v string) error {
+			return onOff(v, func(on bool) { s.Loopback = on })
+		}),
+		e.mqttCommand(),
+	)
+	return cmd
+}
+
+func onOff(v string, set func(bool)) error {
+	switch v {
+	case "on":
+		set(true)
+	case "off":
+		set(false)
+	default:
+		return usage(fmt.Sprintf("%q is neither on nor off", v), "")
+	}
+	return nil
+}
+
+func (e *env) settingCommand(use, short string, set func(*settings, string) error) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Short: short, Args: exactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			return e.change(func(s *settings) error { return set(s, args[0]) })
+		},
+	}
+}
+
+func (e *env) change(set func(*settings) error) error {
+	dir, err := e.dir()
+	if err != nil {
+		return err
+	}
+	s, err := loadSettings(dir)
+	if err != nil {
+		return err
+	}
+	if err := set(&s); err != nil {
+		return err
+	}
+	return s.save(dir)
+}
+
+func (e *env) showConfig() error {
+	dir, err := e.dir()
+	if err != nil {
+		return err
+	}
+	s, err := loadSettings(dir)
+	if err != nil {
+		return err
+	}
+	for i := range s.MQTT {
+		if s.MQTT[i].Password != "" {
+			s.MQTT[i].Password = "(set)"
+		}
+	}
+	enc := json.NewEncoder(e.out)
+	enc.SetIndent("", "  ")
+	return enc.Encode(s)
+}
+
+func (e *env) mqttCommand() *cobra.Command {
+	var user, passwordFile, caFile string
+	var remove bool
+	cmd := &cobra.Command{
+		Use:   "mqtt URL",
+		Short: "Also meet at an MQTT broker",
+		Long: `Also meet at an MQTT 5 broker: mqtt://host, mqtts://host, ws://host/path or
+wss://host/path. It sees that somebody meets, never who or what. The password is
+asked for, or read from --password-file; it is kept in the state directory.
+` + exitHelp,
+		Example: "  kith config mqtt mqtts://broker.example:8883 --user anna\n  kith config mqtt --remove mqtts://broker.example:8883",
+		Args:    exactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if remove {
+				return e.change(func(s *settings) error { return s.removeBroker(args[0]) })
+			}
+			b, err := e.readBroker(cmd.Context(), args[0], user, passwordFile, caFile)
+			if err != nil {
+				return err
+			}
+			return e.change(func(s *settings) error {
+				_ = s.removeBroker(b.URL)
+				s.MQTT = append(s.MQTT, b)
+				return nil
+			})
+		},
+	}
+	cmd.Flags().StringVar(&user, "user", "", "user `name` at the broker")
+	cmd.Flags().StringVar(&passwordFile, "password-file", "", "read the password from the first line of a `file` (- for standard input)")
+	cmd.Flags().StringVar(&caFile, "ca", "", "trust the certificate authority in a PEM `file` instead of the system's")
+	cmd.Flags().BoolVar(&remove, "remove", false, "no longer meet there")
+	return cmd
+}
+
+func (s *settings) removeBroker(address string) error {
+	for i, b := range s.MQTT {
+		if b.URL == address {
+			s.MQTT = append(s.MQTT[:i:i], s.MQTT[i+1:]...)
+			return nil
+		}
+	}
+	return usage(address+" is not among the brokers", "kith config shows them")
+}
+
+func (e *env) readBroker(ctx context.Context, address, user, passwordFile, caFile string) (broker, error) {
+	u, err := url.Parse(address)
+	if err != nil || u.Host == "" {
+		return broker{}, usage("that is not a broker's URL", "for example mqtts://broker.example:8883")
+	}
+	if u.User != nil {
+		return broker{}, usage("a user or password does not belong in the URL: other users of this machine can see it", "use --user and --password-file")
+	}
+	b := broker{URL: address, User: user}
+	if caFile != "" {
+		if b.CAFile, err = filepath.Abs(caFile); err != nil {
+			return broker{}, err
+		}
+	}
+	if user != "" || passwordFile != "" {
+		if b.Password, err = e.readPassword(ctx, passwordFile); err != nil {
+			return broker{}, err
+		}
+	}
+	ex, err := b.open(nil) // names what cannot be used before it is saved
+	if err != nil {
+		return broker{}, err
+	}
+	return b, ex.Close()
+}
+
+func (e *env) readPassword(ctx context.Context, file string) (string, error) {
+	switch {
+	case file == "" && e.onTerminal():
+		fmt.Fprint(e.err, "Password: ")
+		raw, err := term.ReadPassword(int(e.in.Fd()))
+		fmt.Fprintln(e.err)
+		return string(raw), err
+	case file == "" || file == "-":
+		text, err := newLines(e.in).next(ctx)
+		if errors.Is(err, io.EOF) {
+			return "", usage("no password was given", "use --password-file, or type it when asked")
+		}
+		return strings.TrimRight(text, "\r\n"), err
+	}
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return "", usage("cannot read the password: "+err.Error(), "")
+	}
+	first, _, _ := strings.Cut(string(raw), "\n")
+	return strings.TrimRight(first, "\r"), nil
+}

@@ -1,0 +1,475 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/kithproject/kith/code"
+	"github.com/kithproject/kith/code/scan"
+	"github.com/kithproject/kith/internal/control"
+)
+
+// pairFlags are the flags of pair and join.
+type pairFlags struct {
+	words, number, qr bool
+	yes, json         bool
+	lifetime          time.Duration
+	qrPNG             string
+	codeFile, qrImage string
+}
+
+func (e *env) pairCommand() *cobra.Command {
+	var f pairFlags
+	cmd := &cobra.Command{
+		Use:   "pair [--words|--number|--qr]",
+		Short: "Show a code that pairs this device with another",
+		Long: `Show a code and wait for the device on which it is entered with kith join. The
+code works once, for ten minutes.
+
+  --words    twelve words, and the same code as a QR code (default)
+  --qr       only the QR code; it also pins this device's key
+  --number   twenty digits, to say over a phone
+
+When the other device has proved that it knows the code it shows six digits.
+Type them here, or pick them from four: that proves that the two devices talk to
+each other and not to somebody between them. --yes leaves this out (not for a
+number): use it only where nobody else can have seen the code.
+
+With --json each event is one line: code, progress, check, paired or failed. The
+answer to a check is a line on standard input: the six digits, or "n".
+` + exitHelp,
+		Example: "  kith pair\n  kith pair --number\n  kith pair --qr --qr-png code.png",
+		Args:    noArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return e.pair(cmd.Context(), f) },
+	}
+	cmd.Flags().BoolVar(&f.words, "words", false, "twelve words and a QR code (default)")
+	cmd.Flags().BoolVar(&f.number, "number", false, "twenty digits")
+	cmd.Flags().BoolVar(&f.qr, "qr", false, "only the QR code")
+	cmd.Flags().BoolVar(&f.yes, "yes", false, "accept the first device that knows the code, without the check number")
+	cmd.Flags().BoolVar(&f.json, "json", false, "print events as JSON, one a line")
+	cmd.Flags().DurationVar(&f.lifetime, "for", 0, "how `long` the code works, 1m to 60m (a number at most 15m)")
+	cmd.Flags().StringVar(&f.qrPNG, "qr-png", "", "also write the QR code to an image `file`")
+	cmd.MarkFlagsMutuallyExclusive("words", "number", "qr")
+	return cmd
+}
+
+func (e *env) joinCommand() *cobra.Command {
+	var f pairFlags
+	cmd := &cobra.Command{
+		Use:   "join",
+		Short: "Enter a code that another device shows",
+		Long: `Ask for the code that another device shows with kith pair, in any of its forms:
+words (their first four letters are enough), digits, or the text of the QR code.
+The code comes from the prompt, from standard input, from --code-file or from an
+image of the QR code - never from the arguments, which every user of this machine
+can read in the list of processes.
+` + exitHelp,
+		Example: "  kith join\n  kith join --qr-image photo.png\n  kith join --code-file code.txt",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
+			}
+			return usage("a code does not belong in the arguments: other users of this machine can see them, and the shell keeps them",
+				"run kith join alone and type the code when asked, or use --code-file FILE; treat this code as seen and make a new one")
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return e.join(cmd.Context(), f) },
+	}
+	cmd.Flags().BoolVar(&f.yes, "yes", false, "do not ask whether to pair with the device that is found")
+	cmd.Flags().BoolVar(&f.json, "json", false, "print events as JSON, one a line")
+	cmd.Flags().StringVar(&f.codeFile, "code-file", "", "read the code from a `file` (- for standard input)")
+	cmd.Flags().StringVar(&f.qrImage, "qr-image", "", "read the code from an image `file` (PNG or JPEG) of the QR code")
+	cmd.MarkFlagsMutuallyExclusive("code-file", "qr-image")
+	return cmd
+}
+
+func (e *env) pair(ctx context.Context, f pairFlags) error {
+	method := "words"
+	switch {
+	case f.number:
+		method = "number"
+	case f.qr:
+		method = "qr"
+	}
+	if f.number && f.yes {
+		return usage("--yes cannot be used with --number: a number alone does not prove enough", "leave --yes out and type the check number")
+	}
+	if f.number && f.qrPNG != "" {
+		return usage("a number has no QR code", "leave --qr-png or --number out")
+	}
+	return e.follow(ctx, f, control.Request{Op: control.OpOffer, Method: method, Lifetime: f.lifetime, Yes: f.yes}, newLines(e.in))
+}
+
+func (e *env) join(ctx context.Context, f pairFlags) error {
+	in := newLines(e.in)
+	text, err := e.readCode(ctx, f, in)
+	if err != nil {
+		return err
+	}
+	if _, err := code.Parse(text, time.Now()); err != nil { // said before a node is opened
+		return codeError(err)
+	}
+	return e.follow(ctx, f, control.Request{Op: control.OpJoin, Code: text, Yes: f.yes}, in)
+}
+
+// maxCodeFile is more than any form of a code needs, in bytes.
+const maxCodeFile = 8 << 10
+
+func (e *env) readCode(ctx context.Context, f pairFlags, in *lines) (string, error) {
+	switch {
+	case f.qrImage != "":
+		file, err := os.Open(f.qrImage)
+		if err != nil {
+			return "", usage("cannot read the image: "+err.Error(), "")
+		}
+		defer file.Close()
+		text, err := scan.Image(file)
+		if err != nil {
+			return "", usage("no QR code could be read from "+f.qrImage+": "+err.Error(), "take the picture straight, sharp and with the white margin around the code")
+		}
+		return text, nil
+	case f.codeFile != "" && f.codeFile != "-":
+		file, err := os.Open(f.codeFile)
+		if err != nil {
+			return "", usage("cannot read the code: "+err.Error(), "")
+		}
+		defer file.Close()
+		raw, err := io.ReadAll(io.LimitReader(file, maxCodeFile+1))
+		if err != nil || len(raw) > maxCodeFile {
+			return "", usage("the code file is not a code", "it should hold twelve words, twenty digits or the text of a QR code")
+		}
+		return string(raw), nil
+	}
+	if e.onTerminal() && !f.json {
+		fmt.Fprint(e.err, "Code from the other device: ")
+	}
+	text, err := in.next(ctx)
+	if err == io.EOF {
+		return "", usage("no code was given", "type it when asked, pipe it in, or use --code-file FILE")
+	}
+	return text, err
+}
+
+func codeError(err error) error {
+	if p, ok := asParse(err); ok {
+		return usage(p.Error(), p.Hint)
+	}
+	return err
+}
+
+// follow runs an offer or a join to its end and shows each step.
+func (e *env) follow(ctx context.Context, f pairFlags, req control.Request, in *lines) error {
+	c, end, err := e.client(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	call, err := c.Call(ctx, req)
+	if err != nil {
+		return err
+	}
+	defer call.Close()
+	ui := pairUI{e: e, f: f, joining: req.Op == control.OpJoin, call: call, in: in}
+	ui.progress("looking for the other device")
+	for {
+		r, err := call.Next()
+		if err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			ui.failed(err)
+			return err
+		}
+		switch {
+		case r.Offer != nil:
+			if err := ui.offer(*r.Offer); err != nil {
+				return err
+			}
+		case r.Pair != nil:
+			if err := ui.step(ctx, *r.Pair); err != nil {
+				return err
+			}
+		}
+		if r.Done {
+			return ui.paired(r)
+		}
+	}
+}
+
+// pairUI shows one pairing to a person, or to a program.
+type pairUI struct {
+	e       *env
+	f       pairFlags
+	joining bool
+	call    *control.Call
+	in      *lines
+	shown   int // lines of the code on the terminal, to be cleared
+}
+
+// pairEvent is one line of --json.
+type pairEvent struct {
+	Event   string    `json:"event"`
+	Words   string    `json:"words,omitempty"`
+	Number  string    `json:"number,omitempty"`
+	URI     string    `json:"uri,omitempty"`
+	Expiry  time.Time `json:"expiry,omitzero"`
+	Text    string    `json:"text,omitempty"`
+	Check   string    `json:"check,omitempty"`
+	Choices []string  `json:"choices,omitempty"`
+	Ask     bool      `json:"ask,omitempty"`
+	Name    string    `json:"name,omitempty"`
+	ID      string    `json:"id,omitempty"`
+	Device  any       `json:"device,omitempty"`
+	Reason  string    `json:"reason,omitempty"`
+	Hint    string    `json:"hint,omitempty"`
+}
+
+func (u *pairUI) progress(text string) {
+	if u.f.json {
+		_ = u.e.printJSON(pairEvent{Event: "progress", Text: text})
+		return
+	}
+	if u.joining {
+		fmt.Fprintf(u.e.err, "… %s\n", text)
+	}
+}
+
+func (u *pairUI) offer(o control.Offer) error {
+	if u.f.qrPNG != "" {
+		if err := writeQR(u.f.qrPNG, o.URI); err != nil {
+			return err
+		}
+	}
+	if u.f.qr {
+		o.Words = ""
+	}
+	if u.f.json {
+		return u.e.printJSON(pairEvent{Event: "code", Words: o.Words, Number: o.Number, URI: o.URI, Expiry: o.Expiry})
+	}
+	var b strings.Builder
+	b.WriteString("On the other device run kith join and enter this code:\n\n")
+	switch {
+	case o.Number != "":
+		fmt.Fprintf(&b, "    %s\n\n", o.Number)
+	case o.Words != "":
+		w := strings.Fields(o.Words)
+		fmt.Fprintf(&b, "    %s\n    %s\n\n", strings.Join(w[:len(w)/2], " "), strings.Join(w[len(w)/2:], " "))
+	}
+	if o.URI != "" && (u.f.qr || u.e.onTerminal()) {
+		picture, err := code.RenderTerminal(o.URI)
+		if err != nil {
+			return err
+		}
+		b.WriteString(picture)
+		b.WriteString("\n")
+	}
+	left := time.Until(o.Expiry).Round(time.Minute)
+	fmt.Fprintf(&b, "It works once, for %s. Keep it to yourself.\n", minutes(left))
+	if u.f.yes {
+		b.WriteString("With --yes whoever enters it first is paired without a further question.\n")
+	}
+	b.WriteString("… waiting for the other device\n")
+	u.shown = strings.Count(b.String(), "\n")
+	_, err := io.WriteString(u.e.out, b.String())
+	return err
+}
+
+func minutes(d time.Duration) string {
+	if d == time.Minute {
+		return "one minute"
+	}
+	return fmt.Sprintf("%d minutes", int(d.Minutes()))
+}
+
+func writeQR(path, uri string) error {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return usage("cannot write the QR code: "+err.Error(), "choose another file with --qr-png")
+	}
+	if err := code.WritePNG(file, uri); err != nil {
+		file.Close()
+		return err
+	}
+	return file.Close()
+}
+
+func (u *pairUI) step(ctx context.Context, s control.PairStep) error {
+	switch s.Kind {
+	case "contact":
+		u.progress("found; proving the code")
+	case "prepared":
+		u.progress("waiting for the other side to save the pair")
+	case "second-device":
+		if u.f.json {
+			return u.e.printJSON(pairEvent{Event: "progress", Text: "a second device tried this code", Name: s.Name, ID: s.ID})
+		}
+		fmt.Fprintln(u.e.err, "warning: a second device tried this code. If you did not do that, answer n and make a new code.")
+	case "wrong-check":
+		if u.f.json {
+			return u.e.printJSON(pairEvent{Event: "progress", Text: "the digits do not match"})
+		}
+		fmt.Fprintln(u.e.err, "These digits do not match.")
+		return u.ask(ctx, s)
+	case "check":
+		if u.f.json {
+			if err := u.e.printJSON(pairEvent{Event: "check", Check: checkFor(u.joining, s), Choices: s.Choices, Ask: s.Ask, Name: s.Name, ID: s.ID}); err != nil {
+				return err
+			}
+		} else if u.joining {
+			fmt.Fprintf(u.e.err, "Found %s. Its screen asks for this check number:\n\n    %s\n\n", describe(s), spaced(s.Check))
+		}
+		if s.Ask {
+			return u.ask(ctx, s)
+		}
+	}
+	return nil
+}
+
+// checkFor hides the digits from the side that has to enter them.
+func checkFor(joining bool, s control.PairStep) string {
+	if joining {
+		return s.Check
+	}
+	return ""
+}
+
+func describe(s control.PairStep) string {
+	if s.OS == "" {
+		return fmt.Sprintf("%q", s.Name)
+	}
+	return fmt.Sprintf("%q (%s)", s.Name, s.OS)
+}
+
+func spaced(check string) string {
+	if len(check) != 6 {
+		return check
+	}
+	return check[:3] + " " + check[3:]
+}
+
+// ask gets the user's answer to a check and sends it.
+func (u *pairUI) ask(ctx context.Context, s control.PairStep) error {
+	if !u.f.json {
+		switch {
+		case u.joining:
+			fmt.Fprintf(u.e.err, "Pair with it? It will be able to send you messages. [y/n] ")
+		default:
+			if s.Name != "" {
+				fmt.Fprintf(u.e.err, "\n%s knows the code and shows six digits. Which?\n\n", describe(s))
+				for i, c := range s.Choices {
+					fmt.Fprintf(u.e.err, "    %d)  %s\n", i+1, spaced(c))
+				}
+			}
+			fmt.Fprint(u.e.err, "\nType the digits or 1 to 4; n if none fits: ")
+		}
+	}
+	for {
+		line, err := u.in.next(ctx)
+		if err == io.EOF {
+			_ = u.call.Send(control.Input{Cancel: true})
+			return usage("no answer to the check number was given", "run it on a terminal, answer on standard input, or use --yes where nobody else can have seen the code")
+		}
+		if err != nil {
+			return err
+		}
+		in, ok := readAnswer(line, u.joining, s.Choices)
+		if ok {
+			return u.call.Send(in)
+		}
+		if !u.f.json {
+			fmt.Fprint(u.e.err, "Please answer as asked: ")
+		}
+	}
+}
+
+func readAnswer(line string, joining bool, choices []string) (control.Input, bool) {
+	text := strings.ToLower(strings.Join(strings.Fields(line), ""))
+	accept := func(check string) (control.Input, bool) { return control.Input{Accept: &check}, true }
+	switch {
+	case text == "n" || text == "no":
+		return control.Input{Cancel: true}, true
+	case joining && (text == "y" || text == "yes"):
+		return accept("")
+	case joining:
+		return control.Input{}, false
+	case len(text) == 1 && text >= "1" && int(text[0]-'1') < len(choices):
+		return accept(choices[text[0]-'1'])
+	case len(text) == 6 && strings.Trim(text, "0123456789") == "":
+		return accept(text)
+	}
+	return control.Input{}, false
+}
+
+func (u *pairUI) paired(r control.Reply) error {
+	if u.f.json {
+		return u.e.printJSON(pairEvent{Event: "paired", Device: r.Device, Name: r.Device.Name, ID: r.Device.ID.String()})
+	}
+	u.clearCode()
+	fmt.Fprintf(u.e.out, "Paired with %s.\n", r.Device.Name)
+	fmt.Fprintf(u.e.out, "It may ping and message you, nothing else. To stay connected run kith up on both.\n")
+	return nil
+}
+
+// clearCode removes the used code from the terminal, if it has not scrolled.
+func (u *pairUI) clearCode() {
+	out, ok := u.e.out.(*os.File)
+	if u.shown == 0 || !ok || !term.IsTerminal(int(out.Fd())) {
+		return
+	}
+	const answerLines = 12 // the check's question and answer stand below the code
+	if _, rows, err := term.GetSize(int(out.Fd())); err != nil || rows < u.shown+answerLines {
+		return
+	}
+	fmt.Fprintf(out, "\x1b[H\x1b[2J")
+}
+
+func (u *pairUI) failed(err error) {
+	if !u.f.json {
+		return
+	}
+	_, text, hint := classify(err)
+	_ = u.e.printJSON(pairEvent{Event: "failed", Reason: text, Hint: hint})
+}
+
+// lines gives standard input line by line, to a reader that can be interrupted.
+type lines struct {
+	in   *os.File
+	ch   chan string
+	once bool
+}
+
+func newLines(in *os.File) *lines { return &lines{in: in, ch: make(chan string)} }
+
+// next returns the next line that is not blank, io.EOF at the end, or the
+// context's error.
+func (l *lines) next(ctx context.Context) (string, error) {
+	if !l.once {
+		l.once = true
+		go func() { // ends with standard input, at the latest with the process
+			defer close(l.ch)
+			s := bufio.NewScanner(l.in)
+			s.Buffer(make([]byte, 0, 4096), maxCodeFile)
+			for s.Scan() {
+				if strings.TrimSpace(s.Text()) != "" {
+					l.ch <- s.Text()
+				}
+			}
+		}()
+	}
+	select {
+	case line, ok := <-l.ch:
+		if !ok {
+			return "", io.EOF
+		}
+		return line, nil
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+}

@@ -1,0 +1,147 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/kithproject/kith/internal/control"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"kith": func() { os.Exit(Main()) },
+	})
+}
+
+// TestScripts runs the real command, as a person would, from testdata/script.
+// Devices meet over this machine's loopback interface.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			// Unix sockets need short paths.
+			dir, err := os.MkdirTemp("", "kith")
+			if err != nil {
+				return err
+			}
+			env.Defer(func() { os.RemoveAll(dir) })
+			for _, name := range []string{"a", "b"} {
+				s := settings{Name: map[string]string{"a": "desk", "b": "laptop"}[name], Loopback: true}
+				if err := s.save(filepath.Join(dir, name)); err != nil {
+					return err
+				}
+				env.Setenv(strings.ToUpper(name), filepath.Join(dir, name))
+			}
+			env.Setenv("TMP_SHORT", dir)
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"await":  awaitFile,
+			"daemon": awaitDaemon,
+			"words":  extractWords,
+			"serve":  serveHTTP,
+		},
+	})
+}
+
+// scriptWait bounds every wait of a script.
+const scriptWait = 60 * time.Second
+
+// poll calls f every few milliseconds until it reports true: the processes
+// under test are others, and give no other sign than files and sockets.
+func poll(ts *testscript.TestScript, what string, f func() bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), scriptWait)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !f() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			ts.Fatalf("waited %s for %s", scriptWait, what)
+		}
+	}
+}
+
+// awaitFile: await FILE REGEXP waits until the file matches.
+func awaitFile(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: await FILE REGEXP")
+	}
+	re, err := regexp.Compile(args[1])
+	ts.Check(err)
+	path := ts.MkAbs(args[0])
+	poll(ts, args[0]+" to match "+args[1], func() bool {
+		raw, err := os.ReadFile(path)
+		return err == nil && re.Match(raw)
+	})
+}
+
+// awaitDaemon: daemon DIR waits until a daemon serves the directory; ! daemon
+// DIR waits until none does.
+func awaitDaemon(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: [!] daemon DIR")
+	}
+	poll(ts, "the daemon of "+args[0], func() bool {
+		_, err := control.Connect(context.Background(), args[0])
+		if neg {
+			return errors.Is(err, control.ErrNoDaemon)
+		}
+		return err == nil
+	})
+}
+
+// extractWords: words EVENTS FIELD OUT writes a field of the code event of
+// kith pair --json to a file.
+func extractWords(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: words EVENTS FIELD OUT")
+	}
+	for line := range strings.Lines(ts.ReadFile(args[0])) {
+		var ev map[string]any
+		if json.Unmarshal([]byte(line), &ev) != nil || ev["event"] != "code" {
+			continue
+		}
+		text, _ := ev[args[1]].(string)
+		if text == "" {
+			ts.Fatalf("the code has no %s", args[1])
+		}
+		ts.Check(os.WriteFile(ts.MkAbs(args[2]), []byte(text+"\n"), 0o600))
+		return
+	}
+	ts.Fatalf("no code in %s", args[0])
+}
+
+// serveHTTP: serve VAR starts an HTTP server on a free port of localhost for the
+// rest of the script and puts the port into VAR.
+func serveHTTP(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: serve VAR")
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	srv := &http.Server{
+		ReadHeaderTimeout: scriptWait,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = w.Write([]byte("hello through the tunnel\n"))
+		}),
+	}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = srv.Serve(ln) }()
+	ts.Defer(func() { srv.Close(); <-done })
+	_, port, err := net.SplitHostPort(ln.Addr().String())
+	ts.Check(err)
+	ts.Setenv(args[0], port)
+}

@@ -1,0 +1,159 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kithproject/kith"
+	"github.com/kithproject/kith/internal/control"
+)
+
+func (e *env) statusCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show this device, how it meets others, and who is connected",
+		Long:  "Show this device, how it meets others, and who is connected over which path.\n" + exitHelp,
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			r, err := e.do(cmd.Context(), control.Request{Op: control.OpStatus})
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return e.printJSON(r.Status)
+			}
+			return e.showStatus(cmd.Context(), *r.Status)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON object")
+	return cmd
+}
+
+func (e *env) showStatus(ctx context.Context, st kith.Status) error {
+	fmt.Fprintf(e.out, "%s  %s  kith %s\n", st.Name, st.ID.Short(), st.Version)
+	fmt.Fprintf(e.out, "  address in the tunnel  %s\n", st.Addr)
+	fmt.Fprintf(e.out, "  UDP port               %d\n", st.Port)
+	for _, r := range st.Rendezvous {
+		line := r.Detail
+		if r.Error != "" {
+			line = "not working: " + r.Error
+		}
+		fmt.Fprintf(e.out, "  meets on %-13s %s\n", r.Name, line)
+	}
+	for _, p := range st.Problems {
+		fmt.Fprintf(e.err, "warning: %s\n", p)
+	}
+	dir, err := e.dir()
+	if err != nil {
+		return err
+	}
+	if _, err := control.Connect(ctx, dir); errors.Is(err, control.ErrNoDaemon) {
+		fmt.Fprintln(e.err, "kith up is not running: nothing stays connected.")
+	}
+	if len(st.Devices) == 0 {
+		fmt.Fprintln(e.out, "no device is paired")
+		return nil
+	}
+	fmt.Fprintln(e.out)
+	w := tabwriter.NewWriter(e.out, 0, 8, 2, ' ', 0)
+	for _, d := range st.Devices {
+		switch {
+		case d.Connected && d.Path != nil:
+			fmt.Fprintf(w, "%s\tconnected\t%s\trtt %s\tfor %s\n", d.Name, d.Path, rtt(d.Path.RTT), since(d.Since))
+		case d.State == kith.NotFinished:
+			fmt.Fprintf(w, "%s\tnot finished\twaiting for it to confirm the pairing\t\t\n", d.Name)
+		default:
+			fmt.Fprintf(w, "%s\tnot connected\t%s\t\tfor %s\n", d.Name, d.Looking, since(d.Since))
+		}
+	}
+	return w.Flush()
+}
+
+func rtt(d time.Duration) string {
+	if d < 10*time.Millisecond {
+		return d.Round(10 * time.Microsecond).String()
+	}
+	return d.Round(100 * time.Microsecond).String()
+}
+
+func since(t time.Time) string {
+	d := time.Since(t)
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%d s", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%d min", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h", int(d.Hours()))
+	default:
+		return fmt.Sprintf("%d days", int(d.Hours()/24))
+	}
+}
+
+func (e *env) pingCommand() *cobra.Command {
+	var (
+		asJSON bool
+		count  int
+		wait   time.Duration
+	)
+	cmd := &cobra.Command{
+		Use:   "ping DEVICE",
+		Short: "Measure the round trip to a device through the tunnel",
+		Long: `Measure the round trip to a device through the tunnel, and show the path that is
+used. It waits for the device to connect.
+` + exitHelp,
+		Args: exactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if count < 1 {
+				return usage("--count must be 1 or more", "")
+			}
+			return e.ping(cmd.Context(), args[0], count, wait, asJSON)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON object per answer")
+	cmd.Flags().IntVarP(&count, "count", "c", 4, "how many `times`")
+	cmd.Flags().DurationVar(&wait, "wait", 15*time.Second, "how `long` to wait for the device and for each answer")
+	return cmd
+}
+
+func (e *env) ping(ctx context.Context, device string, count int, wait time.Duration, asJSON bool) error {
+	c, end, err := e.client(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	const pause = time.Second
+	next := time.NewTimer(0)
+	defer next.Stop()
+	for i := range count {
+		select {
+		case <-next.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		next.Reset(pause)
+		r, err := c.Do(ctx, control.Request{Op: control.OpPing, Device: device, Wait: wait})
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			err = e.printJSON(r.Ping)
+		} else {
+			path := "path unknown"
+			if r.Ping.Path != nil {
+				path = r.Ping.Path.String()
+			}
+			_, err = fmt.Fprintf(e.out, "%s  %d  %s  %s\n", r.Ping.Device, i+1, rtt(r.Ping.RTT), path)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,204 @@
+// Package control is how commands talk to the node that holds the state
+// directory: over the daemon's unix socket, or, without a daemon, over a pipe to
+// a node that the command itself opened. Both ends are the same program.
+//
+// Every connection carries one request. Client and server exchange JSON objects,
+// one a line, each at most MaxLine bytes: first a Request, then Replies, of which
+// the last has Done set or an Error. While a request runs, the client may send
+// Inputs. After an accepted "dial" the connection becomes the stream itself.
+//
+// The socket lies in the state directory (mode 0700) with mode 0600: whoever can
+// open it is this user.
+package control
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"path/filepath"
+	"time"
+
+	"github.com/kithproject/kith"
+	"github.com/kithproject/kith/app/chat"
+)
+
+const (
+	// MaxLine is the longest line of the protocol, in bytes.
+	MaxLine = 1 << 20
+	// maxSocketPath is how long a unix socket's path may be on every system, in
+	// bytes (sun_path of BSD and macOS).
+	maxSocketPath = 103
+)
+
+// The operations of a Request.
+const (
+	OpStatus  = "status"
+	OpRename  = "rename"
+	OpUnpair  = "unpair"
+	OpAllow   = "allow"
+	OpDeny    = "deny"
+	OpPing    = "ping"
+	OpOffer   = "offer"
+	OpJoin    = "join"
+	OpDial    = "dial"
+	OpAsk     = "ask" // may this device reach a port of the other?
+	OpChat    = "chat"
+	OpEvents  = "events"
+	OpStop    = "stop"
+	OpVersion = "version"
+)
+
+// A Request says what the client wants. Fields that an operation does not name
+// stay empty.
+type Request struct {
+	Op       string        `json:"op"`
+	Device   string        `json:"device,omitempty"`   // name or start of an ID
+	Name     string        `json:"name,omitempty"`     // rename
+	Port     uint16        `json:"port,omitempty"`     // allow, deny, ask, dial: a TCP port number
+	Method   string        `json:"method,omitempty"`   // offer: words, qr, number
+	Code     string        `json:"code,omitempty"`     // join; never in a log
+	Yes      bool          `json:"yes,omitempty"`      // offer, join: accept without asking
+	Lifetime time.Duration `json:"lifetime,omitempty"` // offer, nanoseconds
+	Wait     time.Duration `json:"wait,omitempty"`     // how long to wait for the device, nanoseconds
+}
+
+// An Input is what the client says while a request runs.
+type Input struct {
+	Accept *string `json:"accept,omitempty"` // offer, join: the check digits, or ""
+	Cancel bool    `json:"cancel,omitempty"`
+	Text   string  `json:"text,omitempty"` // chat: a line to send
+}
+
+// A Reply is one answer.
+type Reply struct {
+	Error  *Error           `json:"error,omitempty"`
+	Done   bool             `json:"done,omitempty"`
+	Status *kith.Status     `json:"status,omitempty"`
+	Device *kith.Device     `json:"device,omitempty"`
+	Ping   *kith.PingResult `json:"ping,omitempty"`
+	Told   bool             `json:"told,omitempty"` // unpair: the other side confirmed
+	Offer  *Offer           `json:"offer,omitempty"`
+	Pair   *PairStep        `json:"pair,omitempty"`
+	Chat   *chat.Message    `json:"chat,omitempty"`
+	Event  *kith.Event      `json:"event,omitempty"`
+	Text   string           `json:"text,omitempty"`
+}
+
+// An Offer is a code to show.
+type Offer struct {
+	Words  string    `json:"words,omitempty"`
+	Number string    `json:"number,omitempty"`
+	URI    string    `json:"uri,omitempty"`
+	Expiry time.Time `json:"expiry"`
+}
+
+// A PairStep is a step of a pairing.
+type PairStep struct {
+	Kind    string   `json:"kind"` // contact, check, second-device, prepared, paired, failed
+	Check   string   `json:"check,omitempty"`
+	Choices []string `json:"choices,omitempty"`
+	Ask     bool     `json:"ask,omitempty"`
+	Name    string   `json:"name,omitempty"`
+	OS      string   `json:"os,omitempty"`
+	ID      string   `json:"id,omitempty"`
+	Reason  string   `json:"reason,omitempty"`
+}
+
+// A Kind of Error decides the command's exit status.
+type Kind string
+
+// The kinds of errors.
+const (
+	KindOther        Kind = "error"
+	KindUsage        Kind = "usage"
+	KindNotFound     Kind = "not-found"     // no such device, code expired or used, nobody there
+	KindRefused      Kind = "refused"       // wrong code, wrong check, the other side said no
+	KindNotConnected Kind = "not-connected" // no path to the device
+	KindDenied       Kind = "denied"        // the other device has not allowed it
+)
+
+// An Error is an error that crosses the socket.
+type Error struct {
+	Kind Kind   `json:"kind"`
+	Text string `json:"text"`
+	Hint string `json:"hint,omitempty"`
+}
+
+func (e *Error) Error() string { return e.Text }
+
+// ErrNoDaemon reports that no daemon serves a state directory.
+var ErrNoDaemon = errors.New("control: no daemon is running")
+
+// SocketPath returns the path of the socket of a state directory. It errs if
+// the path is too long for a unix socket.
+func SocketPath(dir string) (string, error) {
+	path := filepath.Join(dir, "kith.sock")
+	if len(path) > maxSocketPath {
+		return "", fmt.Errorf("control: the path of the daemon's socket is longer than %d bytes: choose a shorter --home than %s", maxSocketPath, dir)
+	}
+	return path, nil
+}
+
+// A stream sends and receives JSON lines on a connection.
+type stream struct {
+	conn net.Conn
+	in   *bufio.Reader
+	out  *json.Encoder
+}
+
+func newStream(conn net.Conn) *stream {
+	return &stream{conn: conn, in: bufio.NewReaderSize(conn, 4096), out: json.NewEncoder(conn)}
+}
+
+func (s *stream) send(v any) error { return s.out.Encode(v) }
+
+// receive reads one line of at most MaxLine bytes into v.
+func (s *stream) receive(v any) error {
+	var line []byte
+	for {
+		part, err := s.in.ReadSlice('\n')
+		line = append(line, part...)
+		if len(line) > MaxLine {
+			return fmt.Errorf("control: line over %d bytes", MaxLine)
+		}
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, bufio.ErrBufferFull) {
+			return err
+		}
+	}
+	if err := json.Unmarshal(line, v); err != nil {
+		return fmt.Errorf("control: %w", err)
+	}
+	return nil
+}
+
+// raw returns the connection as a plain stream, with what was read ahead first.
+func (s *stream) raw() net.Conn {
+	if s.in.Buffered() == 0 {
+		return s.conn
+	}
+	return &buffered{Conn: s.conn, in: s.in}
+}
+
+// buffered is a connection of which some bytes have been read already.
+type buffered struct {
+	net.Conn
+	in *bufio.Reader
+}
+
+func (b *buffered) Read(p []byte) (int, error) { return b.in.Read(p) }
+
+// CloseWrite ends the sending side alone, where the connection can.
+func (b *buffered) CloseWrite() error {
+	if h, ok := b.Conn.(interface{ CloseWrite() error }); ok {
+		return h.CloseWrite()
+	}
+	return b.Conn.Close()
+}
+
+var _ io.ReadWriteCloser = (*buffered)(nil)

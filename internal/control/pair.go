@@ -1,0 +1,139 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/kithproject/kith"
+	"github.com/kithproject/kith/code"
+	"github.com/kithproject/kith/pairing"
+)
+
+// pair runs an offer or a join: the client sees each step and answers the
+// question for the check number. A client that goes away cancels.
+func (s *Server) pair(st *stream, req Request) (Reply, error) {
+	ctx, cancel := context.WithCancel(s.ctx)
+	defer cancel()
+	in := inputs(ctx, st)
+	p, err := s.begin(ctx, req)
+	if err != nil {
+		return Reply{}, err
+	}
+	defer p.Close()
+	if req.Op == OpOffer {
+		c := p.Code()
+		offer := Offer{Words: c.Words(), Number: c.Number(), URI: c.URI(), Expiry: c.Expiry()}
+		if st.send(Reply{Offer: &offer}) != nil {
+			return Reply{}, errTaken
+		}
+	}
+	for {
+		select {
+		case ev, ok := <-p.Events():
+			if !ok {
+				return s.outcome(ctx, p)
+			}
+			if st.send(Reply{Pair: step(ev)}) != nil {
+				return Reply{}, errTaken
+			}
+			if ev.Kind == pairing.EventPaired || ev.Kind == pairing.EventFailed {
+				return s.outcome(ctx, p)
+			}
+		case i, ok := <-in:
+			if !ok {
+				return Reply{}, errTaken
+			}
+			if i.Cancel {
+				p.Cancel()
+			}
+			if i.Accept == nil {
+				continue
+			}
+			if err := p.Accept(*i.Accept); err != nil {
+				if st.send(Reply{Pair: &PairStep{Kind: "wrong-check", Reason: err.Error()}}) != nil {
+					return Reply{}, errTaken
+				}
+			}
+		case <-s.ctx.Done():
+			return Reply{}, &Error{Kind: KindOther, Text: "the daemon is stopping"}
+		}
+	}
+}
+
+func (s *Server) begin(ctx context.Context, req Request) (*kith.Pairing, error) {
+	if req.Op == OpJoin {
+		c, err := code.Parse(req.Code, time.Now())
+		if err != nil {
+			return nil, err
+		}
+		return s.node.Join(ctx, c, kith.JoinConfig{AutoAccept: req.Yes})
+	}
+	method := map[string]code.Method{"": code.MethodWords, "words": code.MethodWords, "qr": code.MethodQR, "number": code.MethodNumber}[req.Method]
+	if method == 0 {
+		return nil, &Error{Kind: KindUsage, Text: fmt.Sprintf("%q is not a form of code", req.Method), Hint: "words, qr or number"}
+	}
+	return s.node.Offer(ctx, kith.OfferConfig{Method: method, Lifetime: req.Lifetime, AutoAccept: req.Yes})
+}
+
+func (s *Server) outcome(ctx context.Context, p *kith.Pairing) (Reply, error) {
+	d, err := p.Wait(ctx)
+	if err != nil {
+		return Reply{}, err
+	}
+	// The other side may still need this side's last message.
+	settle, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	p.Settle(settle)
+	return Reply{Device: &d}, nil
+}
+
+// settleTime is how long a command that pairs without a daemon stays to see the
+// other side finish, too.
+const settleTime = 3 * time.Second
+
+func step(ev kith.PairEvent) *PairStep {
+	st := &PairStep{
+		Kind: ev.Kind.String(), Check: ev.Check, Choices: ev.Choices, Ask: ev.Ask, Name: ev.Name, OS: ev.OS,
+	}
+	if !ev.Peer.IsZero() {
+		st.ID = ev.Peer.String()
+	}
+	if ev.Kind == pairing.EventFailed {
+		st.Reason = ev.Reason.String()
+	}
+	return st
+}
+
+// explainPair says what a failed pairing means and what to do.
+func explainPair(e *kith.PairError) *Error {
+	out := &Error{Kind: KindRefused}
+	switch e.Reason {
+	case pairing.WrongCheck:
+		out.Text, out.Hint = "wrong check number, three times", "the two devices may not be talking to each other: start again with a new code"
+	case pairing.Expired:
+		out.Kind, out.Text, out.Hint = KindNotFound, "the code has expired", "make a new one with kith pair"
+	case pairing.CodeUsed:
+		out.Kind, out.Text = KindNotFound, "the code has been used by another device already"
+		out.Hint = "if that device is not yours, answer no on the device that shows the code; then make a new one with kith pair"
+	case pairing.NobodyThere:
+		out.Kind, out.Text = KindNotFound, "nobody with this code was found"
+		out.Hint = "is kith pair still waiting on the other device, on the same network or broker, with this very code? For a number, both clocks must show the right day"
+	case pairing.Refused:
+		out.Text, out.Hint = "the other side said no", "start again with a new code"
+	case pairing.Cancelled:
+		out.Text = "cancelled"
+	case pairing.WrongDevice:
+		out.Text, out.Hint = "the device that answered is not the one that made the QR code", "somebody else may have seen the code: make a new one"
+	case pairing.Self:
+		out.Text, out.Hint = "the code was made by this very device", "enter it on the other one"
+	case pairing.StoreFailed:
+		out.Kind, out.Text, out.Hint = KindOther, "the pair could not be saved", "free disk space and check that the state directory can be written"
+	default:
+		out.Kind, out.Text = KindOther, e.Error()
+	}
+	if e.Err != nil {
+		out.Text += ": " + e.Err.Error()
+	}
+	return out
+}

@@ -1,0 +1,373 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/kithproject/kith"
+	"github.com/kithproject/kith/app/chat"
+	"github.com/kithproject/kith/app/forward"
+	"github.com/kithproject/kith/code"
+	"github.com/kithproject/kith/registry"
+)
+
+// A Server answers requests with a node and its apps. Close ends it.
+type Server struct {
+	node   *kith.Node
+	chat   *chat.Service
+	log    *slog.Logger
+	ctx    context.Context //nolint:containedctx // ends all requests; Close cancels it
+	cancel context.CancelFunc
+	stop   chan struct{} // closed when a client asks the daemon to end
+	once   sync.Once
+
+	mu     sync.Mutex // guards closed and orders wg.Go before Close's wait
+	closed bool
+	wg     sync.WaitGroup
+}
+
+// maxClients is how many requests run at once; a program that leaks
+// connections must not take the daemon down.
+const maxClients = 256
+
+// defaultWait is how long a request waits for a device, unless it says so.
+const defaultWait = 15 * time.Second
+
+// NewServer returns a server for a node, which it does not close. It takes
+// chat from other devices from now on. It errs if the chat port is taken.
+func NewServer(node *kith.Node, log *slog.Logger) (*Server, error) {
+	ln, err := node.Listen("tcp", ":"+strconv.Itoa(chat.Port))
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{node: node, log: log, stop: make(chan struct{})}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.chat = chat.New(chat.Config{
+		Listener: ln,
+		Dial: func(ctx context.Context, peer string) (net.Conn, error) {
+			return node.Dial(ctx, "tcp", net.JoinHostPort(peer, strconv.Itoa(chat.Port)))
+		},
+		Who: func(remote net.Addr) (string, bool) {
+			d, err := node.WhoIs(remote)
+			return d.ID.String(), err == nil && d.State == kith.Paired
+		},
+		Logger: log,
+	})
+	return s, nil
+}
+
+// Close ends all requests and waits for them. It errs if the chat's listener
+// cannot be closed.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.cancel()
+	s.wg.Wait()
+	return s.chat.Close()
+}
+
+// Stopped is closed when a client has asked the daemon to end.
+func (s *Server) Stopped() <-chan struct{} { return s.stop }
+
+// Listen makes the daemon's socket. A socket file that a killed daemon left is
+// replaced: the caller holds the directory's lock. It errs if the socket cannot
+// be made.
+func Listen(dir string) (net.Listener, error) {
+	path, err := SocketPath(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("control: replace the old socket: %w", err)
+	}
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("control: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		ln.Close()
+		return nil, fmt.Errorf("control: %w", err)
+	}
+	return ln, nil
+}
+
+// Serve takes requests from ln until Close; it closes ln. It returns nil after
+// Close, and the listener's error otherwise.
+func (s *Server) Serve(ln net.Listener) error {
+	defer context.AfterFunc(s.ctx, func() { ln.Close() })()
+	slots := make(chan struct{}, maxClients)
+	for {
+		conn, err := ln.Accept()
+		if err != nil {
+			if s.ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("control: %w", err)
+		}
+		select {
+		case slots <- struct{}{}:
+		case <-s.ctx.Done():
+			conn.Close()
+			return nil
+		}
+		if !s.run(conn, func() { <-slots }) {
+			conn.Close()
+		}
+	}
+}
+
+// take serves one connection; it reports false after Close.
+func (s *Server) take(conn net.Conn) bool { return s.run(conn, func() {}) }
+
+func (s *Server) run(conn net.Conn, done func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.wg.Go(func() {
+		defer done()
+		defer conn.Close()
+		defer context.AfterFunc(s.ctx, func() { conn.Close() })()
+		s.serve(conn)
+	})
+	return true
+}
+
+func (s *Server) serve(conn net.Conn) {
+	st := newStream(conn)
+	var req Request
+	if err := st.receive(&req); err != nil {
+		return
+	}
+	reply, err := s.answer(st, req)
+	if errors.Is(err, errTaken) {
+		return
+	}
+	if err != nil {
+		reply = Reply{Error: explain(err)}
+	}
+	reply.Done = true
+	if err := st.send(reply); err != nil {
+		s.log.Debug("reply not sent", "op", req.Op, "err", err)
+	}
+}
+
+// errTaken says that the connection was used for something else than a reply.
+var errTaken = errors.New("control: connection taken over")
+
+func (s *Server) answer(st *stream, req Request) (Reply, error) {
+	wait := req.Wait
+	if wait <= 0 {
+		wait = defaultWait
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, wait)
+	defer cancel()
+	switch req.Op {
+	case OpVersion:
+		return Reply{Text: kith.Version}, nil
+	case OpStatus:
+		status := s.node.Status()
+		return Reply{Status: &status}, nil
+	case OpRename:
+		return s.withDevice(req, func() error { return s.node.Rename(req.Device, req.Name) })
+	case OpAllow:
+		return s.withDevice(req, func() error { return s.node.Allow(req.Device, req.Port) })
+	case OpDeny:
+		return s.withDevice(req, func() error { return s.node.Deny(req.Device, req.Port) })
+	case OpUnpair:
+		return s.unpair(ctx, req)
+	case OpPing:
+		r, err := s.node.Ping(ctx, req.Device)
+		return Reply{Ping: &r}, err
+	case OpAsk:
+		return Reply{}, s.ask(ctx, req)
+	case OpDial:
+		return Reply{}, s.dial(ctx, st, req)
+	case OpOffer, OpJoin:
+		return s.pair(st, req)
+	case OpChat:
+		return s.converse(st, req, wait)
+	case OpEvents:
+		return s.follow(st)
+	case OpStop:
+		s.once.Do(func() { close(s.stop) })
+		return Reply{}, nil
+	}
+	return Reply{}, &Error{Kind: KindUsage, Text: fmt.Sprintf("the daemon does not know %q", req.Op), Hint: "it may be of another version: restart it with kith down and kith up"}
+}
+
+func (s *Server) withDevice(req Request, change func() error) (Reply, error) {
+	d, err := s.node.Device(req.Device)
+	if err != nil {
+		return Reply{}, err
+	}
+	if err := change(); err != nil {
+		return Reply{}, err
+	}
+	if now, err := s.node.Device(d.ID.String()); err == nil {
+		d = now
+	}
+	return Reply{Device: &d}, nil
+}
+
+func (s *Server) unpair(ctx context.Context, req Request) (Reply, error) {
+	d, err := s.node.Device(req.Device)
+	if err != nil {
+		return Reply{}, err
+	}
+	told, err := s.node.Unpair(ctx, req.Device)
+	return Reply{Device: &d, Told: told}, err
+}
+
+func (s *Server) ask(ctx context.Context, req Request) error {
+	conn, err := s.node.Dial(ctx, "tcp", net.JoinHostPort(req.Device, strconv.Itoa(forward.RightsPort)))
+	if err != nil {
+		return err
+	}
+	return forward.Ask(conn, req.Port)
+}
+
+func (s *Server) dial(ctx context.Context, st *stream, req Request) error {
+	far, err := s.node.Dial(ctx, "tcp", net.JoinHostPort(req.Device, strconv.Itoa(int(req.Port))))
+	if err != nil {
+		return err
+	}
+	if err := st.send(Reply{Done: true}); err != nil {
+		far.Close()
+		return errTaken
+	}
+	forward.Splice(s.ctx, st.raw(), far)
+	return errTaken
+}
+
+// inputs reads what the client says until the connection ends.
+func inputs(ctx context.Context, st *stream) <-chan Input {
+	ch := make(chan Input)
+	go func() { // ends with the connection, which the request's end closes
+		defer close(ch)
+		for {
+			var in Input
+			if st.receive(&in) != nil {
+				return
+			}
+			select {
+			case ch <- in:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return ch
+}
+
+func (s *Server) follow(st *stream) (Reply, error) {
+	ctx, cancel := context.WithCancel(s.ctx)
+	defer cancel()
+	in := inputs(ctx, st)
+	events, stop := s.node.Events()
+	defer stop()
+	for {
+		select {
+		case ev, ok := <-events:
+			if !ok {
+				return Reply{}, nil
+			}
+			if st.send(Reply{Event: &ev}) != nil {
+				return Reply{}, errTaken
+			}
+		case _, ok := <-in:
+			if !ok {
+				return Reply{}, errTaken
+			}
+		case <-s.ctx.Done():
+			return Reply{}, nil
+		}
+	}
+}
+
+func (s *Server) converse(st *stream, req Request, wait time.Duration) (Reply, error) {
+	d, err := s.node.Device(req.Device)
+	if err != nil {
+		return Reply{}, err
+	}
+	ctx, cancel := context.WithCancel(s.ctx)
+	defer cancel()
+	if err := st.send(Reply{Device: &d}); err != nil {
+		return Reply{}, errTaken
+	}
+	var mu sync.Mutex // orders writes to the client
+	reply := func(r Reply) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return st.send(r) == nil
+	}
+	reader := s.chat.Read(d.ID.String())
+	defer reader.Close()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() {
+		for {
+			m, err := reader.Next(ctx)
+			if err != nil || !reply(Reply{Chat: &m}) {
+				return
+			}
+		}
+	})
+	for in := range inputs(ctx, st) {
+		if in.Cancel {
+			return Reply{}, nil
+		}
+		sctx, cancel := context.WithTimeout(ctx, wait)
+		m, err := s.chat.Send(sctx, d.ID.String(), in.Text)
+		cancel()
+		r := Reply{Chat: &m}
+		if err != nil {
+			r = Reply{Text: in.Text, Error: explain(err)}
+		}
+		if !reply(r) {
+			break
+		}
+	}
+	return Reply{}, errTaken
+}
+
+// explain turns an error into what a person can act on.
+func explain(err error) *Error {
+	var (
+		done         *Error
+		notConnected *kith.NotConnectedError
+		pair         *kith.PairError
+		parse        *code.ParseError
+		ambiguous    *registry.AmbiguousError
+	)
+	switch {
+	case errors.As(err, &done):
+		return done
+	case errors.As(err, &notConnected):
+		return &Error{Kind: KindNotConnected, Text: notConnected.Device.Name + " is not connected: " + notConnected.Device.Looking,
+			Hint: "is kith up running there, and are both devices on one network or on a common broker?"}
+	case errors.As(err, &pair):
+		return explainPair(pair)
+	case errors.As(err, &parse):
+		return &Error{Kind: KindUsage, Text: parse.Error(), Hint: parse.Hint}
+	case errors.As(err, &ambiguous):
+		return &Error{Kind: KindUsage, Text: ambiguous.Error(), Hint: "name it in full, or give more of its ID"}
+	case errors.Is(err, registry.ErrNotFound):
+		return &Error{Kind: KindNotFound, Text: err.Error(), Hint: "kith devices lists the paired devices"}
+	case errors.Is(err, forward.ErrDenied):
+		return &Error{Kind: KindDenied, Text: err.Error()}
+	case errors.Is(err, forward.ErrClosed):
+		return &Error{Kind: KindNotFound, Text: err.Error()}
+	}
+	return &Error{Kind: KindOther, Text: err.Error()}
+}

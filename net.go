@@ -1,0 +1,261 @@
+package kith
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/kithproject/kith/app/forward"
+	"github.com/kithproject/kith/identity"
+	"github.com/kithproject/kith/link"
+	"github.com/kithproject/kith/registry"
+)
+
+// A NotConnectedError says that a device could not be reached in time, and what
+// was being waited for.
+type NotConnectedError struct {
+	Device Device
+	Err    error // the context's error
+}
+
+func (e *NotConnectedError) Error() string {
+	what := e.Device.Looking
+	if e.Device.State == NotFinished {
+		what = "pairing is not finished"
+	}
+	return fmt.Sprintf("kith: %s is not connected: %s", e.Device.Name, what)
+}
+
+// Unwrap returns the context's error.
+func (e *NotConnectedError) Unwrap() error { return e.Err }
+
+// ErrNetwork reports a network other than tcp.
+var ErrNetwork = errors.New("kith: only tcp, tcp6 and udp6 addresses exist inside the tunnel")
+
+// Dial connects to a port of a paired device, for example
+// Dial(ctx, "tcp", "laptop:22"); the host is a device's name (with or without
+// ".kith"), the start of its ID or its address. It waits for the device until
+// ctx ends and then errs with a *NotConnectedError. A port that the device does
+// not offer errs as refused, as TCP does everywhere.
+func (n *Node) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	if network != "tcp" && network != "tcp6" {
+		return nil, fmt.Errorf("%w: %q", ErrNetwork, network)
+	}
+	host, portText, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, fmt.Errorf("kith: dial: %w", err)
+	}
+	port, err := parsePort(portText)
+	if err != nil {
+		return nil, err
+	}
+	rec, err := n.find(strings.TrimSuffix(host, ".kith"))
+	if err != nil {
+		return nil, err
+	}
+	if err := n.await(ctx, rec); err != nil {
+		return nil, err
+	}
+	conn, err := n.tunnel.DialContext(ctx, network, netip.AddrPortFrom(rec.ID.Addr(), port))
+	if err != nil {
+		return nil, fmt.Errorf("kith: dial %s: %w", address, err)
+	}
+	return conn, nil
+}
+
+func parsePort(text string) (uint16, error) {
+	port, err := strconv.ParseUint(text, 10, 16)
+	if err != nil || port == 0 {
+		return 0, fmt.Errorf("kith: %q is not a port: a number from 1 to 65535 is", text)
+	}
+	return uint16(port), nil
+}
+
+// await waits until a device is connected.
+func (n *Node) await(ctx context.Context, rec registry.Device) error {
+	p := n.startPeer(rec)
+	if p == nil {
+		return fmt.Errorf("kith: %w", net.ErrClosed)
+	}
+	if err := p.await(ctx); err != nil {
+		return &NotConnectedError{Device: n.device(rec), Err: err}
+	}
+	return nil
+}
+
+// Listen accepts connections from every paired device on a port of this
+// device's tunnel address, for example Listen("tcp", ":80"). Use WhoIs on the
+// remote address to know who called. It errs for another network than tcp, and
+// if the port is taken.
+func (n *Node) Listen(network, address string) (net.Listener, error) {
+	if network != "tcp" && network != "tcp6" {
+		return nil, fmt.Errorf("%w: %q", ErrNetwork, network)
+	}
+	host, portText, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, fmt.Errorf("kith: listen: %w", err)
+	}
+	if host != "" && host != n.Addr().String() {
+		return nil, fmt.Errorf("kith: listen: %s is not this device's tunnel address: leave the host out", host)
+	}
+	port, err := parsePort(portText)
+	if err != nil {
+		return nil, err
+	}
+	return n.tunnel.Listen(network, port)
+}
+
+// WhoIs returns the device behind a remote address of a connection that came
+// through the tunnel. It errs with registry.ErrNotFound if there is none.
+func (n *Node) WhoIs(addr net.Addr) (Device, error) {
+	ap, err := netip.ParseAddrPort(addr.String())
+	if err != nil {
+		return Device{}, fmt.Errorf("kith: %w: %s", registry.ErrNotFound, addr)
+	}
+	return n.Device(ap.Addr().String())
+}
+
+// A PingResult is one round trip through the tunnel.
+type PingResult struct {
+	Device string        `json:"device"`
+	RTT    time.Duration `json:"rtt_ns"` // nanoseconds in JSON
+	Path   *link.Path    `json:"path"`   // the one selected at the time
+}
+
+// Ping sends one echo request through the tunnel, over WireGuard. It waits for
+// the device to be connected. It errs as Dial does, or with the context's error
+// if no answer came.
+func (n *Node) Ping(ctx context.Context, ref string) (PingResult, error) {
+	rec, err := n.find(ref)
+	if err != nil {
+		return PingResult{}, err
+	}
+	if err := n.await(ctx, rec); err != nil {
+		return PingResult{}, err
+	}
+	rtt, err := n.tunnel.Ping(ctx, rec.ID.Addr())
+	if err != nil {
+		return PingResult{}, fmt.Errorf("kith: no answer from %s through the tunnel: %w", rec.Name, err)
+	}
+	return PingResult{Device: rec.Name, RTT: rtt, Path: n.device(rec).Path}, nil
+}
+
+// forwards are the connections from other devices to this machine's localhost,
+// so that withdrawing a right ends them.
+type forwards struct {
+	mu   sync.Mutex
+	open map[forwardKey]map[io.Closer]struct{}
+}
+
+type forwardKey struct {
+	id   identity.DeviceID
+	port uint16
+}
+
+func (f *forwards) add(key forwardKey, c io.Closer) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.open == nil {
+		f.open = make(map[forwardKey]map[io.Closer]struct{})
+	}
+	if f.open[key] == nil {
+		f.open[key] = make(map[io.Closer]struct{})
+	}
+	f.open[key][c] = struct{}{}
+}
+
+func (f *forwards) remove(key forwardKey, c io.Closer) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.open[key], c)
+	if len(f.open[key]) == 0 {
+		delete(f.open, key)
+	}
+}
+
+func (f *forwards) closeAll(id identity.DeviceID, port uint16) {
+	f.mu.Lock()
+	conns := f.open[forwardKey{id, port}]
+	delete(f.open, forwardKey{id, port})
+	f.mu.Unlock()
+	for c := range conns {
+		c.Close()
+	}
+}
+
+// acceptForward decides on a connection to a port that no listener of this
+// program holds: a port of localhost that was allowed is reached, any other is
+// refused.
+func (n *Node) acceptForward(from identity.DeviceID, port uint16, accept func() (net.Conn, error)) bool {
+	if !n.allowed(from, port) {
+		n.refused(from, port)
+		return false
+	}
+	local, err := forward.DialLocal(n.ctx, port)
+	if err != nil {
+		n.cfg.Logger.Info("allowed port has no listener", "peer", from.Short(), "port", port, "err", err)
+		return false
+	}
+	err = n.start(func() {
+		defer local.Close()
+		conn, err := accept()
+		if err != nil {
+			return
+		}
+		key := forwardKey{from, port}
+		n.forwards.add(key, conn)
+		defer n.forwards.remove(key, conn)
+		if !n.allowed(from, port) { // denied between the check and here
+			conn.Close()
+			return
+		}
+		forward.Splice(n.ctx, conn, local)
+	})
+	if err != nil {
+		local.Close()
+		return false
+	}
+	return true
+}
+
+func (n *Node) allowed(id identity.DeviceID, port uint16) bool {
+	rec, ok := n.store.ByID(id)
+	return ok && rec.State == registry.Active && slices.Contains(rec.Ports, port)
+}
+
+func (n *Node) refused(id identity.DeviceID, port uint16) {
+	if rec, ok := n.store.ByID(id); ok {
+		n.events.publish(Event{
+			Time: time.Now(), Kind: EventRefused, Device: n.device(rec),
+			Detail: fmt.Sprintf("port %d is not allowed; to allow it: kith allow %s %d", port, rec.Name, port),
+		})
+	}
+}
+
+// serveRights answers a connected device that asks whether it may reach a port,
+// so that it can tell its user more than "refused".
+func (n *Node) serveRights() error {
+	ln, err := n.tunnel.Listen("tcp", forward.RightsPort)
+	if err != nil {
+		return err
+	}
+	n.wg.Go(func() {
+		<-n.ctx.Done()
+		ln.Close()
+	})
+	n.wg.Go(func() {
+		forward.ServeRights(n.ctx, ln, func(remote netip.Addr, port uint16) bool {
+			id, ok := n.tunnel.Peer(remote)
+			return ok && n.allowed(id, port)
+		})
+	})
+	return nil
+}

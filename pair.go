@@ -1,0 +1,435 @@
+package kith
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/kithproject/kith/code"
+	"github.com/kithproject/kith/identity"
+	"github.com/kithproject/kith/internal/wire"
+	"github.com/kithproject/kith/pairing"
+	"github.com/kithproject/kith/registry"
+	"github.com/kithproject/kith/rendezvous"
+)
+
+// OfferConfig says how to offer a pairing. The zero value shows twelve words
+// and a QR code for ten minutes and asks for the check number.
+type OfferConfig struct {
+	// Method is MethodWords (default; the same code also has a QR form),
+	// MethodQR or MethodNumber.
+	Method code.Method
+	// Lifetime of the code. Default 10 minutes; 1 to 60, for a number at most 15.
+	Lifetime time.Duration
+	// AutoAccept pairs with the first device that proves the code, without a
+	// check number: only for words and QR codes, and only where nobody else can
+	// have seen them.
+	AutoAccept bool
+}
+
+// JoinConfig says how to use a code from the other device.
+type JoinConfig struct {
+	// AutoAccept pairs without asking this side's user.
+	AutoAccept bool
+}
+
+// A PairEvent is one step of a pairing, for the person who waits.
+type PairEvent struct {
+	Kind    pairing.EventKind
+	Check   string   // the six digits, with EventCheck
+	Choices []string // four check numbers to pick from, with EventCheck on the offering side
+	Ask     bool     // Accept must be called, with EventCheck
+	Peer    identity.DeviceID
+	Name    string         // what the other device calls itself
+	OS      string         // its operating system
+	Reason  pairing.Reason // with EventFailed
+}
+
+// A PairError says why a pairing ended without a pair.
+type PairError struct {
+	Reason pairing.Reason
+	Err    error // what lies beneath, if anything does
+}
+
+func (e *PairError) Error() string {
+	if e.Err != nil {
+		return fmt.Sprintf("kith: pairing failed: %s: %v", e.Reason, e.Err)
+	}
+	return fmt.Sprintf("kith: pairing failed: %s", e.Reason)
+}
+
+// Unwrap returns the cause, which may be nil.
+func (e *PairError) Unwrap() error { return e.Err }
+
+// ErrCheck reports check digits that are not those of the other device.
+var ErrCheck = pairing.ErrCheck
+
+// A Pairing is one pairing under way. Its methods are safe for concurrent use.
+type Pairing struct {
+	n       *Node
+	code    code.Code
+	machine *pairing.Machine
+	box     *mailbox
+	ctx     context.Context //nolint:containedctx // ends with the pairing
+	cancel  context.CancelFunc
+	events  chan PairEvent
+	done    chan struct{} // closed when device or err is set
+	settled chan struct{} // closed when the other side is known to be paired too
+	ended   chan struct{} // closed when the goroutine is gone
+
+	sessions []rendezvous.Session
+	pairID   registry.PairID // zero until a record exists
+
+	once   sync.Once // guards the outcome
+	device registry.Device
+	err    error
+}
+
+// Offer makes a code and waits for the device that gets it. The pairing ends
+// with ctx. It errs if the code cannot be made as asked.
+func (n *Node) Offer(ctx context.Context, cfg OfferConfig) (*Pairing, error) {
+	now := time.Now()
+	method := cfg.Method
+	if method == 0 {
+		method = code.MethodWords
+	}
+	c, err := code.New(method, code.Options{
+		Rand: rand.Reader, Now: now, Lifetime: cfg.Lifetime, Commit: n.ID().Commitment(), Endpoints: n.mediaEndpoints(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	keys, err := c.OfferKeys(now)
+	if err != nil {
+		return nil, err
+	}
+	return n.pair(ctx, c, pairing.Config{
+		Role: pairing.Offerer, Keys: keys, Method: method, Lifetime: c.Expiry().Sub(now), AutoAccept: cfg.AutoAccept,
+	})
+}
+
+// Join uses a code that another device shows. The pairing ends with ctx or when
+// the code expires. It errs if the code has expired.
+func (n *Node) Join(ctx context.Context, c code.Code, cfg JoinConfig) (*Pairing, error) {
+	now := time.Now()
+	if c.Expired(now) {
+		return nil, &PairError{Reason: pairing.Expired}
+	}
+	keys, err := c.Keys(now)
+	if err != nil {
+		return nil, err
+	}
+	pc := pairing.Config{
+		Role: pairing.Joiner, Keys: []code.Keys{keys}, Method: c.Method(), Lifetime: joinLifetime, AutoAccept: cfg.AutoAccept,
+	}
+	if commit, ok := c.Commit(); ok {
+		pc.Commit = &commit
+	}
+	return n.pair(ctx, c, pc)
+}
+
+// joinLifetime is how long a joiner looks for the other side: as long as the
+// longest code lives.
+const joinLifetime = 10 * time.Minute
+
+// mediaEndpoints are the addresses that a QR code carries.
+func (n *Node) mediaEndpoints() []netip.AddrPort { return n.media.Endpoints() }
+
+func (n *Node) pair(ctx context.Context, c code.Code, cfg pairing.Config) (*Pairing, error) {
+	now := time.Now()
+	cfg.Identity, cfg.Rand = n.id, rand.Reader
+	cfg.Info = pairing.Info{
+		Name: n.cfg.Name, OS: runtime.GOOS, WireGuard: n.id.WireGuardPublic(), Version: Version, Day: wire.Day(now),
+	}
+	m, err := pairing.New(cfg, now)
+	if err != nil {
+		return nil, err
+	}
+	p := &Pairing{
+		n: n, code: c, machine: m, box: newMailbox(), events: make(chan PairEvent, eventQueue),
+		done: make(chan struct{}), settled: make(chan struct{}), ended: make(chan struct{}),
+	}
+	p.ctx, p.cancel = context.WithCancel(n.ctx)
+	stop := context.AfterFunc(ctx, func() { p.Cancel() })
+	for _, k := range cfg.Keys {
+		s, err := n.media.Join(p.ctx, rendezvous.Point{
+			Topic: k.Topic, Endpoints: c.Endpoints(), Announce: cfg.Role == pairing.Offerer,
+		})
+		if err != nil {
+			p.cancel()
+			p.closeSessions()
+			return nil, fmt.Errorf("kith: pair: %w", err)
+		}
+		p.sessions = append(p.sessions, s)
+	}
+	if err := n.start(func() { defer stop(); p.run() }); err != nil {
+		p.cancel()
+		p.closeSessions()
+		return nil, err
+	}
+	return p, nil
+}
+
+// Code returns the code of this pairing.
+func (p *Pairing) Code() code.Code { return p.code }
+
+// Events returns the pairing's steps; the channel is closed when it has ended.
+func (p *Pairing) Events() <-chan PairEvent { return p.events }
+
+// Accept confirms the other device. The side that shows the code passes the six
+// digits that the other side shows; the joining side passes "". It errs with
+// ErrCheck for other digits (the third time ends the pairing), and if there is
+// nobody to accept.
+func (p *Pairing) Accept(check string) error {
+	result := make(chan error, 1)
+	p.box.post(func() { result <- p.machine.Accept(time.Now(), check) })
+	select {
+	case err := <-result:
+		return err
+	case <-p.ended:
+		return fmt.Errorf("kith: accept: the pairing has ended: %w", net.ErrClosed)
+	}
+}
+
+// Cancel ends the pairing and tells the other side. After the record has become
+// durable on both sides it changes nothing: use Unpair.
+func (p *Pairing) Cancel() {
+	p.box.post(func() { p.machine.Reject(time.Now()) })
+}
+
+// Wait returns the paired device. It errs with a *PairError if the pairing
+// failed, or with the context's error.
+func (p *Pairing) Wait(ctx context.Context) (Device, error) {
+	select {
+	case <-p.done:
+		if p.err != nil {
+			return Device{}, p.err
+		}
+		return p.n.device(p.device), nil
+	case <-ctx.Done():
+		return Device{}, ctx.Err()
+	}
+}
+
+// Settle waits until the other device has confirmed that it is paired too, or
+// until ctx ends. A program that ends right after Wait should call it.
+func (p *Pairing) Settle(ctx context.Context) {
+	select {
+	case <-p.settled:
+	case <-p.ended:
+	case <-ctx.Done():
+	}
+}
+
+// Close cancels the pairing if it has no result yet, and waits for its
+// goroutines. A pair that is durable here and not yet confirmed stays "not
+// finished" and goes on by itself.
+func (p *Pairing) Close() {
+	p.Cancel()
+	select {
+	case <-p.done:
+	case <-p.ended:
+	case <-time.After(time.Second):
+	}
+	p.cancel()
+	<-p.ended
+}
+
+// An arrival is one frame on one of the code's topics.
+type arrival struct {
+	topic int
+	frame []byte
+}
+
+// linger is how long a finished pairing goes on answering on the code's topic:
+// the other side may have lost the last message.
+const linger = 15 * time.Second
+
+func (p *Pairing) run() {
+	defer close(p.ended)
+	defer close(p.events)
+	defer p.finish(&PairError{Reason: pairing.Cancelled})
+	defer p.n.forget(p)
+	p.n.track(p)
+
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer p.closeSessions()
+	defer p.cancel()
+	in := make(chan arrival)
+	for i, s := range p.sessions {
+		wg.Go(func() { p.receive(i, s, in) })
+	}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var lingering <-chan time.Time
+	for {
+		select {
+		case <-p.ctx.Done():
+			return
+		case <-lingering:
+			return
+		case a := <-in:
+			p.machine.Receive(time.Now(), a.topic, a.frame)
+		case <-p.box.wake:
+			p.box.run()
+		case now := <-timer.C:
+			p.machine.Tick(now)
+		}
+		p.drain()
+		if lingering == nil {
+			select {
+			case <-p.done:
+				lingering = time.After(linger)
+			default:
+			}
+		}
+		if next := p.machine.Next(); next.IsZero() {
+			timer.Stop()
+		} else {
+			timer.Reset(time.Until(next))
+		}
+	}
+}
+
+func (p *Pairing) receive(topic int, s rendezvous.Session, in chan<- arrival) {
+	for {
+		msg, err := s.Receive(p.ctx)
+		if err != nil {
+			return
+		}
+		select {
+		case in <- arrival{topic, msg.Frame}:
+		case <-p.ctx.Done():
+			return
+		}
+	}
+}
+
+// drain carries out what the machine wants, in order.
+func (p *Pairing) drain() {
+	for {
+		act, ok := p.machine.Poll()
+		if !ok {
+			return
+		}
+		switch act.Kind {
+		case pairing.ActionSend:
+			if err := p.sessions[act.Topic].Publish(p.ctx, act.Frame); err != nil {
+				p.n.cfg.Logger.Debug("frame not sent", "err", err)
+			}
+		case pairing.ActionStore:
+			p.machine.Stored(time.Now(), act.Record.State, p.store(act.Record))
+		case pairing.ActionEvent:
+			p.report(act.Event)
+		}
+	}
+}
+
+// store makes a record durable and lets the pair's own peer take part.
+func (p *Pairing) store(rec pairing.Record) error {
+	dev := record(rec, time.Now())
+	if old, ok := p.n.store.Get(dev.PairID); ok {
+		if old.State == registry.Tomb {
+			return errors.New("kith: the pair was ended")
+		}
+		if old.State != dev.State && old.State != registry.Active {
+			if _, err := p.n.store.Update(dev.PairID, func(d *registry.Device) { d.State = dev.State }); err != nil {
+				return err
+			}
+		}
+	} else if _, err := p.n.store.Put(dev); err != nil {
+		return err
+	}
+	p.pairID = dev.PairID
+	if stored, ok := p.n.store.Get(dev.PairID); ok {
+		peer := p.n.startPeer(stored)
+		if peer == nil {
+			return fmt.Errorf("kith: %w", net.ErrClosed)
+		}
+		peer.post(peer.reload)
+	}
+	return nil
+}
+
+func record(rec pairing.Record, now time.Time) registry.Device {
+	return registry.Device{
+		PairID: rec.PairID, State: registry.State(rec.State), ID: rec.Peer, WireGuard: rec.PeerInfo.WireGuard,
+		Name: rec.PeerInfo.Name, PeerName: rec.PeerInfo.Name, OS: rec.PeerInfo.OS,
+		Joiner: rec.Role == pairing.Joiner, Method: rec.Method.String(), Verified: rec.CheckVerified,
+		Chain: rec.Chain.Key, ChainDay: rec.Chain.Day, CommitJ: rec.CommitJ, CommitO: rec.CommitO,
+		Deadline: rec.Deadline, Created: now, Changed: now, LastSeen: now,
+		Skew: rec.PeerInfo.Day - wire.Day(now),
+	}
+}
+
+func (p *Pairing) report(ev pairing.Event) {
+	out := PairEvent{
+		Kind: ev.Kind, Check: ev.Check, Choices: ev.Choices, Ask: ev.NeedsCheck,
+		Peer: ev.Peer, Name: ev.PeerInfo.Name, OS: ev.PeerInfo.OS, Reason: ev.Reason,
+	}
+	select {
+	case p.events <- out:
+	default: // a reader that does not read loses steps, not the result
+	}
+	switch ev.Kind {
+	case pairing.EventPaired:
+		p.finish(nil)
+	case pairing.EventSettled:
+		closeOnce(p.settled)
+	case pairing.EventFailed:
+		p.finish(&PairError{Reason: ev.Reason})
+	}
+}
+
+// finish sets the outcome; the first one counts.
+func (p *Pairing) finish(err error) {
+	p.once.Do(func() {
+		if err == nil {
+			p.device, _ = p.n.store.Get(p.pairID)
+		} else {
+			p.err = err
+		}
+		close(p.done)
+	})
+}
+
+func (p *Pairing) closeSessions() {
+	for _, s := range p.sessions {
+		if err := s.Close(); err != nil {
+			p.n.cfg.Logger.Debug("session not closed", "err", err)
+		}
+	}
+}
+
+func (n *Node) track(p *Pairing) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.pairings[p] = struct{}{}
+}
+
+func (n *Node) forget(p *Pairing) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.pairings, p)
+}
+
+// promoted tells a pairing under way that its pair became active on the pair's
+// own topics.
+func (n *Node) promoted(id registry.PairID) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for p := range n.pairings {
+		p.box.post(func() {
+			if p.pairID == id {
+				p.machine.Promoted(time.Now())
+			}
+		})
+	}
+}
