@@ -58,45 +58,6 @@ func onSocket(addr netip.AddrPort) place {
 	return place{addr: netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())}
 }
 
-// A pending ping has not been answered.
-type pending struct {
-	tx   txid
-	sent time.Time
-	size int
-}
-
-// A candidate is a place that may lead to the peer.
-type candidate struct {
-	place    place
-	named    bool // in the peer's present list; the others were learned
-	priority uint32
-	network  PathKind // by its address and our interfaces
-
-	attempts int           // small pings since it was restarted or lost
-	next     time.Time     // when the next small ping is due; zero: never
-	lastPing time.Time     // when the last small one was sent
-	pending  []pending     // oldest first
-	silent   time.Time     // when the oldest unanswered small ping was sent; zero: none is
-	via      conn.Endpoint // how its last pong came in; nil: the system chooses our address
-
-	usable   bool // it answered, and has not been given up since
-	worked   bool // it was usable once
-	lastPong time.Time
-	since    time.Time
-	barred   time.Time // until then it does not displace another path: it was left for silence
-	rtt      time.Duration
-	samples  int
-	kind     PathKind
-	local    netip.Addr
-	observed netip.AddrPort
-
-	size     int       // largest probe that was answered, in bytes
-	step     int       // index of the size to try
-	tries    int       // unanswered probes of that size
-	sizeNext time.Time // when the next large ping is due; zero: never
-	small    bool      // probes of data size were lost
-}
-
 // An outlet carries out what a checker decides.
 type outlet interface {
 	send(to place, via conn.Endpoint, p probe, size int) error // seal and send a probe
@@ -182,8 +143,18 @@ func (c *checker) setNetworks(now time.Time, n networks) {
 	c.networks = n
 	for _, cand := range c.all {
 		cand.network = n.kind(cand.place.addr.Addr(), netip.Addr{})
+		if !cand.usable {
+			continue
+		}
+		kind := n.kind(cand.place.addr.Addr(), cand.local)
+		if kind != cand.kind && cand == c.selected {
+			cand.kind = kind
+			c.out.event(Changed, c.path(cand))
+		}
+		cand.kind = kind
 	}
 	c.expand(now)
+	c.choose(now)
 }
 
 // setRemote replaces the candidates that the peer names.
@@ -311,63 +282,6 @@ func (c *checker) probe(now time.Time) {
 	}
 }
 
-// ping sends a small ping and says when the next one is due if nothing answers.
-func (c *checker) ping(now time.Time, cand *candidate) {
-	via := cand.via
-	if !cand.silent.IsZero() {
-		via = nil // perhaps our own address is what is wrong
-	} else {
-		cand.silent = now
-	}
-	cand.lastPing = now
-	cand.attempts++
-	c.sendPing(now, cand, via, smallProbe)
-	switch {
-	case cand.usable:
-		cand.next = now.Add(cand.patience())
-	case c.up && cand.attempts >= standbyTry:
-		cand.next = time.Time{}
-	default:
-		wait := lastRetry
-		if cand.attempts < 12 {
-			wait = min(firstRetry<<(cand.attempts-1), lastRetry)
-		}
-		cand.next = now.Add(c.jitter(wait))
-	}
-}
-
-// jitter spreads a timer by 10 %, so that many links, or both ends of one, do
-// not fall into step.
-func (c *checker) jitter(d time.Duration) time.Duration {
-	var raw [2]byte
-	c.read(raw[:])
-	return d - d/20 + d/10*time.Duration(binary.BigEndian.Uint16(raw[:]))/(1<<16)
-}
-
-func (c *checker) sendPing(now time.Time, cand *candidate, via conn.Endpoint, size int) {
-	c.seq++
-	p := probe{kind: ping, session: c.session, seq: c.seq}
-	c.read(p.tx[:])
-	if cand == c.selected {
-		p.flags |= flagSelected
-	}
-	cand.pending = append(cand.pending, pending{tx: p.tx, sent: now, size: size})
-	if len(cand.pending) > maxPending {
-		cand.pending = slices.Delete(cand.pending, 0, len(cand.pending)-maxPending)
-	}
-	if c.out.send(cand.place, via, p, size) != nil && via != nil {
-		// Our address of that time may be gone: let the system choose one.
-		cand.via = nil
-		_ = c.out.send(cand.place, nil, p, size)
-	}
-}
-
-// patience is how long an answer of this candidate is awaited before its
-// absence means something.
-func (cand *candidate) patience() time.Duration {
-	return min(max(4*cand.rtt, minPatience), maxPatience)
-}
-
 // onPing answers a ping, unless it is a replay or too many come.
 func (c *checker) onPing(now time.Time, from place, via conn.Endpoint, p probe) {
 	if !c.fresh(p.session, p.seq) {
@@ -451,55 +365,4 @@ func (c *checker) onPong(now time.Time, from place, via conn.Endpoint, p probe) 
 	}
 	c.choose(now)
 	c.tick(now)
-}
-
-func (c *checker) proved(now time.Time, cand *candidate, answered pending) {
-	sample := max(now.Sub(answered.sent), time.Microsecond)
-	if !cand.usable {
-		cand.usable, cand.worked, cand.since = true, true, now
-		cand.rtt, cand.samples = sample, 0
-		cand.restartSize(now)
-		c.out.admit(cand.place.addr, true)
-	}
-	if answered.size == smallProbe {
-		cand.rtt += (sample - cand.rtt) / 4
-		cand.samples++
-	}
-	cand.lastPong, cand.attempts = now, 0
-	switch {
-	case cand != c.selected && now.Before(cand.barred):
-		cand.next = cand.barred
-	case cand != c.selected:
-		cand.next = time.Time{}
-	case now.Before(c.activeUntil):
-		cand.next = now.Add(c.jitter(activePing))
-	default:
-		cand.next = now.Add(c.jitter(idlePing))
-	}
-	if cand == c.selected {
-		c.waiting = time.Time{}
-		c.out.answered()
-		if cand.silent.IsZero() {
-			c.alarm = time.Time{}
-		}
-	}
-	c.onSize(now, cand, answered.size)
-}
-
-// missed counts the small pings that should have been answered by now.
-func (cand *candidate) missed(now time.Time) int {
-	n := 0
-	for _, q := range cand.pending {
-		if q.size == smallProbe && now.Sub(q.sent) >= cand.patience() {
-			n++
-		}
-	}
-	return n
-}
-
-// lose gives up a candidate until it answers again.
-func (c *checker) lose(now time.Time, cand *candidate) {
-	cand.usable, cand.via, cand.pending, cand.silent = false, nil, nil, time.Time{}
-	cand.size, cand.small, cand.sizeNext = 0, false, time.Time{}
-	cand.attempts, cand.next = 0, now.Add(firstRetry)
 }

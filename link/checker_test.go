@@ -1,15 +1,9 @@
 package link
 
 import (
-	"errors"
-	"fmt"
 	"net/netip"
 	"testing"
 	"time"
-
-	"golang.zx2c4.com/wireguard/conn"
-
-	"github.com/kithproject/kith/internal/netmon"
 )
 
 // twoHomes are two devices on one LAN that also reach each other over the
@@ -319,122 +313,6 @@ func TestRoundTripHysteresis(t *testing.T) {
 	}
 }
 
-func TestReplaysAndFloods(t *testing.T) {
-	n, a, _ := twoHomes(t)
-	a.remotes(lanB)
-	n.run(time.Second)
-	elsewhere := func(i int) place {
-		return onSocket(netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, byte(i >> 8), byte(i)}), 999))
-	}
-	old := probe{kind: ping, session: 77, seq: 5}
-	a.onPing(n.now, elsewhere(0), nil, old)
-	pongs, size := a.pongs, len(a.all)
-	for i := range 1000 {
-		a.onPing(n.now, elsewhere(i), nil, old)
-	}
-	if a.pongs != pongs || len(a.all) != size {
-		t.Errorf("a replayed ping was answered: %d pongs, %d candidates", a.pongs-pongs, len(a.all)-size)
-	}
-	// New pings, as only the peer can make them, from ever new addresses.
-	pings := a.pings
-	for i := range 10000 {
-		a.onPing(n.now, elsewhere(i), nil, probe{kind: ping, session: 77, seq: uint64(10 + i)})
-		a.check(t)
-	}
-	if got := a.pongs - pongs; got > pongBurst {
-		t.Errorf("%d pongs at once, at most %d", got, pongBurst)
-	}
-	if got := a.pings - pings; got > pongBurst {
-		t.Errorf("%d pings sent, at most one per answered ping", got)
-	}
-	n.run(10 * time.Second)
-	if a.selectedAddr() != lanB || a.last().kind == Down {
-		t.Errorf("path moved: %v", a.events)
-	}
-	if a.fresh(a.session, 1) {
-		t.Error("our own ping was taken for the peer's")
-	}
-}
-
-func TestManyCandidatesAreBoundedAndPaced(t *testing.T) {
-	n, a, _ := twoHomes(t)
-	var list []namedAddr
-	for i := range 5000 {
-		list = append(list, namedAddr{addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, byte(i >> 8), byte(i)}), 7), priority: uint32(i)})
-	}
-	for range 10 {
-		a.setRemote(n.now, list)
-		a.probe(n.now)
-	}
-	n.run(0)
-	if a.pings > 1 {
-		t.Errorf("%d pings at once", a.pings)
-	}
-	n.run(maxRemote * pingPace)
-	if a.pings != maxRemote || len(a.all) != maxRemote {
-		t.Errorf("%d pings to %d candidates", a.pings, len(a.all))
-	}
-	if a.all[onSocket(list[4999].addr)] == nil || a.all[onSocket(list[0].addr)] != nil {
-		t.Error("not the candidates of highest priority were kept")
-	}
-}
-
-func TestAddressesThatCannotBePeers(t *testing.T) {
-	n, a, _ := twoHomes(t)
-	for _, s := range []string{"0.0.0.0:1", "[::]:1", "192.168.1.2:0", "224.0.0.1:5", "[ff02::1]:5", "[fe80::1]:5"} {
-		a.remotes(s)
-		if len(a.all) != 0 {
-			t.Errorf("%s became a candidate", s)
-		}
-	}
-	a.setRemote(n.now, []namedAddr{{}})
-	a.remotes("[::ffff:192.168.1.2]:2222")
-	if len(a.all) != 1 || a.all[onSocket(netip.MustParseAddrPort(lanB))] == nil {
-		t.Errorf("IPv4-mapped address: %v", a.all)
-	}
-}
-
-func TestLinkLocalOnEachInterface(t *testing.T) {
-	n := newSim(t)
-	a := n.add("a", []string{netA})
-	a.setNetworks(n.now, networks{
-		iface("eth0", "fe80::5/64"), iface("wlan0", "fe80::6/64"), iface("lo", "::1/128"),
-		{Name: "docker0", Up: true, Virtual: true, Addrs: []netip.Prefix{netip.MustParsePrefix("fe80::7/64")}},
-	})
-	a.remotes("[fe80::1]:9")
-	if len(a.all) != 2 || a.all[onSocket(netip.MustParseAddrPort("[fe80::1%wlan0]:9"))] == nil {
-		t.Errorf("candidates %v", a.all)
-	}
-	a.setNetworks(n.now, networks{iface("eth0", "fe80::5/64")})
-	if len(a.all) != 1 || a.all[onSocket(netip.MustParseAddrPort("[fe80::1%eth0]:9"))] == nil {
-		t.Errorf("after wlan0 went away: %v", a.all)
-	}
-}
-
-func TestSourceAddressThatIsGone(t *testing.T) {
-	n, a, _ := twoHomes(t)
-	a.remotes(lanB)
-	n.run(time.Second)
-	if a.data.via == nil {
-		t.Fatal("no source address after a pong")
-	}
-	gone := a.data.via
-	a.sendErr = func(_ place, via conn.Endpoint) error {
-		if via == gone {
-			return errors.New("cannot assign requested address")
-		}
-		return nil
-	}
-	a.sendFailed(n.now)
-	if a.data.via != nil {
-		t.Error("data still goes out from the address that is gone")
-	}
-	n.run(100 * time.Millisecond)
-	if a.data.via == nil || a.last().kind == Down {
-		t.Errorf("the path was not proven anew: %v", a.events)
-	}
-}
-
 func TestPeerThatMovedIsFollowed(t *testing.T) {
 	n, a, b := twoHomes(t)
 	a.remotes(lanB)
@@ -450,71 +328,6 @@ func TestPeerThatMovedIsFollowed(t *testing.T) {
 		t.Fatalf("a uses %s, b uses %s", a.selectedAddr(), b.selectedAddr())
 	}
 	t.Logf("b after %s, a after %s", b.last().at-left, a.last().at-left)
-}
-
-func TestKindOfPath(t *testing.T) {
-	ifs := networks{
-		iface("eth0", "192.168.1.5/24"), iface("eth0", "2001:db8:1::5/64"), iface("lo", "127.0.0.1/8"),
-		{Name: "wg0", Up: true, Virtual: true, Addrs: []netip.Prefix{netip.MustParsePrefix("10.9.0.5/24")}},
-		{Name: "up0", Up: true, Addrs: []netip.Prefix{netip.MustParsePrefix("10.8.0.5/0")}},
-	}
-	for _, tc := range []struct {
-		remote, local string
-		want          PathKind
-	}{
-		{"192.168.1.9", "", LAN},
-		{"192.168.1.9", "192.168.1.5", LAN},
-		{"192.168.2.9", "192.168.1.5", Direct},
-		{"2001:db8:1::9", "", LAN},
-		{"2001:db8:2::9", "2001:db8:1::5", Direct},
-		{"10.9.0.9", "", Virtual},
-		{"198.51.100.1", "10.9.0.5", Virtual}, // the default route is a VPN
-		{"127.0.0.1", "", Loopback},
-		{"192.168.1.5", "", Loopback}, // our own address: the peer runs here
-		{"fe80::9%eth0", "", LAN},
-		{"fe80::9%wg0", "", Virtual},
-	} {
-		var local netip.Addr
-		if tc.local != "" {
-			local = netip.MustParseAddr(tc.local)
-		}
-		if got := ifs.kind(netip.MustParseAddr(tc.remote), local); got != tc.want {
-			t.Errorf("%s from %q: %s, want %s", tc.remote, tc.local, got, tc.want)
-		}
-	}
-}
-
-func TestHostCandidates(t *testing.T) {
-	pfx := netip.MustParsePrefix
-	ifs := networks{
-		{Name: "lo", Up: true, Loopback: true, Addrs: []netip.Prefix{pfx("127.0.0.1/8"), pfx("::1/128")}},
-		{Name: "docker0", Up: true, Virtual: true, Addrs: []netip.Prefix{pfx("172.17.0.1/16")}},
-		{Name: "eth0", Up: true, Addrs: []netip.Prefix{pfx("fe80::5/64"), pfx("192.168.1.5/24"), pfx("192.168.1.5/32"), pfx("fd6b:6974:6800::1/40")}},
-		{Name: "eth1", Addrs: []netip.Prefix{pfx("10.0.0.1/8")}},
-	}
-	text := func(n networks, loopback bool) string {
-		s := ""
-		for _, c := range n.candidates(7, loopback) {
-			s += fmt.Sprintf("%s ", c.Addr)
-		}
-		return s
-	}
-	if got, want := text(ifs, false), "192.168.1.5:7 [fe80::5]:7 172.17.0.1:7 "; got != want {
-		t.Errorf("got %s, want %s", got, want)
-	}
-	if got, want := text(ifs, true), "192.168.1.5:7 [fe80::5]:7 172.17.0.1:7 127.0.0.1:7 [::1]:7 "; got != want {
-		t.Errorf("got %s, want %s", got, want)
-	}
-	if got, want := text(ifs[:1], false), "127.0.0.1:7 [::1]:7 "; got != want {
-		t.Errorf("with no network: got %s, want %s", got, want)
-	}
-	many := netmon.Interface{Name: "eth2", Up: true}
-	for i := range 100 {
-		many.Addrs = append(many.Addrs, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)}), 24))
-	}
-	if got := len(networks{many}.candidates(7, false)); got != maxRemote {
-		t.Errorf("%d candidates, at most %d", got, maxRemote)
-	}
 }
 
 func TestLossyPathDoesNotFlap(t *testing.T) {

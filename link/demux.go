@@ -147,6 +147,8 @@ func (s *Socket) divert(t *table, b []byte, ep conn.Endpoint) {
 // sourceOf returns the address a packet came from.
 func sourceOf(ep conn.Endpoint) netip.AddrPort {
 	switch ep := ep.(type) {
+	case *udpEndpoint:
+		return ep.remote
 	case *conn.StdNetEndpoint:
 		return ep.AddrPort
 	default:

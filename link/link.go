@@ -50,6 +50,10 @@ type Link struct {
 	keys   keyring  // owned by run
 	skew   int64    // the peer's day minus ours; owned by run
 
+	listing bool // our interfaces are being listed; owned by run
+	listed  chan networks
+	again   bool // the list is asked for once more; owned by run
+
 	inbox chan *datagram
 	wake  chan struct{}
 	stop  chan struct{}
@@ -110,7 +114,7 @@ func (s *Socket) NewLink(cfg Config) (*Link, error) {
 	}
 	l := &Link{
 		socket: s, cfg: cfg, inbox: make(chan *datagram, 64), wake: make(chan struct{}, 1),
-		stop: make(chan struct{}), done: make(chan struct{}), born: time.Now(),
+		listed: make(chan networks, 1), stop: make(chan struct{}), done: make(chan struct{}), born: time.Now(),
 	}
 	l.core = newChecker(l, rand.Reader, cfg.DataSize)
 	if err := l.renewKeys(); err != nil {
@@ -221,6 +225,11 @@ const trafficPeriod = 500 * time.Millisecond
 func (l *Link) run() {
 	defer close(l.done)
 	defer l.route.Store(nil)
+	defer func() {
+		if l.listing {
+			<-l.listed
+		}
+	}()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var looked time.Time // at the data counters
@@ -233,6 +242,12 @@ func (l *Link) run() {
 			l.socket.recycle(d)
 		case <-l.wake:
 			l.obey()
+		case n := <-l.listed:
+			l.listing = false
+			l.core.setNetworks(time.Now(), n)
+			if l.again {
+				l.list()
+			}
 		case <-timer.C:
 		}
 		if err := l.renewKeys(); err != nil {
@@ -286,7 +301,7 @@ func (l *Link) obey() {
 		l.skew = todo.peerDay - wire.Day(l.cfg.Now())
 	}
 	if todo.named || todo.probe {
-		l.core.setNetworks(now, l.socket.networks())
+		l.list()
 	}
 	if todo.named {
 		l.core.setRemote(now, todo.remote)
@@ -297,6 +312,17 @@ func (l *Link) obey() {
 	if todo.failed {
 		l.core.sendFailed(now)
 	}
+}
+
+// list has our interfaces listed. The system may take its time for that, as it
+// does while namespaces come and go, and pings must not wait for it.
+func (l *Link) list() {
+	l.again = l.listing
+	if l.listing {
+		return
+	}
+	l.listing = true
+	go func() { l.listed <- l.socket.networks() }() // run receives it, at the latest when it ends
 }
 
 // handle opens a datagram that carries one of our tags.

@@ -48,13 +48,13 @@ func newNode(t *testing.T, cfg SocketConfig, lcfg Config) *node {
 	t.Helper()
 	cfg.Loopback = true
 	n := &node{socket: NewSocket(cfg), events: make(chan Event, 256), data: make(chan string, 4096)}
-	n.open(t)
 	lcfg.Events = func(ev Event) { n.events <- ev }
 	var err error
 	if n.Link, err = n.socket.NewLink(lcfg); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(n.Close)
+	n.open(t)
 	return n
 }
 

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
 
@@ -43,10 +44,13 @@ type Socket struct {
 	pool  sync.Pool
 	stats counters
 
-	port  atomic.Uint32            // in use, or used last
-	live  atomic.Bool              // opened and not closed
-	table atomic.Pointer[table]    // what packets are matched against
-	nets  atomic.Pointer[networks] // our interfaces when they were last listed
+	port  atomic.Uint32         // in use, or used last
+	live  atomic.Bool           // opened and not closed
+	table atomic.Pointer[table] // what packets are matched against
+
+	listMu sync.Mutex // guards nets and asked
+	nets   networks   // our interfaces
+	asked  time.Time  // when they were
 
 	mu    sync.Mutex // guards the fields below, and writing table and port
 	epoch *epoch     // of the last Open; nil before it and after Close
@@ -85,19 +89,23 @@ func (s *Socket) Local() []signaling.Candidate {
 	return s.networks().candidates(port, s.cfg.Loopback)
 }
 
+// listAge is for how long a list of interfaces is good: less than the debounce
+// of who tells us that they changed, and enough that many links ask once.
+const listAge = 100 * time.Millisecond
+
 // networks lists our interfaces, or returns the last list if the system refuses.
 func (s *Socket) networks() networks {
-	list, err := s.look()
-	if err == nil {
-		n := networks(list)
-		s.nets.Store(&n)
-		return n
+	s.listMu.Lock()
+	defer s.listMu.Unlock()
+	if asked := time.Now(); asked.Sub(s.asked) > listAge {
+		list, err := s.look()
+		if err != nil {
+			s.log.Warn("interfaces not listed", "err", err)
+			return s.nets
+		}
+		s.nets, s.asked = list, asked
 	}
-	s.log.Warn("interfaces not listed", "err", err)
-	if n := s.nets.Load(); n != nil {
-		return *n
-	}
-	return nil
+	return s.nets
 }
 
 // An epoch lasts from an Open to the Close after it.
