@@ -19,10 +19,10 @@ type Method uint8
 
 // The methods. MethodShort is reserved and not made or read here.
 const (
-	MethodWords  Method = 1 // unit: none; 12 words
-	MethodQR     Method = 2 // unit: none; QR code or URI
-	MethodNumber Method = 3 // unit: none; 20 digits
-	MethodShort  Method = 4 // unit: none; reserved for 4 digits and 3 words
+	MethodWords  Method = 1 // 12 words
+	MethodQR     Method = 2 // QR code or URI
+	MethodNumber Method = 3 // 20 digits
+	MethodShort  Method = 4 // reserved for 4 digits and 3 words
 )
 
 // String returns "words", "qr", "number" or "short", as the transcript names

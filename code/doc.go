@@ -19,6 +19,9 @@
 //	...
 //	keys, err := typed.Keys(time.Now())
 //
+// Code.QR, RenderTerminal and WritePNG draw the URI as a QR code; package
+// code/scan reads one from a picture.
+//
 // A code is never pairing by itself: what its Keys open, package pairing
 // proves. A Code and its Keys print as "redacted", and no Error method repeats
 // what was typed.

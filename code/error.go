@@ -11,19 +11,19 @@ type Kind uint8
 
 // The kinds of ParseError.
 const (
-	KindForm       Kind = iota + 1 // unit: none; not like any form of code
-	KindEmpty                      // unit: none; nothing but spaces
-	KindTooLong                    // unit: none; longer than any code
-	KindWord                       // unit: none; a word is not in the list, see Position and Suggestions
-	KindWordCount                  // unit: none; not 12 words
-	KindWordSum                    // unit: none; all words are in the list but do not fit together
-	KindDigitCount                 // unit: none; not 20 digits
-	KindDigitSum                   // unit: none; 20 digits, one mistyped or two swapped
-	KindURI                        // unit: none; a kith URI that is cut off or damaged
-	KindVersion                    // unit: none; made by a version of kith that this one cannot read
-	KindLink                       // unit: none; a web link, which is never a code
-	KindEndpoint                   // unit: none; a URI with an address outside local networks
-	KindExpired                    // unit: none; a URI that says it is too old; the Code is returned all the same
+	KindForm       Kind = iota + 1 // not like any form of code
+	KindEmpty                      // nothing but spaces
+	KindTooLong                    // longer than any code
+	KindWord                       // a word is not in the list, see Position and Suggestions
+	KindWordCount                  // not 12 words
+	KindWordSum                    // all words are in the list but do not fit together
+	KindDigitCount                 // not 20 digits
+	KindDigitSum                   // 20 digits, one mistyped or two swapped
+	KindURI                        // a kith URI that is cut off or damaged
+	KindVersion                    // made by a version of kith that this one cannot read
+	KindLink                       // a web link, which is never a code
+	KindEndpoint                   // a URI with an address outside local networks
+	KindExpired                    // a URI that says it is too old; the Code is returned all the same
 )
 
 // A ParseError says why a text is not a code and what to do about it. Error and
