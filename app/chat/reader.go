@@ -62,6 +62,15 @@ func (r *Reader) Next(ctx context.Context) (Message, error) {
 	}
 }
 
+// Drain returns the lines that are there, without waiting.
+func (r *Reader) Drain() []Message {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := r.queue
+	r.queue = nil
+	return all
+}
+
 // Close ends the reading. Lines that were not taken wait for the next reader.
 func (r *Reader) Close() {
 	s := r.s

@@ -107,6 +107,11 @@ func (e *env) sendLines(ctx context.Context, call *control.Call, answered <-chan
 			<-ctx.Done()
 			return last
 		case err == io.EOF:
+			if err := call.Send(control.Input{Cancel: true}); err != nil {
+				return err
+			}
+			for range answered { //nolint:revive // until all that waited has been shown
+			}
 			return last
 		case err != nil:
 			return nil // interrupted: the ordinary end

@@ -324,12 +324,17 @@ func (s *Server) converse(st *stream, req Request, wait time.Duration) (Reply, e
 		}
 	})
 	for in := range inputs(ctx, st) {
-		if in.Cancel {
+		if in.Cancel { // the end: whatever waited is still shown
+			cancel()
+			wg.Wait()
+			for _, m := range reader.Drain() {
+				reply(Reply{Chat: &m})
+			}
 			return Reply{}, nil
 		}
-		sctx, cancel := context.WithTimeout(ctx, wait)
+		sctx, sent := context.WithTimeout(ctx, wait)
 		m, err := s.chat.Send(sctx, d.ID.String(), in.Text)
-		cancel()
+		sent()
 		r := Reply{Chat: &m}
 		if err != nil {
 			r = Reply{Text: in.Text, Error: explain(err)}
