@@ -1,0 +1,63 @@
+# make help says what there is.
+GO      ?= go
+FUZZ    ?= 5s
+ROOT    := $(shell [ "$$(id -u)" = 0 ] && [ "$$(uname)" = Linux ] && echo yes)
+TARGETS := linux/amd64 linux/arm64 linux/arm darwin/amd64 darwin/arm64 windows/amd64 freebsd/amd64 android/arm64
+LINT    := $(GO) tool -modfile=tools/go.mod
+
+.PHONY: help build demo test race fuzz models bench cross lint deps
+help: ## this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 10
+
+build: ## build ./kith
+	$(GO) build -trimpath -o kith ./cmd/kith
+
+demo: ## two devices on this machine, from pairing to unpairing
+	$(GO) run ./cmd/kith demo
+
+deps: ## as root on Debian: install what the network tests need
+	@if [ "$(ROOT)" = yes ] && command -v apt-get >/dev/null; then \
+		missing=""; \
+		command -v mosquitto >/dev/null || missing="$$missing mosquitto"; \
+		command -v spin >/dev/null || missing="$$missing spin"; \
+		command -v nft >/dev/null || missing="$$missing nftables"; \
+		command -v ip >/dev/null || missing="$$missing iproute2"; \
+		command -v gcc >/dev/null || missing="$$missing gcc libc6-dev"; \
+		command -v curl >/dev/null || missing="$$missing curl"; \
+		if [ -n "$$missing" ]; then \
+			echo "installing:$$missing"; \
+			export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1; \
+			apt-get -qq update && apt-get -qq install -y --no-install-recommends $$missing >/dev/null; \
+		fi; \
+	fi
+
+test: deps ## every test that this machine allows, and what was skipped
+	$(GO) test -shuffle=on -timeout 14m -json ./... | $(GO) run ./internal/testreport
+
+race: deps ## the same with the race detector
+	$(GO) test -race -shuffle=on -timeout 25m -json ./... | $(GO) run ./internal/testreport
+
+fuzz: ## each fuzz target for FUZZ (5s)
+	@$(GO) list -f '{{.Dir}} {{.ImportPath}}' ./... | while read -r dir pkg; do \
+		for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' $$dir/*_test.go 2>/dev/null | cut -c6-); do \
+			echo "fuzz $$pkg $$f"; \
+			$(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZ) $$pkg || exit 1; \
+		done; \
+	done
+
+models: deps ## the SPIN models of the commit phase
+	$(GO) test -count=1 -v ./models
+
+bench: deps ## benchmarks; the data path's needs root on Linux
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+	$(GO) run ./internal/bench
+
+cross: ## build for every platform
+	@for t in $(TARGETS); do \
+		echo "build $$t"; \
+		CGO_ENABLED=0 GOOS=$${t%/*} GOARCH=$${t#*/} $(GO) build -o /dev/null ./cmd/kith || exit 1; \
+		CGO_ENABLED=0 GOOS=$${t%/*} GOARCH=$${t#*/} $(GO) vet -unsafeptr=false ./... || exit 1; \
+	done
+
+lint: ## golangci-lint with the reasons in .golangci.yml (compiles for minutes at first)
+	$(LINT) golangci-lint run ./...

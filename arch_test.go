@@ -1,0 +1,245 @@
+package kith_test
+
+import (
+	"fmt"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/kithproject/kith"
+
+// mayImport says what of this module a package may import: only what comes
+// before it on the way of the data. "*" is everything. Every package must be
+// here.
+var mayImport = map[string][]string{
+	"internal/wire":             {},
+	"internal/netmon":           {},
+	"internal/testreport":       {},
+	"internal/nettest":          {},
+	"identity":                  {},
+	"code":                      {"internal/wire"},
+	"code/scan":                 {"code"},
+	"rendezvous":                {},
+	"rendezvous/rendezvoustest": {"rendezvous"},
+	"rendezvous/lan":            {"rendezvous", "internal/netmon"},
+	"rendezvous/mqtt":           {"rendezvous"},
+	"pairing":                   {"identity", "code", "internal/wire"},
+	"registry":                  {"identity"},
+	"signaling":                 {"identity", "rendezvous", "pairing", "internal/wire"},
+	"link":                      {"identity", "signaling", "internal/netmon", "internal/wire"},
+	"tunnel":                    {"identity"},
+	"app/chat":                  {},
+	"app/forward":               {},
+	"models":                    {},
+	".": {
+		"identity", "code", "rendezvous", "rendezvous/lan", "pairing", "registry", "signaling", "link", "tunnel",
+		"app/forward", "internal/netmon", "internal/wire",
+	},
+	"internal/control": {"*"},
+	"internal/cli":     {"*"},
+	"internal/bench":   {"*"},
+	"cmd/kith":         {"internal/cli"},
+}
+
+// testHelpers may be imported by any test.
+var testHelpers = []string{"rendezvous/rendezvoustest", "internal/nettest"}
+
+// home says which packages may import a third-party module: each heavy or
+// delicate one stays behind a few. Tests may import the test libraries anywhere.
+var home = map[string][]string{
+	"github.com/flynn/noise":         {"pairing"},
+	"github.com/fxamacker/cbor/v2":   {"pairing", "registry", "signaling"},
+	"github.com/eclipse/paho.golang": {"rendezvous/mqtt"},
+	"github.com/makiuchi-d/gozxing":  {"code/scan"},
+	"rsc.io/qr":                      {"code"},
+	"github.com/spf13/cobra":         {"internal/cli"},
+	"github.com/vishvananda/netlink": {"internal/netmon", "internal/nettest"},
+	"github.com/vishvananda/netns":   {"internal/nettest"},
+	"github.com/wlynxg/anet":         {"internal/netmon"},
+	"golang.org/x/term":              {"internal/cli"},
+	"golang.org/x/crypto":            {"code", "pairing", "internal/wire", "link"},
+	"golang.org/x/net":               {"rendezvous/lan", "link"},
+	"golang.org/x/sys":               {".", "rendezvous/lan", "link", "internal/cli"},
+	"golang.zx2c4.com/wireguard":     {"link", "tunnel", "internal/bench"},
+	"gvisor.dev/gvisor":              {"tunnel"},
+}
+
+var testOnly = []string{
+	"go.uber.org/goleak", "pgregory.net/rapid", "github.com/rogpeppe/go-internal", "github.com/mochi-mqtt/server/v2",
+}
+
+// banned are imports that nobody needs here, and imports that a pure package
+// must not have.
+var banned = map[string]map[string]string{
+	"*": {
+		"log": "use log/slog", "math/rand": "use math/rand/v2 or crypto/rand", "io/ioutil": "use io and os",
+	},
+	"pairing":  {"net": "a state machine has no sockets", "os": "a state machine has no files"},
+	"code":     {"net": "no I/O", "os": "no I/O"},
+	"tunnel":   {"os/exec": "nothing is run"},
+	"app/chat": {"os": "an app is given what it needs"},
+}
+
+// maxLines is how long a file may be, in lines.
+const maxLines = 500
+
+// longFiles are the exceptions, each with its reason.
+var longFiles = map[string]string{}
+
+// A source is one file, as far as this test cares.
+type source struct {
+	dir     string // "." is the root
+	name    string
+	imports []string
+	lines   int
+}
+
+// sources reads every Go file of the module, for every operating system.
+func sources(t *testing.T) []source {
+	t.Helper()
+	var out []source
+	err := filepath.WalkDir(".", func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			if name := d.Name(); p != "." && (strings.HasPrefix(name, ".") || name == "testdata" || name == "tools") {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(p, ".go") {
+			return nil
+		}
+		set := token.NewFileSet()
+		f, err := parser.ParseFile(set, p, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		whole, err := parser.ParseFile(token.NewFileSet(), p, nil, parser.PackageClauseOnly)
+		if err != nil || whole.Name == nil {
+			return err
+		}
+		s := source{dir: filepath.ToSlash(filepath.Dir(p)), name: d.Name(), lines: countLines(t, p)}
+		for _, i := range f.Imports {
+			imp, err := strconv.Unquote(i.Path.Value)
+			if err != nil {
+				return err
+			}
+			s.imports = append(s.imports, imp)
+		}
+		out = append(out, s)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// check returns what is wrong with one file's imports and size.
+func check(s source) []string {
+	var bad []string
+	report := func(format string, args ...any) {
+		bad = append(bad, path.Join(s.dir, s.name)+": "+fmt.Sprintf(format, args...))
+	}
+	test := strings.HasSuffix(s.name, "_test.go")
+	allowed, known := mayImport[s.dir]
+	if !known {
+		report("package %s is not in the table of arch_test.go", s.dir)
+	}
+	if !test && s.lines > maxLines && longFiles[path.Join(s.dir, s.name)] == "" {
+		report("%d lines; split it by what it is about (at most %d)", s.lines, maxLines)
+	}
+	for _, imp := range s.imports {
+		own, ours := strings.CutPrefix(imp, module)
+		switch {
+		case ours && test:
+			if !slices.Contains(testHelpers, strings.TrimPrefix(own, "/")) && !ownImport(s.dir, strings.TrimPrefix(own, "/"), allowed) && s.dir != "." {
+				report("test imports %s, which is not before it on the way of the data", imp)
+			}
+		case ours:
+			if !ownImport(s.dir, strings.TrimPrefix(own, "/"), allowed) {
+				report("imports %s, which is not before it on the way of the data", imp)
+			}
+		case strings.Contains(strings.SplitN(imp, "/", 2)[0], "."):
+			if why := thirdParty(s.dir, imp, test); why != "" {
+				report("%s", why)
+			}
+		}
+		for _, scope := range []string{"*", s.dir} {
+			if why, no := banned[scope][imp]; no && !test {
+				report("imports %s: %s", imp, why)
+			}
+		}
+	}
+	return bad
+}
+
+func ownImport(dir, imp string, allowed []string) bool {
+	if imp == "" {
+		imp = "."
+	}
+	return imp == dir || slices.Contains(allowed, "*") || slices.Contains(allowed, imp)
+}
+
+func thirdParty(dir, imp string, test bool) string {
+	under := func(mod string) bool { return imp == mod || strings.HasPrefix(imp, mod+"/") }
+	if slices.ContainsFunc(testOnly, under) {
+		if test || dir == "rendezvous/rendezvoustest" {
+			return ""
+		}
+		return "imports " + imp + " outside a test"
+	}
+	for mod, homes := range home {
+		if under(mod) {
+			if slices.Contains(homes, dir) || test {
+				return ""
+			}
+			return fmt.Sprintf("imports %s, whose home is %s", imp, strings.Join(homes, ", "))
+		}
+	}
+	return "imports " + imp + ", which has no home in arch_test.go"
+}
+
+// TestImports holds the direction of imports on every operating system.
+func TestImports(t *testing.T) {
+	all := sources(t)
+	if len(all) < 50 {
+		t.Fatalf("only %d files found: is the test run in the root of the module?", len(all))
+	}
+	for _, s := range all {
+		for _, bad := range check(s) {
+			t.Error(bad)
+		}
+	}
+}
+
+// TestImportsCatches proves that the check can fail.
+func TestImportsCatches(t *testing.T) {
+	for name, s := range map[string]source{
+		"a later stage":                    {dir: "registry", name: "x.go", imports: []string{module + "/link"}},
+		"a later stage, on another system": {dir: "identity", name: "x_windows.go", imports: []string{module + "/pairing"}},
+		"an unknown package":               {dir: "util", name: "x.go"},
+		"a module away from home":          {dir: "registry", name: "x.go", imports: []string{"gvisor.dev/gvisor/pkg/tcpip"}},
+		"an unknown module":                {dir: "registry", name: "x.go", imports: []string{"example.com/leftpad"}},
+		"a test library":                   {dir: "registry", name: "x.go", imports: []string{"go.uber.org/goleak"}},
+		"log":                              {dir: "registry", name: "x.go", imports: []string{"log"}},
+		"sockets in a state machine":       {dir: "pairing", name: "x.go", imports: []string{"net"}},
+		"a long file":                      {dir: "registry", name: "x.go", lines: maxLines + 1},
+	} {
+		if len(check(s)) == 0 {
+			t.Errorf("%s was not caught", name)
+		}
+	}
+	if bad := check(source{dir: "link", name: "x.go", imports: []string{"net", module + "/identity"}}); len(bad) > 0 {
+		t.Errorf("a good file was refused: %v", bad)
+	}
+}

@@ -1,0 +1,227 @@
+package kith
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/kithproject/kith/internal/wire"
+	"github.com/kithproject/kith/link"
+	"github.com/kithproject/kith/pairing"
+	"github.com/kithproject/kith/registry"
+	"github.com/kithproject/kith/signaling"
+	"github.com/kithproject/kith/tunnel"
+)
+
+// look starts to search for the other device: a fresh link, and announcements.
+func (p *peer) look() error {
+	p.linkRun++
+	run := p.linkRun
+	l, err := p.n.socket.NewLink(link.Config{
+		Peer: p.id, Keys: probeKeys(p.chain(), p.role()), Logger: p.n.cfg.Logger,
+		Events: func(ev link.Event) { p.post(func() { p.onLink(run, ev) }) },
+	})
+	if err != nil {
+		return err
+	}
+	p.link = l
+	p.link.SetRemote(candidates(p.rec.Endpoints))
+	p.setLooking("looking for it on " + p.n.media.Name())
+	p.channel.Announce(p.presence())
+	return nil
+}
+
+func candidates(addrs []netip.AddrPort) []signaling.Candidate {
+	out := make([]signaling.Candidate, 0, len(addrs))
+	for _, a := range addrs {
+		out = append(out, signaling.Candidate{Kind: signaling.Host, Addr: a})
+	}
+	return out
+}
+
+// probeKeys gives the keys that seal a pair's path probes on a day.
+func probeKeys(chain pairing.Chain, role pairing.Role) func(int64) (send, receive [32]byte, err error) {
+	return func(day int64) (send, receive [32]byte, err error) {
+		c, err := chain.At(day)
+		if err != nil {
+			return send, receive, err
+		}
+		return c.ProbeKey(role), c.ProbeKey(pairing.Joiner + pairing.Offerer - role), nil
+	}
+}
+
+// restartLink begins anew with fresh paths and a fresh WireGuard session.
+func (p *peer) restartLink() {
+	if p.link == nil {
+		return
+	}
+	p.detach()
+	p.link.Close()
+	if err := p.look(); err != nil {
+		p.n.cfg.Logger.Error("link not restarted", "peer", p.id.Short(), "err", err)
+	}
+}
+
+func (p *peer) onLink(run int, ev link.Event) {
+	if run != p.linkRun || p.link == nil {
+		return // of a link that was replaced
+	}
+	switch ev.Kind {
+	case link.Up, link.Changed:
+		p.setPath(ev.Path)
+		p.attach()
+	case link.Down:
+		p.disconnected("no path answers")
+		p.channel.Announce(p.presence())
+	}
+}
+
+// psk is the pair's WireGuard preshared key of the earlier of both days, so
+// that two devices around midnight use the same one.
+func (p *peer) psk() ([32]byte, error) {
+	day := wire.Day(time.Now())
+	if p.peerDay != 0 && p.peerDay < day {
+		day = p.peerDay
+	}
+	c, err := p.chain().At(max(day, p.rec.ChainDay))
+	if err != nil {
+		return [32]byte{}, err
+	}
+	return c.WireGuardPSK(), nil
+}
+
+func (p *peer) updatePSK() {
+	if !p.attached {
+		return
+	}
+	psk, err := p.psk()
+	if err == nil {
+		err = p.n.tunnel.SetPSK(p.id, psk)
+	}
+	if err != nil {
+		p.n.cfg.Logger.Error("preshared key not set", "peer", p.id.Short(), "err", err)
+	}
+}
+
+// attach gives the tunnel this peer once a path is there, and sees to it that a
+// handshake follows.
+func (p *peer) attach() {
+	if !p.attached {
+		psk, err := p.psk()
+		if err == nil {
+			err = p.n.tunnel.AddPeer(tunnel.Peer{ID: p.id, WireGuard: p.rec.WireGuard, PSK: psk, Endpoint: p.link})
+		}
+		if err != nil {
+			p.n.cfg.Logger.Error("tunnel refused the peer", "peer", p.id.Short(), "err", err)
+			return
+		}
+		p.attached = true
+	}
+	if p.isConnected() || p.verify != nil {
+		return
+	}
+	p.setLooking("waiting for its WireGuard handshake")
+	ctx, cancel := context.WithCancel(p.ctx)
+	p.verify = cancel
+	if p.n.start(func() { p.handshake(ctx) }) != nil {
+		cancel()
+	}
+}
+
+func (p *peer) detach() {
+	if p.verify != nil {
+		p.verify()
+		p.verify = nil
+	}
+	if p.attached {
+		p.n.tunnel.RemovePeer(p.id)
+		p.attached = false
+	}
+}
+
+// handshakeLead is how long the device with the greater ID leaves the first
+// handshake to the other: two initiations that cross cancel each other out, and
+// WireGuard tries again only after five seconds.
+const handshakeLead = time.Second
+
+// handshake makes sure that a WireGuard session stands, and says so.
+func (p *peer) handshake(ctx context.Context) {
+	self, peer := p.n.ID(), p.id
+	lead := self.String() < peer.String()
+	if !lead && !p.awaitHandshake(ctx, handshakeLead) {
+		lead = true
+	}
+	for ctx.Err() == nil {
+		if lead {
+			if err := p.n.tunnel.Handshake(peer); err != nil {
+				p.n.cfg.Logger.Debug("handshake not started", "peer", peer.Short(), "err", err)
+			}
+		}
+		pctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		_, err := p.n.tunnel.Ping(pctx, peer.Addr())
+		cancel()
+		if err == nil {
+			p.post(func() {
+				if ctx.Err() == nil {
+					p.nowConnected()
+				}
+			})
+			return
+		}
+	}
+}
+
+// awaitHandshake reports whether a session stood before limit had passed.
+func (p *peer) awaitHandshake(ctx context.Context, limit time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	ticker := time.NewTicker(10 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		if st, ok := p.n.tunnel.Stats(p.id); ok && !st.LastHandshake.IsZero() {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-ticker.C:
+		}
+	}
+}
+
+func (p *peer) nowConnected() {
+	if p.verify != nil {
+		p.verify()
+		p.verify = nil
+	}
+	path, ok := p.link.Path()
+	if !ok {
+		return
+	}
+	p.mu.Lock()
+	p.connected, p.since, p.path, p.looking = true, time.Now(), &path, ""
+	p.signalLocked()
+	p.mu.Unlock()
+	if !hasEndpoint(p.rec.Endpoints, path.Remote) {
+		p.update(func(d *registry.Device) { d.Endpoints = remember(d.Endpoints, path.Remote) })
+	}
+	p.emit(EventConnected, path.String())
+}
+
+// maxEndpoints is how many addresses that worked are remembered per device.
+const maxEndpoints = 8
+
+func hasEndpoint(all []netip.AddrPort, one netip.AddrPort) bool {
+	return len(all) > 0 && all[0] == one
+}
+
+// remember puts the newest address first and drops the oldest.
+func remember(all []netip.AddrPort, one netip.AddrPort) []netip.AddrPort {
+	out := []netip.AddrPort{one}
+	for _, a := range all {
+		if a != one && len(out) < maxEndpoints {
+			out = append(out, a)
+		}
+	}
+	return out
+}

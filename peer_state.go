@@ -1,0 +1,94 @@
+package kith
+
+import (
+	"context"
+	"net"
+	"time"
+
+	"github.com/kithproject/kith/link"
+)
+
+func (p *peer) disconnected(why string) {
+	p.mu.Lock()
+	was := p.connected
+	p.connected, p.path = false, nil
+	if was {
+		p.since = time.Now()
+	}
+	p.looking = "looking for it: " + why
+	p.signalLocked()
+	p.mu.Unlock()
+	if p.verify != nil {
+		p.verify()
+		p.verify = nil
+	}
+	if was {
+		p.emit(EventDisconnected, why)
+	}
+}
+
+func (p *peer) emit(kind EventKind, detail string) {
+	p.n.cfg.Logger.Info("peer "+string(kind), "peer", p.id.Short(), "detail", detail)
+	p.n.events.publish(Event{Time: time.Now(), Kind: kind, Device: p.n.device(p.rec), Detail: detail})
+}
+
+func (p *peer) isConnected() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.connected
+}
+
+func (p *peer) setPath(path link.Path) {
+	p.mu.Lock()
+	moved := p.connected && (p.path == nil || p.path.Remote != path.Remote)
+	if p.connected {
+		p.path = &path
+	}
+	p.signalLocked()
+	p.mu.Unlock()
+	if moved {
+		p.emit(EventPath, path.String())
+	}
+}
+
+func (p *peer) setLooking(what string) {
+	p.mu.Lock()
+	p.looking = what
+	p.signalLocked()
+	p.mu.Unlock()
+}
+
+func (p *peer) signalLocked() {
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+// describe adds what is live to a device's record.
+func (p *peer) describe(d *Device) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d.Connected, d.Since, d.Looking = p.connected, p.since, p.looking
+	if p.path != nil {
+		path := *p.path
+		d.Path = &path
+	}
+}
+
+// await returns when the device is connected, or with the context's error.
+func (p *peer) await(ctx context.Context) error {
+	for {
+		p.mu.Lock()
+		ok, changed := p.connected, p.changed
+		p.mu.Unlock()
+		if ok {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-p.done:
+			return net.ErrClosed
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
