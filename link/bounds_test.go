@@ -71,7 +71,7 @@ func TestManyCandidatesAreBoundedAndPaced(t *testing.T) {
 
 func TestAddressesThatCannotBePeers(t *testing.T) {
 	n, a, _ := twoHomes(t)
-	for _, s := range []string{"0.0.0.0:1", "[::]:1", "192.168.1.2:0", "224.0.0.1:5", "[ff02::1]:5", "[fe80::1]:5"} {
+	for _, s := range []string{"0.0.0.0:1", "[::]:1", "192.168.1.2:0", "224.0.0.1:5", "[ff02::1]:5", "[fe80::1]:5", "255.255.255.255:5", "[fd6b:6974:6800::1]:5"} {
 		a.remotes(s)
 		if len(a.all) != 0 {
 			t.Errorf("%s became a candidate", s)
@@ -102,25 +102,32 @@ func TestLinkLocalOnEachInterface(t *testing.T) {
 }
 
 func TestSourceAddressThatIsGone(t *testing.T) {
-	n, a, _ := twoHomes(t)
-	a.remotes(lanB)
-	n.run(time.Second)
-	if a.data.via == nil {
-		t.Fatal("no source address after a pong")
-	}
-	gone := a.data.via
-	a.sendErr = func(_ place, via conn.Endpoint) error {
-		if via == gone {
-			return errors.New("cannot assign requested address")
-		}
-		return nil
-	}
-	a.sendFailed(n.now)
-	if a.data.via != nil {
-		t.Error("data still goes out from the address that is gone")
-	}
-	n.run(100 * time.Millisecond)
-	if a.data.via == nil || a.last().kind == Down {
-		t.Errorf("the path was not proven anew: %v", a.events)
+	for name, notice := range map[string]func(a *simNode){
+		"data shows it":   func(a *simNode) { a.sendFailed(a.net.now) },
+		"a ping shows it": func(a *simNode) { a.probe(a.net.now); a.tick(a.net.now) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			n, a, _ := twoHomes(t)
+			a.remotes(lanB)
+			n.run(time.Second)
+			if a.data.via == nil {
+				t.Fatal("no source address after a pong")
+			}
+			gone := a.data.via
+			a.sendErr = func(_ place, via conn.Endpoint) error {
+				if via == gone {
+					return errors.New("cannot assign requested address")
+				}
+				return nil
+			}
+			notice(a)
+			if a.data.via != nil {
+				t.Error("data still goes out from the address that is gone")
+			}
+			n.run(100 * time.Millisecond)
+			if a.data.via == nil || a.last().kind == Down {
+				t.Errorf("the path was not proven anew: %v", a.events)
+			}
+		})
 	}
 }

@@ -95,6 +95,9 @@ func (c *checker) sendPing(now time.Time, cand *candidate, via conn.Endpoint, si
 	if c.out.send(cand.place, via, p, size) != nil && via != nil {
 		// Our address of that time may be gone: let the system choose one.
 		cand.via = nil
+		if cand == c.selected {
+			c.out.use(cand)
+		}
 		_ = c.out.send(cand.place, nil, p, size)
 	}
 }

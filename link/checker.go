@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
+
+	"github.com/kithproject/kith/identity"
 )
 
 // Bounds of what one peer, or whoever replays its packets, can make us keep or
@@ -199,11 +201,15 @@ func (c *checker) expand(now time.Time) {
 	c.trim()
 }
 
+var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+
+// places are where an address that the peer named may be; none if no peer can
+// have it.
 func (c *checker) places(addr netip.AddrPort) []place {
 	p := onSocket(addr)
 	ip := p.addr.Addr()
-	if p.addr.Port() == 0 || !ip.IsValid() || ip.IsUnspecified() || ip.IsMulticast() {
-		return nil
+	if p.addr.Port() == 0 || !ip.IsValid() || ip.IsUnspecified() || ip.IsMulticast() || ip == broadcast || identity.Prefix().Contains(ip) {
+		return nil // the last: a tunnel does not run through tunnels
 	}
 	if !ip.Is6() || !ip.IsLinkLocalUnicast() {
 		p.addr = netip.AddrPortFrom(ip.WithZone(""), p.addr.Port())

@@ -233,6 +233,7 @@ func (l *Link) run() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var looked time.Time // at the data counters
+	var failed bool      // to renew the keys
 	for {
 		select {
 		case <-l.stop:
@@ -250,7 +251,8 @@ func (l *Link) run() {
 			}
 		case <-timer.C:
 		}
-		if err := l.renewKeys(); err != nil {
+		if err := l.renewKeys(); err != nil && !failed {
+			failed = true // the old keys stay good for a day
 			l.cfg.Logger.Error("probe keys not renewed", "peer", l.cfg.Peer.Short(), "err", err)
 		}
 		now := time.Now()
@@ -335,7 +337,7 @@ func (l *Link) handle(d *datagram) {
 	from := onSocket(d.from)
 	switch p.kind {
 	case ping:
-		l.core.onPing(d.at, from, d.ep, p)
+		l.core.onPing(time.Now(), from, d.ep, p)
 	case pong:
 		l.core.onPong(d.at, from, d.ep, p)
 	}

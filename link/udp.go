@@ -66,7 +66,8 @@ type udpBind struct {
 
 type udpConns struct{ v4, v6 *udpConn }
 
-// Open opens both families, or the one that the system has.
+// Open opens both families, or the one that the system has. It errs if the port
+// is taken in either, or there is none.
 func (b *udpBind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 	if b.open.Load() != nil {
 		return nil, 0, conn.ErrBindAlreadyOpen
@@ -114,7 +115,8 @@ func closeBoth(v4, v6 *udpConn) error {
 	return errors.Join(err4, err6)
 }
 
-// Close closes the sockets; what Open returned ends with net.ErrClosed.
+// Close closes the sockets; what Open returned ends with net.ErrClosed. It errs
+// if the system does.
 func (b *udpBind) Close() error {
 	c := b.open.Swap(nil)
 	if c == nil {
@@ -123,7 +125,8 @@ func (b *udpBind) Close() error {
 	return closeBoth(c.v4, c.v6)
 }
 
-// Send sends packets to one endpoint.
+// Send sends packets to one endpoint. It errs with net.ErrClosed, or with what
+// the system says of the first packet that it refused.
 func (b *udpBind) Send(bufs [][]byte, ep conn.Endpoint) error {
 	e, ok := ep.(*udpEndpoint)
 	if !ok {
@@ -144,7 +147,7 @@ func (b *udpBind) Send(bufs [][]byte, ep conn.Endpoint) error {
 }
 
 // ParseEndpoint returns the endpoint of an address and port; the system chooses
-// our address when sending to it.
+// our address when sending to it. It errs for any other text.
 func (b *udpBind) ParseEndpoint(s string) (conn.Endpoint, error) {
 	addr, err := netip.ParseAddrPort(s)
 	if err != nil {
@@ -156,7 +159,8 @@ func (b *udpBind) ParseEndpoint(s string) (conn.Endpoint, error) {
 // BatchSize returns the number of packets per receive and send at most.
 func (b *udpBind) BatchSize() int { return udpBatch }
 
-// SetMark sets the mark of packets that are sent, where the system has one.
+// SetMark sets the mark of packets that are sent, where the system has one. It
+// errs without the right to do so.
 func (b *udpBind) SetMark(mark uint32) error {
 	c := b.open.Load()
 	if c == nil {
