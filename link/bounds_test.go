@@ -46,6 +46,23 @@ func TestReplaysAndFloods(t *testing.T) {
 	}
 }
 
+func TestPeerThatRoamsOftenIsStillHeard(t *testing.T) {
+	n, a, b := twoHomes(t)
+	a.remotes(lanB)
+	n.run(time.Second)
+	for i := range 3 * maxLearned {
+		addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, 113, byte(10 + i)}), 2222)
+		b.addrs = []netip.AddrPort{addr}
+		b.probe(n.now)
+		n.run(5 * time.Second)
+		if a.selectedAddr() != addr.String() {
+			t.Fatalf("move %d: path %s, want %s", i, a.selectedAddr(), addr)
+		}
+		a.traffic(n.now, true, time.Time{})
+		b.remotes(netA)
+	}
+}
+
 func TestManyCandidatesAreBoundedAndPaced(t *testing.T) {
 	n, a, _ := twoHomes(t)
 	var list []namedAddr

@@ -23,6 +23,7 @@ type candidate struct {
 	priority uint32
 	network  PathKind // by its address and our interfaces
 
+	heard    time.Time     // when its last ping or pong came
 	attempts int           // small pings since it was restarted or lost
 	next     time.Time     // when the next small ping is due; zero: never
 	lastPing time.Time     // when the last small one was sent
@@ -121,7 +122,7 @@ func (c *checker) proved(now time.Time, cand *candidate, answered pending) {
 		cand.rtt += (sample - cand.rtt) / 4
 		cand.samples++
 	}
-	cand.lastPong, cand.attempts = now, 0
+	cand.lastPong, cand.heard, cand.attempts = now, now, 0
 	switch {
 	case cand != c.selected && now.Before(cand.barred):
 		cand.next = cand.barred

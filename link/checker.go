@@ -249,7 +249,7 @@ func (c *checker) trim() {
 		if a.usable != b.usable {
 			return cmp.Compare(btoi(b.usable), btoi(a.usable))
 		}
-		return cmp.Or(b.lastPong.Compare(a.lastPong), b.lastPing.Compare(a.lastPing), b.place.addr.Compare(a.place.addr))
+		return cmp.Or(b.heard.Compare(a.heard), b.place.addr.Compare(a.place.addr))
 	})
 	for _, cand := range learned[maxLearned:] {
 		c.remove(cand)
@@ -304,12 +304,13 @@ func (c *checker) onPing(now time.Time, from place, via conn.Endpoint, p probe) 
 	_ = c.out.send(from, via, probe{kind: pong, tx: p.tx, observed: from.addr}, smallProbe)
 	if cand == nil {
 		cand = c.add(from)
-		cand.lastPing = now.Add(-pingGap)
+		cand.heard = now
 		c.trim()
 		if c.all[from] == nil {
 			return // better ones fill the table
 		}
 	}
+	cand.heard = now
 	c.out.admit(from.addr, cand.usable)
 	if !cand.usable && now.Sub(cand.lastPing) >= pingGap {
 		cand.attempts, cand.next = 0, now

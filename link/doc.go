@@ -19,7 +19,9 @@
 // An address is used only after it answered our own sealed ping from that very
 // address (return routability): no packet, replayed or spoofed, can make a Link
 // send data where the peer has not proved to be. A valid ping from an unknown
-// address makes that address a candidate that is pinged at once.
+// address makes that address a candidate that is pinged at once. Whoever relays
+// genuine pings and pongs can thereby become a router of the encrypted packets,
+// no more.
 //
 // The first ping is small, so that it arrives nearly everywhere and the
 // handshake may begin after one round trip. Right behind its answer goes a ping

@@ -44,9 +44,9 @@ func (c *checker) compare(a, b *candidate) int {
 // displaces reports whether the path a is worth leaving the working path b.
 func (c *checker) displaces(now time.Time, a, b *candidate) bool {
 	if d := cmp.Or(cmp.Compare(c.fit(a), c.fit(b)), cmp.Compare(a.size*btoi(a.small), b.size*btoi(b.small))); d != 0 {
-		// A path whose size is not known yet does not lose to one that was
-		// measured first, if it is of a better kind: its answer is on the way.
-		return d > 0 && (a.kind >= b.kind || c.fit(b) == 0)
+		// A path whose size is not known yet does not lose to one that happened
+		// to be measured first: its answer is on the way.
+		return d > 0 && (a.kind > b.kind || c.fit(b) == 0)
 	}
 	if a.kind != b.kind {
 		return a.kind > b.kind
@@ -71,7 +71,8 @@ func (c *checker) selectPath(now time.Time, cand *candidate) {
 	default:
 		c.out.event(Changed, c.path(cand))
 	}
-	cand.next = now // its flag tells the peer where we are
+	cand.pending, cand.silent = nil, time.Time{} // what it missed before does not count
+	cand.next = now                              // its flag tells the peer where we are
 }
 
 // supervise watches the selected path and leaves it when it does not answer.
@@ -211,8 +212,8 @@ func (c *checker) next(now time.Time) time.Time {
 				sooner(q.sent.Add(sel.patience()))
 			}
 		}
-		if !sel.silent.IsZero() {
-			sooner(c.deadline())
+		if at := c.deadline(); !sel.silent.IsZero() && at.After(now) {
+			sooner(at)
 		}
 		if now.Before(c.activeUntil) {
 			sooner(c.refreshAt)
