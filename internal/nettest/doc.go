@@ -1,0 +1,13 @@
+// Package nettest builds networks for tests from Linux network namespaces: hosts,
+// switches, routers, firewalls and recordings, on one machine and without
+// touching its own network.
+//
+// It needs root and the commands ip and nft. Where they are missing a test is
+// skipped with the reason, unless KITH_REQUIRE_NETTEST=1 asks for a failure.
+//
+//	lab := nettest.New(t)
+//	lan := lab.Bridge("lan")
+//	a := lab.Host("a").Attach(lan, "10.0.0.1/24")
+//	b := lab.Host("b").Attach(lan, "10.0.0.2/24")
+//	a.Command(ctx, "ping", "-c1", "10.0.0.2")
+package nettest
