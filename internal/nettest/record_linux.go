@@ -25,6 +25,8 @@ type Recording struct {
 func (b *Bridge) Record() *Recording {
 	t := b.lab.t
 	t.Helper()
+	// Otherwise a bridge shows only what is for itself.
+	b.lab.sw.IP("link", "set", b.name, "promisc", "on")
 	r := &Recording{stop: make(chan struct{}), done: make(chan struct{})}
 	var err error
 	b.lab.sw.Do(func() {
