@@ -17,6 +17,7 @@ import (
 	"github.com/kithproject/kith/pairing"
 	"github.com/kithproject/kith/registry"
 	"github.com/kithproject/kith/rendezvous"
+	"github.com/kithproject/kith/signaling"
 )
 
 // OfferConfig says how to offer a pairing. The zero value shows twelve words
@@ -37,6 +38,9 @@ type OfferConfig struct {
 type JoinConfig struct {
 	// AutoAccept pairs without asking this side's user.
 	AutoAccept bool
+	// Patience is how long to look for the device that shows the code. Default
+	// one minute.
+	Patience time.Duration
 }
 
 // A PairEvent is one step of a pairing, for the person who waits.
@@ -74,6 +78,7 @@ var ErrCheck = pairing.ErrCheck
 type Pairing struct {
 	n       *Node
 	code    code.Code
+	role    pairing.Role
 	machine *pairing.Machine
 	box     *mailbox
 	ctx     context.Context //nolint:containedctx // ends with the pairing
@@ -126,7 +131,10 @@ func (n *Node) Join(ctx context.Context, c code.Code, cfg JoinConfig) (*Pairing,
 		return nil, err
 	}
 	pc := pairing.Config{
-		Role: pairing.Joiner, Keys: []code.Keys{keys}, Method: c.Method(), Lifetime: joinLifetime, AutoAccept: cfg.AutoAccept,
+		Role: pairing.Joiner, Keys: []code.Keys{keys}, Method: c.Method(), Lifetime: joinLifetime, Patience: cfg.Patience, AutoAccept: cfg.AutoAccept,
+	}
+	if pc.Patience <= 0 {
+		pc.Patience = joinPatience
 	}
 	if commit, ok := c.Commit(); ok {
 		pc.Commit = &commit
@@ -134,9 +142,13 @@ func (n *Node) Join(ctx context.Context, c code.Code, cfg JoinConfig) (*Pairing,
 	return n.pair(ctx, c, pc)
 }
 
-// joinLifetime is how long a joiner looks for the other side: as long as the
-// longest code lives.
-const joinLifetime = 10 * time.Minute
+const (
+	// joinLifetime is how long a joiner waits for the other side's user.
+	joinLifetime = 10 * time.Minute
+	// joinPatience is how long it looks for anybody: the code is on a screen, so
+	// that somebody should be there.
+	joinPatience = time.Minute
+)
 
 // mediaEndpoints are the addresses that a QR code carries.
 func (n *Node) mediaEndpoints() []netip.AddrPort { return n.media.Endpoints() }
@@ -146,13 +158,14 @@ func (n *Node) pair(ctx context.Context, c code.Code, cfg pairing.Config) (*Pair
 	cfg.Identity, cfg.Rand = n.id, rand.Reader
 	cfg.Info = pairing.Info{
 		Name: n.cfg.Name, OS: runtime.GOOS, WireGuard: n.id.WireGuardPublic(), Version: Version, Day: wire.Day(now),
+		Endpoints: addresses(n.socket.Local()),
 	}
 	m, err := pairing.New(cfg, now)
 	if err != nil {
 		return nil, err
 	}
 	p := &Pairing{
-		n: n, code: c, machine: m, box: newMailbox(), events: make(chan PairEvent, eventQueue),
+		n: n, code: c, role: cfg.Role, machine: m, box: newMailbox(), events: make(chan PairEvent, eventQueue),
 		done: make(chan struct{}), settled: make(chan struct{}), ended: make(chan struct{}),
 	}
 	p.ctx, p.cancel = context.WithCancel(n.ctx)
@@ -227,19 +240,11 @@ func (p *Pairing) Settle(ctx context.Context) {
 	}
 }
 
-// Close cancels the pairing if it has no result yet, and waits for its
-// goroutines. A pair that is durable here and not yet confirmed stays "not
-// finished" and goes on by itself.
-func (p *Pairing) Close() {
-	p.Cancel()
-	select {
-	case <-p.done:
-	case <-p.ended:
-	case <-time.After(time.Second):
-	}
-	p.cancel()
-	<-p.ended
-}
+// Close cancels the pairing if it has no result yet. A pair that is durable here
+// and not yet confirmed stays "not finished" and goes on by itself; and one that
+// is made goes on answering for a while, so that a lost last message or a late
+// device gets its answer. The Node's Close ends all of it.
+func (p *Pairing) Close() { p.Cancel() }
 
 // An arrival is one frame on one of the code's topics.
 type arrival struct {
@@ -248,8 +253,17 @@ type arrival struct {
 }
 
 // linger is how long a finished pairing goes on answering on the code's topic:
-// the other side may have lost the last message.
+// the other side may have lost the last message. The side that shows the code
+// stays until it expires, to tell a device that comes late.
 const linger = 15 * time.Second
+
+// lingers returns how long to go on from now.
+func (p *Pairing) lingers() time.Duration {
+	if p.role == pairing.Offerer && p.err == nil {
+		return max(linger, time.Until(p.code.Expiry()))
+	}
+	return linger
+}
 
 func (p *Pairing) run() {
 	defer close(p.ended)
@@ -286,7 +300,7 @@ func (p *Pairing) run() {
 		if lingering == nil {
 			select {
 			case <-p.done:
-				lingering = time.After(linger)
+				lingering = time.After(p.lingers())
 			default:
 			}
 		}
@@ -365,8 +379,18 @@ func record(rec pairing.Record, now time.Time) registry.Device {
 		Joiner: rec.Role == pairing.Joiner, Method: rec.Method.String(), Verified: rec.CheckVerified,
 		Chain: rec.Chain.Key, ChainDay: rec.Chain.Day, CommitJ: rec.CommitJ, CommitO: rec.CommitO,
 		Deadline: rec.Deadline, Created: now, Changed: now, LastSeen: now,
-		Skew: rec.PeerInfo.Day - wire.Day(now),
+		Skew: rec.PeerInfo.Day - wire.Day(now), Endpoints: rec.PeerInfo.Endpoints[:min(len(rec.PeerInfo.Endpoints), maxEndpoints)],
 	}
+}
+
+// addresses are the candidates' addresses, best first: the other side tries them
+// even if no medium carries signaling between the two.
+func addresses(list []signaling.Candidate) []netip.AddrPort {
+	out := make([]netip.AddrPort, 0, len(list))
+	for _, c := range list {
+		out = append(out, c.Addr)
+	}
+	return out
 }
 
 func (p *Pairing) report(ev pairing.Event) {

@@ -48,6 +48,7 @@ type Machine struct {
 	info     []byte // ours, encoded; frozen
 	sealers  []*wire.Sealer
 	deadline time.Time
+	patience time.Time // of the joiner, for a first answer; zero for the offerer
 	phase    phase
 	seen     nonces
 	actions  []Action
@@ -104,6 +105,10 @@ func New(cfg Config, now time.Time) (*Machine, error) {
 		m.sealers = append(m.sealers, s)
 	}
 	if cfg.Role == Joiner {
+		m.patience = m.deadline
+		if cfg.Patience > 0 && cfg.Patience < cfg.Lifetime {
+			m.patience = now.Add(cfg.Patience)
+		}
 		return m, m.startJoiner(now)
 	}
 	m.offerer = newOffererSide()
@@ -127,11 +132,14 @@ func (m *Machine) Next() time.Time {
 	if m.commit != nil {
 		commit = m.commit.Next()
 	}
-	deadline := m.deadline
+	deadline, patience := m.deadline, m.patience
 	if m.phase >= committing {
 		deadline = time.Time{} // a durable record does not expire
 	}
-	return earliest(deadline, m.resend.at, commit)
+	if m.secrets != nil || m.phase != open {
+		patience = time.Time{} // somebody has answered
+	}
+	return earliest(deadline, patience, m.resend.at, commit)
 }
 
 // Tick does what is due at now.
@@ -139,7 +147,7 @@ func (m *Machine) Tick(now time.Time) {
 	if m.commit != nil {
 		m.commit.Tick(now)
 	}
-	if m.phase < preparing && !now.Before(m.deadline) {
+	if m.phase < preparing && (!now.Before(m.deadline) || m.deserted(now)) {
 		m.expire()
 		return
 	}
@@ -154,6 +162,11 @@ func (m *Machine) Tick(now time.Time) {
 	default:
 		m.resend.stop()
 	}
+}
+
+// deserted reports whether a joiner has looked for long enough.
+func (m *Machine) deserted(now time.Time) bool {
+	return m.phase == open && m.secrets == nil && !m.patience.IsZero() && !now.Before(m.patience)
 }
 
 // expire ends a pairing that is not durable yet.

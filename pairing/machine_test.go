@@ -308,6 +308,25 @@ func TestExpiry(t *testing.T) {
 	}
 }
 
+func TestJoinerGivesUpWhenNobodyAnswers(t *testing.T) {
+	_, jc := configs(t)
+	jc.Patience = time.Minute
+	j := newSide(t, jc)
+	now := t0
+	for now.Before(t0.Add(2*time.Minute)) && !j.m.Next().IsZero() {
+		now = j.m.Next()
+		j.m.Tick(now)
+		j.drain(now)
+		if ev, ok := j.event(EventFailed); ok {
+			if ev.Reason != NobodyThere || !now.Equal(t0.Add(time.Minute)) {
+				t.Fatalf("failed after %v with %v", now.Sub(t0), ev.Reason)
+			}
+			return
+		}
+	}
+	t.Fatal("the joiner still looks")
+}
+
 func TestStoreFailureClaimsNothing(t *testing.T) {
 	oc, jc := configs(t)
 	o, j := newSide(t, oc), newSide(t, jc)

@@ -55,7 +55,8 @@ func (m *Machine) offererM1(now time.Time, topic int, f wire.Frame) {
 		m.send(s.topic, frameM2, f.SID, s.m2)
 		return
 	}
-	if m.phase >= preparing || len(f.Body) < 2 || sidOf(f.Body[1:]) != f.SID {
+	// After the pair is made, too: a device that comes late is told so (offererM3).
+	if len(f.Body) < 2 || sidOf(f.Body[1:]) != f.SID {
 		return
 	}
 	method := code.Method(f.Body[0])
@@ -67,7 +68,7 @@ func (m *Machine) offererM1(now time.Time, topic int, f wire.Frame) {
 		return
 	}
 	o.sessions[f.SID] = &session{topic: topic, m2: m2, commitment: commitment, secrets: s, last: now}
-	if !o.contact {
+	if !o.contact && m.phase == open {
 		o.contact = true
 		m.tell(Event{Kind: EventContact})
 	}

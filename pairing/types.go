@@ -212,6 +212,9 @@ type Config struct {
 	Info Info
 	// Lifetime is how long the code is valid. Default 10 minutes.
 	Lifetime time.Duration
+	// Patience is how long the joiner looks for anybody who answers. Default:
+	// Lifetime.
+	Patience time.Duration
 	// AutoAccept pairs without asking: on the offering side only with words or QR.
 	AutoAccept bool
 	// Rand is the source of randomness. Default crypto/rand.

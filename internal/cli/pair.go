@@ -24,6 +24,7 @@ type pairFlags struct {
 	lifetime          time.Duration
 	qrPNG             string
 	codeFile, qrImage string
+	wait              time.Duration
 }
 
 func (e *env) pairCommand() *cobra.Command {
@@ -86,6 +87,7 @@ can read in the list of processes.
 	cmd.Flags().BoolVar(&f.json, "json", false, "print events as JSON, one a line")
 	cmd.Flags().StringVar(&f.codeFile, "code-file", "", "read the code from a `file` (- for standard input)")
 	cmd.Flags().StringVar(&f.qrImage, "qr-image", "", "read the code from an image `file` (PNG or JPEG) of the QR code")
+	cmd.Flags().DurationVar(&f.wait, "wait", time.Minute, "how `long` to look for the device that shows the code")
 	cmd.MarkFlagsMutuallyExclusive("code-file", "qr-image")
 	return cmd
 }
@@ -116,7 +118,7 @@ func (e *env) join(ctx context.Context, f pairFlags) error {
 	if _, err := code.Parse(text, time.Now()); err != nil { // said before a node is opened
 		return codeError(err)
 	}
-	return e.follow(ctx, f, control.Request{Op: control.OpJoin, Code: text, Yes: f.yes}, in)
+	return e.follow(ctx, f, control.Request{Op: control.OpJoin, Code: text, Yes: f.yes, Wait: f.wait}, in)
 }
 
 // maxCodeFile is more than any form of a code needs, in bytes.

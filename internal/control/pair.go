@@ -67,7 +67,7 @@ func (s *Server) begin(ctx context.Context, req Request) (*kith.Pairing, error) 
 		if err != nil {
 			return nil, err
 		}
-		return s.node.Join(ctx, c, kith.JoinConfig{AutoAccept: req.Yes})
+		return s.node.Join(ctx, c, kith.JoinConfig{AutoAccept: req.Yes, Patience: req.Wait})
 	}
 	method := map[string]code.Method{"": code.MethodWords, "words": code.MethodWords, "qr": code.MethodQR, "number": code.MethodNumber}[req.Method]
 	if method == 0 {
