@@ -301,19 +301,25 @@ func (c *checker) onPing(now time.Time, from place, via conn.Endpoint, p probe) 
 	if !limit.take(now) {
 		return
 	}
-	_ = c.out.send(from, via, probe{kind: pong, tx: p.tx, observed: from.addr}, smallProbe)
 	if cand == nil {
 		cand = c.add(from)
 		cand.heard = now
 		c.trim()
-		if c.all[from] == nil {
-			return // better ones fill the table
+		cand = c.all[from] // nil if better ones fill the table
+	}
+	if cand != nil {
+		cand.heard = now
+		c.out.admit(from.addr, cand.usable)
+		if !cand.usable && now.Sub(cand.lastPing) >= pingGap {
+			// Before the pong: then the peer's pong comes before the data that
+			// our pong sets free, and we can answer those.
+			cand.attempts = 0
+			c.ping(now, cand)
 		}
 	}
-	cand.heard = now
-	c.out.admit(from.addr, cand.usable)
-	if !cand.usable && now.Sub(cand.lastPing) >= pingGap {
-		cand.attempts, cand.next = 0, now
+	_ = c.out.send(from, via, probe{kind: pong, tx: p.tx, observed: from.addr}, smallProbe)
+	if cand == nil {
+		return
 	}
 	sel := c.selected
 	if sel != nil && sel != cand && p.flags&flagSelected != 0 {

@@ -15,7 +15,7 @@ type Stats struct {
 	UnknownProbe  uint64 // probes with a tag of no Link
 	ForgedProbe   uint64 // probes with the tag of a Link that do not open
 	LostProbe     uint64 // probes that came faster than they could be handled
-	Other         uint64 // neither WireGuard nor a probe
+	Other         uint64 // datagrams that are neither WireGuard nor a probe
 }
 
 type counters struct{ unknownSource, unknownProbe, forged, lost, other atomic.Uint64 }

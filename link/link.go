@@ -1,10 +1,10 @@
 package link
 
 import (
+	"bytes"
 	"crypto/rand"
 	"errors"
 	"log/slog"
-	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -61,6 +61,7 @@ type Link struct {
 	close sync.Once
 
 	route   atomic.Pointer[route]
+	held    atomic.Pointer[held]
 	paths   atomic.Pointer[[]Path]
 	sent    atomic.Bool  // data was sent since run last looked
 	waiting atomic.Int64 // when the oldest unanswered data was sent, nanoseconds after born; 0: none
@@ -85,6 +86,17 @@ type route struct {
 	carrier carrier
 	ep      conn.Endpoint
 }
+
+// A held packet is a WireGuard handshake message that came before there was a
+// path: one end may have a path a moment before the other, and WireGuard would
+// repeat a lost message only after five seconds.
+type held struct {
+	packet []byte
+	since  time.Time
+}
+
+// holdFor is how long a held packet is of use.
+const holdFor = time.Second
 
 // A carrier takes datagrams to endpoints of its own kind: the UDP socket, or a relay.
 type carrier interface {
@@ -195,7 +207,14 @@ func (l *Link) poke() {
 func (l *Link) transmit(bufs [][]byte) error {
 	r := l.route.Load()
 	if r == nil {
-		return ErrNoPath
+		if len(bufs) != 1 || !isHandshake(bufs[0]) || l.ended() {
+			return ErrNoPath
+		}
+		l.held.Store(&held{packet: bytes.Clone(bufs[0]), since: time.Now()})
+		if l.route.Load() != nil { // it has come since we looked
+			l.release()
+		}
+		return nil
 	}
 	if l.waiting.Load() == 0 {
 		l.waiting.Store(int64(time.Since(l.born)) | 1)
@@ -209,6 +228,27 @@ func (l *Link) transmit(bufs [][]byte) error {
 		l.order(func(o *orders) { o.failed = true })
 	}
 	return err
+}
+
+func isHandshake(b []byte) bool {
+	const longest = 256 // bytes; an initiation has 148, a response 92
+	return isWireGuard(b) && b[0] <= 2 && len(b) <= longest
+}
+
+// release sends the held packet, if there is one that is still of use.
+func (l *Link) release() {
+	if h := l.held.Swap(nil); h != nil && time.Since(h.since) < holdFor {
+		_ = l.transmit([][]byte{h.packet}) // lost like any datagram
+	}
+}
+
+func (l *Link) ended() bool {
+	select {
+	case <-l.stop:
+		return true
+	default:
+		return false
+	}
 }
 
 // received notes that data came from one of the peer's addresses.
@@ -374,6 +414,7 @@ func (l *Link) use(c *candidate) {
 	}
 	if old := l.route.Load(); old == nil || old.ep != ep {
 		l.route.Store(&route{carrier: l.socket, ep: ep})
+		l.release()
 	}
 }
 
@@ -426,5 +467,4 @@ func (l *Link) SrcIP() netip.Addr {
 var (
 	_ conn.Endpoint = (*Link)(nil)
 	_ outlet        = (*Link)(nil)
-	_               = net.ErrClosed
 )

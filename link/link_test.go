@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -16,7 +17,12 @@ import (
 	"github.com/kithproject/kith/signaling"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if side := os.Getenv(labNodeEnv); side != "" {
+		os.Exit(labNode(side)) // one end of a link in a namespace of TestLab
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // testKeys gives the probe keys of a pair for tests.
 func testKeys(secret string, first bool) func(int64) ([32]byte, [32]byte, error) {

@@ -232,7 +232,8 @@ func (s *Socket) SetMark(mark uint32) error {
 	return s.bind.SetMark(mark)
 }
 
-// Send sends packets on the selected path of a Link, as conn.Bind asks. It errs
+// Send sends packets on the selected path of a Link, as conn.Bind asks. While
+// there is none, the last handshake message waits for up to a second for one. It errs
 // with ErrNoPath, with net.ErrClosed, with conn.ErrWrongEndpointType if ep is no
 // Link, or if the system does.
 func (s *Socket) Send(bufs [][]byte, ep conn.Endpoint) error {
