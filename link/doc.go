@@ -35,6 +35,9 @@
 // round trip, with hysteresis (20 % and 3 ms better, seen twice, not within 5 s
 // of the last change).
 //
+// One end has its path a moment before the other. A handshake message that finds
+// no path yet is therefore held for up to a second and sent on the first one.
+//
 // # Timers
 //
 //	new candidates      all at once, 2 ms apart; again after 100, 200, 400 ms ... up to 60 s
