@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -15,12 +17,18 @@ import (
 // slow never holds up the others. It is safe for concurrent use.
 type Racer struct {
 	members []Exchange
+
+	mu       sync.Mutex // guards the fields below
+	closed   bool
+	sessions map[*raceSession]struct{}
 }
 
 var _ Exchange = (*Racer)(nil)
 
 // Race joins exchanges into one, which owns them from now on.
-func Race(members ...Exchange) *Racer { return &Racer{members: members} }
+func Race(members ...Exchange) *Racer {
+	return &Racer{members: members, sessions: make(map[*raceSession]struct{})}
+}
 
 // Name returns the members' names, joined by "+".
 func (r *Racer) Name() string {
@@ -70,18 +78,29 @@ func (r *Racer) Endpoints() []netip.AddrPort {
 	return out
 }
 
-// Close closes every member and joins their errors.
+// Close ends all sessions, closes every member and joins their errors.
 func (r *Racer) Close() error {
+	r.mu.Lock()
+	r.closed = true
+	open := slices.Collect(maps.Keys(r.sessions))
+	r.mu.Unlock()
 	var errs []error
+	for _, s := range open {
+		errs = append(errs, s.Close())
+	}
 	for _, m := range r.members {
 		errs = append(errs, m.Close())
 	}
 	return errors.Join(errs...)
 }
 
-// Join opens the point on every member. It errs only if no member takes it.
+// Join opens the point on every member. It errs with net.ErrClosed after Close,
+// with the context's error, and otherwise only if no member takes the point.
 func (r *Racer) Join(ctx context.Context, p Point) (Session, error) {
-	s := &raceSession{queue: make(chan Message, QueueSize)}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	s := &raceSession{racer: r, queue: make(chan Message, QueueSize)}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	var errs []error
 	for _, m := range r.members {
@@ -95,6 +114,15 @@ func (r *Racer) Join(ctx context.Context, p Point) (Session, error) {
 	if len(s.members) == 0 {
 		s.cancel()
 		return nil, errors.Join(append(errs, errNoMember)...)
+	}
+	r.mu.Lock()
+	closed := r.closed
+	if !closed {
+		r.sessions[s] = struct{}{}
+	}
+	r.mu.Unlock()
+	if closed {
+		return nil, errors.Join(fmt.Errorf("rendezvous: join: %w", net.ErrClosed), s.Close())
 	}
 	if p.Mode != SendOnly {
 		for _, m := range s.members {
@@ -113,6 +141,7 @@ type raceMember struct {
 
 // A raceSession merges one session per member.
 type raceSession struct {
+	racer   *Racer
 	members []raceMember
 	queue   chan Message
 	ctx     context.Context //nolint:containedctx // ends with Close
@@ -137,6 +166,9 @@ func (s *raceSession) pump(from Session) {
 }
 
 func (s *raceSession) Publish(ctx context.Context, frame []byte) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	if s.ctx.Err() != nil {
 		return fmt.Errorf("rendezvous: publish: %w", net.ErrClosed)
 	}
@@ -187,6 +219,9 @@ func (s *raceSession) Close() error {
 		}
 		s.wg.Wait()
 		s.err = errors.Join(errs...)
+		s.racer.mu.Lock()
+		defer s.racer.mu.Unlock()
+		delete(s.racer.sessions, s)
 	})
 	return s.err
 }
