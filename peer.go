@@ -191,6 +191,7 @@ func (p *peer) onPresence(pr signaling.Presence) {
 	}
 	p.boot, p.peerDay = pr.BootID, pr.Day
 	p.updatePSK()
+	p.link.SetPeerDay(pr.Day)
 	p.link.SetRemote(pr.Candidates)
 	p.link.Probe()
 }

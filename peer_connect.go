@@ -25,6 +25,9 @@ func (p *peer) look() error {
 		return err
 	}
 	p.link = l
+	if err := p.attach(); err != nil {
+		return err
+	}
 	p.link.SetRemote(candidates(p.rec.Endpoints))
 	p.setLooking("looking for it on " + p.n.media.Name())
 	p.channel.Announce(p.presence())
@@ -69,7 +72,7 @@ func (p *peer) onLink(run int, ev link.Event) {
 	switch ev.Kind {
 	case link.Up, link.Changed:
 		p.setPath(ev.Path)
-		p.attach()
+		p.connect()
 	case link.Down:
 		p.disconnected("no path answers")
 		p.channel.Announce(p.presence())
@@ -103,20 +106,20 @@ func (p *peer) updatePSK() {
 	}
 }
 
-// attach gives the tunnel this peer once a path is there, and sees to it that a
-// handshake follows.
-func (p *peer) attach() {
-	if !p.attached {
-		psk, err := p.psk()
-		if err == nil {
-			err = p.n.tunnel.AddPeer(tunnel.Peer{ID: p.id, WireGuard: p.rec.WireGuard, PSK: psk, Endpoint: p.link})
-		}
-		if err != nil {
-			p.n.cfg.Logger.Error("tunnel refused the peer", "peer", p.id.Short(), "err", err)
-			return
-		}
-		p.attached = true
+// attach gives the tunnel this peer, before any path is there: the other side's
+// first handshake message may come with the first probe.
+func (p *peer) attach() error {
+	psk, err := p.psk()
+	if err != nil {
+		return err
 	}
+	err = p.n.tunnel.AddPeer(tunnel.Peer{ID: p.id, WireGuard: p.rec.WireGuard, PSK: psk, Endpoint: p.link})
+	p.attached = err == nil
+	return err
+}
+
+// connect sees to it that a handshake follows once a path is there.
+func (p *peer) connect() {
 	if p.isConnected() || p.verify != nil {
 		return
 	}
