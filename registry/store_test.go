@@ -1,0 +1,433 @@
+package registry
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+	"pgregory.net/rapid"
+
+	"github.com/kithproject/kith/identity"
+)
+
+func testDevice(n byte) Device {
+	return Device{
+		PairID: PairID{n}, State: Active, ID: identity.DeviceID{n, 1}, WireGuard: [32]byte{n, 2},
+		Name: fmt.Sprintf("device %d", n), PeerName: "peer", OS: "linux", Method: "words", Verified: true,
+		Chain: [32]byte{n, 3}, ChainDay: 20000, CommitJ: [32]byte{n, 4}, CommitO: [32]byte{n, 5},
+		Created: time.UnixMilli(1_700_000_000_000).UTC(), Ports: []uint16{22, 80},
+	}
+}
+
+func mustOpen(t testing.TB, dir string) *Store {
+	t.Helper()
+	s, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func mustPut(t testing.TB, s *Store, d Device) Device {
+	t.Helper()
+	d, err := s.Put(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func TestRecordsSurvive(t *testing.T) {
+	dir := t.TempDir()
+	want := mustPut(t, mustOpen(t, dir), testDevice(1))
+	got, ok := mustOpen(t, dir).Get(want.PairID)
+	if !ok || fmt.Sprintf("%#v", record{}) == "" {
+		t.Fatal("the record is gone")
+	}
+	a, err := encode(want, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := encode(got, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(a, b) {
+		t.Error("the record came back changed")
+	}
+	if runtime.GOOS != "windows" {
+		info, err := os.Stat(filepath.Join(dir, "pairs", fileName(want.PairID)))
+		if err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("the record's mode is %v, %v", info.Mode(), err)
+		}
+	}
+}
+
+func TestNamesAreUnique(t *testing.T) {
+	s := mustOpen(t, t.TempDir())
+	for i, want := range []string{"laptop", "laptop-2", "laptop-3"} {
+		d := testDevice(byte(i + 1))
+		d.Name = "laptop"
+		if got := mustPut(t, s, d); got.Name != want {
+			t.Errorf("the name is %q, want %q", got.Name, want)
+		}
+	}
+	for _, bad := range []string{"", "  ", "laptop-2", "LAPTOP-2", "a:b", "a/b", "tab\tbed", "\x1b[31m", strings.Repeat("x", 65), string([]byte{0xff})} {
+		if err := s.Rename(PairID{1}, bad); !errors.Is(err, ErrName) {
+			t.Errorf("rename to %q: %v, want ErrName", bad, err)
+		}
+	}
+	if err := s.Rename(PairID{1}, "Küchenrechner 🍳"); err != nil {
+		t.Error(err)
+	}
+	if err := s.Rename(PairID{9}, "nobody"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("rename of nobody: %v", err)
+	}
+}
+
+func TestFind(t *testing.T) {
+	s := mustOpen(t, t.TempDir())
+	a, b := testDevice(1), testDevice(2)
+	b.ID = a.ID
+	b.ID[31] = 9 // the same first characters
+	mustPut(t, s, a)
+	mustPut(t, s, b)
+	for _, ref := range []string{"device 1", "DEVICE 1", " device 1 ", a.ID.String()} {
+		if d, err := s.Find(ref); err != nil || d.PairID != a.PairID {
+			t.Errorf("find %q: %v, %v", ref, d.Name, err)
+		}
+	}
+	var amb *AmbiguousError
+	if _, err := s.Find(a.ID.String()[:6]); !errors.As(err, &amb) || len(amb.Names) != 2 {
+		t.Errorf("an ambiguous reference: %v", err)
+	}
+	for _, ref := range []string{"", "dev", a.ID.String()[:3], "nobody"} {
+		if _, err := s.Find(ref); !errors.Is(err, ErrNotFound) {
+			t.Errorf("find %q: %v, want ErrNotFound", ref, err)
+		}
+	}
+}
+
+func TestNewerPairEndsOlder(t *testing.T) {
+	s := mustOpen(t, t.TempDir())
+	old := mustPut(t, s, testDevice(1))
+	now := testDevice(2)
+	now.ID = old.ID
+	now.State = Prepared
+	mustPut(t, s, now)
+	if d, _ := s.Get(old.PairID); d.State != Active {
+		t.Error("a pairing that is not finished ended the old pair")
+	}
+	if _, err := s.Update(now.PairID, func(d *Device) { d.State = Active }); err != nil {
+		t.Fatal(err)
+	}
+	if d, _ := s.Get(old.PairID); d.State != Tomb {
+		t.Error("the old pair is still there")
+	}
+	if d, ok := s.ByID(old.ID); !ok || d.PairID != now.PairID {
+		t.Error("ByID does not give the new pair")
+	}
+	if len(s.List()) != 1 || len(s.Tombs()) != 1 {
+		t.Errorf("%d pairs and %d ended ones", len(s.List()), len(s.Tombs()))
+	}
+	if err := s.Sweep(time.Now().Add(91 * 24 * time.Hour)); err != nil || len(s.Tombs()) != 0 {
+		t.Errorf("an old ended pair stays: %v", err)
+	}
+}
+
+func TestDamagedRecordIsKeptAside(t *testing.T) {
+	dir := t.TempDir()
+	s := mustOpen(t, dir)
+	good, bad := mustPut(t, s, testDevice(1)), mustPut(t, s, testDevice(2))
+	path := filepath.Join(dir, "pairs", fileName(bad.PairID))
+	for i := range 2 { // twice: the second is kept beside the first
+		if err := os.WriteFile(path, []byte("garbage"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s = mustOpen(t, dir)
+		if p := s.Problems(); len(p) != 1 || !strings.Contains(p[0].String(), "corrupt-"+fmt.Sprint(i+1)) {
+			t.Errorf("problems: %v", p)
+		}
+		if _, ok := s.Get(good.PairID); !ok {
+			t.Error("the other record was lost")
+		}
+		if kept, err := os.ReadFile(fmt.Sprintf("%s.corrupt-%d", path, i+1)); err != nil || string(kept) != "garbage" {
+			t.Errorf("the damaged file was not kept: %q, %v", kept, err)
+		}
+	}
+	if p := mustOpen(t, dir).Problems(); len(p) != 0 {
+		t.Errorf("a file that was kept aside is a problem again: %v", p)
+	}
+}
+
+func TestUnknownFieldsAreKept(t *testing.T) {
+	dir := t.TempDir()
+	d := mustPut(t, mustOpen(t, dir), testDevice(1))
+	path := filepath.Join(dir, "pairs", fileName(d.PairID))
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m map[uint64]any
+	if err := cbor.Unmarshal(raw, &m); err != nil {
+		t.Fatal(err)
+	}
+	m[4711] = "of a later version"
+	if raw, err = cbor.Marshal(m); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := mustOpen(t, dir).Rename(d.PairID, "renamed"); err != nil {
+		t.Fatal(err)
+	}
+	if raw, err = os.ReadFile(path); err != nil || !bytes.Contains(raw, []byte("of a later version")) {
+		t.Errorf("a later version's field was lost: %v", err)
+	}
+}
+
+func TestSecretsAreRedacted(t *testing.T) {
+	d := testDevice(7)
+	for _, f := range []string{"%v", "%+v", "%#v", "%s"} {
+		if s := fmt.Sprintf(f, d); s != "redacted" {
+			t.Errorf("%s prints %q", f, s)
+		}
+	}
+}
+
+// faultyFiles is a directory in memory on which the nth operation fails, or is
+// the last before a crash.
+type faultyFiles struct {
+	disk  map[string][]byte
+	ops   int
+	fail  int // this operation errs; 0: none
+	crash int // this operation and all later ones do nothing and err
+	half  bool
+}
+
+var errFault = errors.New("fault")
+
+func (f *faultyFiles) op() error {
+	f.ops++
+	if f.ops == f.fail || f.crash > 0 && f.ops >= f.crash {
+		return errFault
+	}
+	return nil
+}
+
+func (f *faultyFiles) ReadDir() ([]string, error) { return slices.Sorted(maps.Keys(f.disk)), nil }
+
+func (f *faultyFiles) Read(name string) ([]byte, error) {
+	raw, ok := f.disk[name]
+	if !ok {
+		return nil, os.ErrNotExist
+	}
+	return raw, nil
+}
+
+func (f *faultyFiles) WriteSync(name string, data []byte) error {
+	if err := f.op(); err != nil {
+		if f.half && (f.crash == 0 || f.ops == f.crash) {
+			f.disk[name] = data[:len(data)/2] // a write that was cut off
+		}
+		return err
+	}
+	f.disk[name] = slices.Clone(data)
+	return nil
+}
+
+func (f *faultyFiles) Rename(from, to string) error {
+	if err := f.op(); err != nil {
+		return err
+	}
+	f.disk[to] = f.disk[from]
+	delete(f.disk, from)
+	return nil
+}
+
+func (f *faultyFiles) Remove(name string) error {
+	if err := f.op(); err != nil {
+		return err
+	}
+	delete(f.disk, name)
+	return nil
+}
+
+func (f *faultyFiles) SyncDir() error { return f.op() }
+
+// TestFaultsAndCrashes makes each operation of a write fail, or be the last: what
+// loads afterwards is the old record or the new one, whole, and a write that
+// reported success is there.
+func TestFaultsAndCrashes(t *testing.T) {
+	for _, half := range []bool{false, true} {
+		for _, crash := range []bool{false, true} {
+			for n := 1; n <= 8; n++ {
+				disk := make(map[string][]byte)
+				s, err := open(&faultyFiles{disk: disk}, "dir")
+				if err != nil {
+					t.Fatal(err)
+				}
+				old := mustPut(t, s, testDevice(1))
+				f := &faultyFiles{disk: disk, half: half}
+				if crash {
+					f.crash = n
+				} else {
+					f.fail = n
+				}
+				if s, err = open(f, "dir"); err != nil {
+					t.Fatal(err)
+				}
+				_, failed := s.Update(old.PairID, func(d *Device) { d.State = Tomb })
+				again, err := open(&faultyFiles{disk: disk}, "dir")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if p := again.Problems(); len(p) > 0 {
+					t.Fatalf("operation %d (crash %v, half %v): %v", n, crash, half, p)
+				}
+				got, ok := again.Get(old.PairID)
+				if !ok || (got.State != Active && got.State != Tomb) {
+					t.Fatalf("operation %d: neither the old nor the new record", n)
+				}
+				if failed == nil && got.State != Tomb {
+					t.Fatalf("operation %d: success was reported and the record is the old one", n)
+				}
+			}
+		}
+	}
+}
+
+func TestFullDisk(t *testing.T) {
+	disk := make(map[string][]byte)
+	f := &faultyFiles{disk: disk, fail: 1, half: true}
+	s, err := open(f, "dir")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Put(testDevice(1)); !errors.Is(err, errFault) {
+		t.Errorf("put on a full disk: %v", err)
+	}
+	if len(s.List()) != 0 || len(disk) != 0 {
+		t.Errorf("something is left of a write that failed: %v", slices.Collect(maps.Keys(disk)))
+	}
+}
+
+// TestAgainstModel runs random operations on a store and on a map.
+func TestAgainstModel(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		disk := make(map[string][]byte)
+		s, err := open(&faultyFiles{disk: disk}, "dir")
+		if err != nil {
+			rt.Fatal(err)
+		}
+		model := make(map[PairID]State)
+		rt.Repeat(map[string]func(*rapid.T){
+			"put": func(rt *rapid.T) {
+				d := testDevice(byte(rapid.IntRange(1, 5).Draw(rt, "n")))
+				d.State = State(rapid.IntRange(1, 3).Draw(rt, "state"))
+				if _, err := s.Put(d); err != nil {
+					rt.Fatal(err)
+				}
+				model[d.PairID] = d.State
+			},
+			"delete": func(rt *rapid.T) {
+				id := PairID{byte(rapid.IntRange(1, 5).Draw(rt, "n"))}
+				if err := s.Delete(id); err != nil {
+					rt.Fatal(err)
+				}
+				delete(model, id)
+			},
+			"reopen": func(rt *rapid.T) {
+				if s, err = open(&faultyFiles{disk: disk}, "dir"); err != nil {
+					rt.Fatal(err)
+				}
+			},
+			"": func(rt *rapid.T) {
+				if n := len(s.List()) + len(s.Tombs()); n != len(model) {
+					rt.Fatalf("%d records, want %d", n, len(model))
+				}
+				for id, state := range model {
+					if d, ok := s.Get(id); !ok || d.State != state {
+						rt.Fatalf("record %x: %v %v, want %v", id[:1], ok, d.State, state)
+					}
+				}
+			},
+		})
+	})
+}
+
+func TestConcurrentUse(t *testing.T) {
+	s := mustOpen(t, t.TempDir())
+	changes, stop := s.Watch()
+	defer stop()
+	var wg sync.WaitGroup
+	for i := range 4 {
+		wg.Go(func() {
+			d := testDevice(byte(i + 1))
+			for range 10 {
+				if _, err := s.Put(d); err != nil {
+					t.Error(err)
+				}
+				_ = s.List()
+				if _, err := s.Update(d.PairID, func(d *Device) { d.LastSeen = time.Now() }); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	select {
+	case <-changes:
+	default:
+		t.Error("a watcher was not told")
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	raw, err := encode(testDevice(1), nil)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(raw)
+	f.Add([]byte{0xa0})
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		d, keep, err := decode(raw)
+		if err != nil {
+			if !errors.Is(err, ErrRecord) {
+				t.Fatalf("an error of another kind: %v", err)
+			}
+			return
+		}
+		again, err := encode(d, keep)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := decode(again); err != nil {
+			t.Fatalf("what was read cannot be read again: %v", err)
+		}
+	})
+}
+
+func BenchmarkOpenThousand(b *testing.B) {
+	dir := b.TempDir()
+	s := mustOpen(b, dir)
+	for i := range 1000 {
+		d := testDevice(1)
+		d.PairID, d.ID, d.Name = PairID{byte(i), byte(i >> 8)}, identity.DeviceID{byte(i), byte(i >> 8)}, fmt.Sprint("device ", i)
+		mustPut(b, s, d)
+	}
+	for b.Loop() {
+		mustOpen(b, dir)
+	}
+}
