@@ -66,7 +66,7 @@ var home = map[string][]string{
 	"golang.org/x/term":              {"internal/cli"},
 	"golang.org/x/crypto":            {"code", "pairing", "internal/wire", "link"},
 	"golang.org/x/net":               {"rendezvous/lan", "link"},
-	"golang.org/x/sys":               {".", "rendezvous/lan", "link", "internal/cli"},
+	"golang.org/x/sys":               {".", "rendezvous/lan", "link", "internal/cli", "internal/nettest"},
 	"golang.zx2c4.com/wireguard":     {"link", "tunnel", "internal/bench"},
 	"gvisor.dev/gvisor":              {"tunnel"},
 }

@@ -16,8 +16,8 @@ import (
 
 // Faults say how bad a Network is. The zero value is perfect.
 type Faults struct {
-	Loss      float64       // part of the deliveries that are dropped, 0 to 1
-	Duplicate float64       // part that comes twice, 0 to 1
+	Loss      float64       // number from 0 to 1: part of the deliveries that are dropped
+	Duplicate float64       // number from 0 to 1: part that comes twice
 	MaxDelay  time.Duration // each delivery waits up to this long, so that they overtake each other
 }
 
