@@ -1,0 +1,211 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"time"
+)
+
+// The addresses of the two ends.
+const (
+	serverIP = "10.99.0.1"
+	clientIP = "10.99.0.2"
+	ifName   = "veth0"
+)
+
+// A lab is two namespaces with a veth pair between them.
+type lab struct{ server, client string }
+
+func newLab(mtu int) (*lab, error) {
+	l := &lab{server: fmt.Sprintf("kithbench-%d-s", os.Getpid()), client: fmt.Sprintf("kithbench-%d-c", os.Getpid())}
+	size := strconv.Itoa(mtu)
+	for _, args := range [][]string{
+		{"netns", "add", l.server},
+		{"netns", "add", l.client},
+		{"link", "add", ifName, "netns", l.server, "mtu", size, "type", "veth", "peer", "name", ifName, "netns", l.client, "mtu", size},
+		{"-n", l.server, "addr", "add", serverIP + "/24", "dev", ifName},
+		{"-n", l.client, "addr", "add", clientIP + "/24", "dev", ifName},
+		{"-n", l.server, "link", "set", ifName, "up"},
+		{"-n", l.client, "link", "set", ifName, "up"},
+		{"-n", l.server, "link", "set", "lo", "up"},
+		{"-n", l.client, "link", "set", "lo", "up"},
+	} {
+		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+			l.close()
+			return nil, fmt.Errorf("bench: ip %v: %w: %s", args, err, out)
+		}
+	}
+	return l, nil
+}
+
+func (l *lab) close() {
+	for _, ns := range []string{l.server, l.client} {
+		_ = exec.Command("ip", "netns", "del", ns).Run() // best effort: it may not exist
+	}
+}
+
+// An end is a running process of one side.
+type end struct {
+	cmd *exec.Cmd
+	in  io.WriteCloser
+	out *bufio.Reader
+}
+
+// startEnd runs this program again inside a namespace and waits until it is ready.
+func startEnd(ctx context.Context, ns string, cfg sideConfig) (*end, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	text, err := json.Marshal(cfg)
+	if err != nil {
+		return nil, err
+	}
+	e := &end{cmd: exec.CommandContext(ctx, "ip", "netns", "exec", ns, self, sideCommand, string(text))}
+	e.cmd.Stderr = os.Stderr
+	e.cmd.WaitDelay = time.Second
+	if e.in, err = e.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	out, err := e.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	e.out = bufio.NewReader(out)
+	if err := e.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("bench: start %s: %w", cfg.Side, err)
+	}
+	if _, err := e.reply(); err != nil {
+		return nil, errors.Join(err, e.quit())
+	}
+	return e, nil
+}
+
+func (e *end) reply() (mark, error) {
+	var m mark
+	line, err := e.out.ReadBytes('\n')
+	if err != nil {
+		return m, fmt.Errorf("bench: an end died: %w", err)
+	}
+	return m, json.Unmarshal(line, &m)
+}
+
+// mark asks for the counters.
+func (e *end) mark() (mark, error) {
+	if _, err := io.WriteString(e.in, "mark\n"); err != nil {
+		return mark{}, err
+	}
+	return e.reply()
+}
+
+// quit ends the process by closing its standard input, and waits.
+func (e *end) quit() error {
+	e.in.Close()
+	return e.cmd.Wait()
+}
+
+// measure runs all rounds.
+func measure(ctx context.Context, opt options, progress io.Writer) (*result, error) {
+	if os.Geteuid() != 0 {
+		return nil, errUnsupported
+	}
+	if _, err := exec.LookPath("ip"); err != nil {
+		return nil, errUnsupported
+	}
+	l, err := newLab(opt.mtu)
+	if err != nil {
+		return nil, err
+	}
+	defer l.close()
+	res := &result{}
+	for round := range opt.rounds {
+		for _, way := range opt.ways {
+			s, err := l.run(ctx, opt, way, round)
+			if err != nil {
+				return nil, fmt.Errorf("bench: %s: %w", way, err)
+			}
+			res.add(way, s)
+			fmt.Fprintf(progress, "round %d  %-15s %6.2f Gbit/s  %6.2f CPU-s/GB\n", round+1, way, s.gbit(), s.cpuPerGB())
+		}
+	}
+	return res, nil
+}
+
+// run measures one way once.
+func (l *lab) run(ctx context.Context, opt options, way string, round int) (s sample, err error) {
+	// Nothing waits for ever: an end that hangs is killed with this context.
+	ctx, cancel := context.WithTimeout(ctx, opt.time+opt.warm+30*time.Second)
+	defer cancel()
+	cfg := sideConfig{Side: sideServer, Way: way, Streams: opt.streams}
+	profile := func(side string) string {
+		if opt.profile == "" {
+			return ""
+		}
+		return filepath.Join(opt.profile, fmt.Sprintf("%s-%s-%d.pprof", way, side, round+1))
+	}
+	cfg.Profile = profile(sideServer)
+	server, err := startEnd(ctx, l.server, cfg)
+	if err != nil {
+		return s, err
+	}
+	defer func() { err = errors.Join(err, server.quit()) }()
+	cfg.Side, cfg.Profile = sideClient, profile(sideClient)
+	client, err := startEnd(ctx, l.client, cfg)
+	if err != nil {
+		return s, err
+	}
+	defer func() { err = errors.Join(err, client.quit()) }()
+	if err := wait(ctx, opt.warm); err != nil {
+		return s, err
+	}
+	before, err := marks(server, client)
+	if err != nil {
+		return s, err
+	}
+	if err := wait(ctx, opt.time); err != nil {
+		return s, err
+	}
+	after, err := marks(server, client)
+	if err != nil {
+		return s, err
+	}
+	s = sample{bytes: after.Bytes - before.Bytes, seconds: after.At - before.At, cpu: after.CPU - before.CPU}
+	if s.bytes <= 0 || s.seconds <= 0 {
+		return s, errors.New("no data arrived")
+	}
+	return s, nil
+}
+
+// marks returns the counters of both ends: CPU time of both, bytes and time of
+// the server.
+func marks(server, client *end) (mark, error) {
+	c, err := client.mark()
+	if err != nil {
+		return mark{}, err
+	}
+	s, err := server.mark()
+	if err != nil {
+		return mark{}, err
+	}
+	s.CPU += c.CPU
+	return s, nil
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
