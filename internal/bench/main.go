@@ -59,7 +59,7 @@ func main() {
 	var opt options
 	flag.IntVar(&opt.rounds, "rounds", 5, "how often each way is measured")
 	flag.IntVar(&opt.streams, "streams", 1, "parallel streams")
-	flag.DurationVar(&opt.time, "time", 3*time.Second, "length of one measurement")
+	flag.DurationVar(&opt.time, "t", 4*time.Second, "length of one measurement")
 	flag.DurationVar(&opt.warm, "warm", 700*time.Millisecond, "load before each measurement")
 	flag.IntVar(&opt.mtu, "mtu", 1500, "MTU of the network between the ends, in bytes")
 	flag.StringVar(&opt.profile, "profile", "", "directory for CPU profiles of both ends")
