@@ -13,7 +13,6 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
-	"gvisor.dev/gvisor/pkg/tcpip/stack/gro"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
@@ -35,13 +34,13 @@ const (
 // A nic is the wire between the network stack and WireGuard: a LinkEndpoint to
 // the one, a tun.Device to the other.
 type nic struct {
-	mtu    int
-	stack  *stack.Stack
-	queue  chan *stack.PacketBuffer // from the stack to WireGuard
-	closed chan struct{}
-	once   sync.Once
-	events chan tun.Event
-	gros   sync.Pool
+	mtu     int
+	stack   *stack.Stack
+	queue   chan *stack.PacketBuffer // from the stack to WireGuard
+	closed  chan struct{}
+	once    sync.Once
+	events  chan tun.Event
+	mergers sync.Pool // of *merging
 
 	mu         sync.RWMutex // guards dispatcher
 	dispatcher stack.NetworkDispatcher
@@ -57,11 +56,7 @@ var (
 
 func newNIC(addr netip.Addr, mtu int) (*nic, error) {
 	n := &nic{mtu: mtu, queue: make(chan *stack.PacketBuffer, queueSize), closed: make(chan struct{}), events: make(chan tun.Event, 1)}
-	n.gros.New = func() any {
-		g := &gro.GRO{}
-		g.Init(true)
-		return g
-	}
+	n.mergers.New = func() any { return new(merging) }
 	n.stack = stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv6.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol6},
@@ -220,6 +215,12 @@ func (d device) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	}
 }
 
+// merging is what one Write needs.
+type merging struct {
+	merger
+	packets [][]byte
+}
+
 // Write gives decrypted packets to the stack, those of one flow merged.
 func (d device) Write(bufs [][]byte, offset int) (int, error) {
 	d.mu.RLock()
@@ -228,20 +229,21 @@ func (d device) Write(bufs [][]byte, offset int) (int, error) {
 	if dispatcher == nil {
 		return 0, os.ErrClosed
 	}
-	g := d.gros.Get().(*gro.GRO)
-	g.Dispatcher = dispatcher
+	m := d.mergers.Get().(*merging)
+	m.packets = m.packets[:0]
 	for _, b := range bufs {
-		packet := b[offset:]
-		if len(packet) < header.IPv6MinimumSize || packet[0]>>4 != header.IPv6Version {
-			continue // only IPv6 lives here
-		}
-		p := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(packet)})
-		p.NetworkProtocolNumber = header.IPv6ProtocolNumber
+		m.packets = append(m.packets, b[offset:])
+	}
+	for _, r := range m.plan(m.packets) {
+		view := buffer.NewView(r.size)
+		view.Grow(r.size)
+		m.join(view.AsSlice()[:0], m.packets, r)
+		p := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithView(view)})
 		p.RXChecksumValidated = true // by WireGuard
-		g.Enqueue(p)
+		dispatcher.DeliverNetworkPacket(header.IPv6ProtocolNumber, p)
 		p.DecRef()
 	}
-	g.Flush()
-	d.gros.Put(g)
+	clear(m.packets)
+	d.mergers.Put(m)
 	return len(bufs), nil
 }

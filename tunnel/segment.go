@@ -3,6 +3,7 @@ package tunnel
 import (
 	"encoding/binary"
 
+	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
@@ -17,57 +18,66 @@ func segments(p *stack.PacketBuffer) int {
 	return (size + mss - 1) / mss
 }
 
-// A cursor reads a packet that lies in several slices.
+// A cursor reads a packet that lies in several views.
 type cursor struct {
-	slices [][]byte
+	view   *buffer.View
 	offset int
 }
 
+func newCursor(p *stack.PacketBuffer) cursor {
+	views, offset := p.AsViewList()
+	c := cursor{view: views.Front(), offset: offset}
+	for c.view != nil && c.offset >= c.view.Size() {
+		c.offset -= c.view.Size()
+		c.view = c.view.Next()
+	}
+	return c
+}
+
 func (c *cursor) read(dst []byte) {
-	for len(dst) > 0 && len(c.slices) > 0 {
-		n := copy(dst, c.slices[0][c.offset:])
+	for len(dst) > 0 && c.view != nil {
+		src := c.view.AsSlice()
+		n := copy(dst, src[c.offset:])
 		dst = dst[n:]
-		c.offset += n
-		if c.offset == len(c.slices[0]) {
-			c.slices, c.offset = c.slices[1:], 0
+		if c.offset += n; c.offset == len(src) {
+			c.view, c.offset = c.view.Next(), 0
 		}
 	}
 }
-
-// Offsets in the TCP header (RFC 9293 section 3.1), in bytes.
-const (
-	tcpSeq   = 4
-	tcpFlags = 13
-)
 
 // split writes an IPv6 packet to as many buffers as segments said, from offset
 // on, as a network card with TCP segmentation offload would: each with the
 // headers, its length and its sequence number; FIN and PSH only on the last.
 func split(p *stack.PacketBuffer, bufs [][]byte, sizes []int, offset int) {
-	c := cursor{slices: p.AsSlices()}
+	c := newCursor(p)
 	if len(bufs) == 1 {
 		sizes[0] = p.Size()
 		c.read(bufs[0][offset : offset+sizes[0]])
 		return
 	}
-	network, transport := len(p.NetworkHeader().Slice()), len(p.TransportHeader().Slice())
-	headers := network + transport
-	var h [header.IPv6MinimumSize + header.TCPHeaderMaximumSize]byte
-	c.read(h[:headers])
 	mss, left := int(p.GSOOptions.MSS), p.Data().Size()
-	seq := binary.BigEndian.Uint32(h[network+tcpSeq:])
-	for i := range bufs {
+	headers := p.Size() - left
+	first := bufs[0][offset : offset+headers+mss]
+	c.read(first)
+	sizes[0] = len(first)
+	left -= mss
+	last := first[tcpFlags]
+	const notBefore = byte(header.TCPFlagFin | header.TCPFlagPsh)
+	first[tcpFlags] &^= notBefore
+	binary.BigEndian.PutUint16(first[ipLength:], uint16(len(first)-ipHeader))
+	seq := binary.BigEndian.Uint32(first[tcpSeq:])
+	for i := 1; i < len(bufs); i++ {
 		size := min(mss, left)
 		left -= size
 		out := bufs[i][offset : offset+headers+size]
-		copy(out, h[:headers])
+		copy(out, first[:headers])
 		c.read(out[headers:])
-		sizes[i] = headers + size
-		binary.BigEndian.PutUint16(out[4:], uint16(transport+size)) // payload length, RFC 8200 section 3
-		binary.BigEndian.PutUint32(out[network+tcpSeq:], seq)
-		seq += uint32(size)
-		if left > 0 {
-			out[network+tcpFlags] &^= byte(header.TCPFlagFin | header.TCPFlagPsh)
+		sizes[i] = len(out)
+		seq += uint32(mss)
+		binary.BigEndian.PutUint32(out[tcpSeq:], seq)
+		if left == 0 {
+			out[tcpFlags] = last
+			binary.BigEndian.PutUint16(out[ipLength:], uint16(len(out)-ipHeader))
 		}
 	}
 }
