@@ -251,8 +251,14 @@ func TestWrongArguments(t *testing.T) {
 		call func() error
 		is   error
 	}{
-		{"dial stranger", func() error { _, err := a.DialContext(t.Context(), "tcp", netip.AddrPortFrom(unknown.Addr(), 1)); return err }, ErrPeer},
-		{"dial outside", func() error { _, err := a.DialContext(t.Context(), "tcp", netip.MustParseAddrPort("192.0.2.1:1")); return err }, ErrPeer},
+		{"dial stranger", func() error {
+			_, err := a.DialContext(t.Context(), "tcp", netip.AddrPortFrom(unknown.Addr(), 1))
+			return err
+		}, ErrPeer},
+		{"dial outside", func() error {
+			_, err := a.DialContext(t.Context(), "tcp", netip.MustParseAddrPort("192.0.2.1:1"))
+			return err
+		}, ErrPeer},
 		{"dial ended", func() error { _, err := a.DialContext(ended, "tcp", b.addr(1)); return err }, context.Canceled},
 		{"ping stranger", func() error { _, err := a.Ping(t.Context(), unknown.Addr()); return err }, ErrPeer},
 		{"ping ended", func() error { _, err := a.Ping(ended, b.id.ID().Addr()); return err }, context.Canceled},
