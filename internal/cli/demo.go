@@ -81,6 +81,8 @@ func (e *env) demo(ctx context.Context) (err error) {
 	defer d.desk.kill()
 	defer d.laptop.kill()
 	if err := d.run(ctx); err != nil {
+		d.desk.kill() // their logs are complete then
+		d.laptop.kill()
 		for _, dev := range []*demoDevice{d.desk, d.laptop} {
 			fmt.Fprintf(e.err, "--- %s said:\n%s", dev.name, dev.log.String())
 		}
@@ -313,7 +315,7 @@ func (d *demoRun) bytes(ctx context.Context, from, to *control.Client, toName, f
 	if _, err := to.Do(ctx, control.Request{Op: control.OpAllow, Device: fromName, Port: port}); err != nil {
 		return "", err
 	}
-	sums := make(chan [32]byte, 1)
+	sums := make(chan received, 1)
 	go receiveSum(ln, sums) // ends with the connection or the listener
 	conn, err := from.Dial(ctx, control.Request{Device: toName, Port: port})
 	if err != nil {
@@ -328,7 +330,10 @@ func (d *demoRun) bytes(ctx context.Context, from, to *control.Client, toName, f
 	}
 	select {
 	case got := <-sums:
-		if got != want {
+		if got.err != nil || got.bytes != demoBytes {
+			return "", fmt.Errorf("%d of %d bytes arrived: %w", got.bytes, demoBytes, got.err)
+		}
+		if got.sum != want {
 			return "", errors.New("the bytes that arrived are not those that were sent")
 		}
 	case <-ctx.Done():
@@ -338,16 +343,22 @@ func (d *demoRun) bytes(ctx context.Context, from, to *control.Client, toName, f
 	return strconv.Itoa(int(rate)) + " Mbit/s, SHA-256 equal", nil
 }
 
-func receiveSum(ln net.Listener, sums chan<- [32]byte) {
+// received is what came over a forwarded port.
+type received struct {
+	sum   [32]byte
+	bytes int64
+	err   error
+}
+
+func receiveSum(ln net.Listener, sums chan<- received) {
 	conn, err := ln.Accept()
 	if err != nil {
 		return
 	}
 	defer conn.Close()
 	h := sha256.New()
-	if _, err := io.Copy(h, io.LimitReader(conn, demoBytes)); err == nil {
-		sums <- [32]byte(h.Sum(nil))
-	}
+	n, err := io.Copy(h, io.LimitReader(conn, demoBytes))
+	sums <- received{[32]byte(h.Sum(nil)), n, err}
 }
 
 func sendRandom(w io.Writer) ([32]byte, error) {

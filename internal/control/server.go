@@ -159,6 +159,9 @@ func (s *Server) serve(conn net.Conn) {
 	if err := st.send(reply); err != nil {
 		s.log.Debug("reply not sent", "op", req.Op, "err", err)
 	}
+	if req.Op == OpStop {
+		s.once.Do(func() { close(s.stop) })
+	}
 }
 
 // errTaken says that the connection was used for something else than a reply.
@@ -198,8 +201,7 @@ func (s *Server) answer(st *stream, req Request) (Reply, error) {
 		return s.converse(st, req, wait)
 	case OpEvents:
 		return s.follow(st)
-	case OpStop:
-		s.once.Do(func() { close(s.stop) })
+	case OpStop: // carried out after the reply, in serve
 		return Reply{}, nil
 	}
 	return Reply{}, &Error{Kind: KindUsage, Text: fmt.Sprintf("the daemon does not know %q", req.Op), Hint: "it may be of another version: restart it with kith down and kith up"}
