@@ -15,7 +15,6 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
-	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 )
 
 const (
@@ -55,11 +54,11 @@ var (
 )
 
 func newNIC(addr netip.Addr, mtu int) (*nic, error) {
-	n := &nic{mtu: mtu, queue: make(chan *stack.PacketBuffer, queueSize), closed: make(chan struct{}), events: make(chan tun.Event, 1)}
+	n := &nic{mtu: mtu, queue: make(chan *stack.PacketBuffer, queueSize), closed: make(chan struct{}), events: make(chan tun.Event)}
 	n.mergers.New = func() any { return new(merging) }
 	n.stack = stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv6.NewProtocol},
-		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol6},
+		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, icmp.NewProtocol6},
 		HandleLocal:        true,
 	})
 	if err := tuneTCP(n.stack); err != nil {
@@ -73,7 +72,6 @@ func newNIC(addr netip.Addr, mtu int) (*nic, error) {
 		return nil, fmt.Errorf("tunnel: set address: %v", err)
 	}
 	n.stack.AddRoute(tcpip.Route{Destination: header.IPv6EmptySubnet, NIC: nicID})
-	n.events <- tun.EventUp
 	return n, nil
 }
 

@@ -3,14 +3,13 @@ package tunnel
 import (
 	"bytes"
 	"encoding/binary"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
 )
 
-// WireGuard's handshake messages (whitepaper section 5.4).
+// WireGuard's messages (whitepaper section 5.4). Each begins with its type, and a
+// sender's index, by which answers name it, follows.
 const (
 	typeInitiation = 1
 	typeResponse   = 2
@@ -18,6 +17,11 @@ const (
 
 	initiationSize = 148 // bytes
 	responseSize   = 92  // bytes
+
+	indexSender   = 4 // offset of the own index in an initiation and a response
+	indexReceiver = 4 // offset of the other's index in a transport message
+	indexAnswered = 8 // offset of the other's index in a response
+	ephemeral     = 8 // offset of the random public key in an initiation
 )
 
 const (
@@ -28,179 +32,188 @@ const (
 	resendFirst   = 50 * time.Millisecond
 	resendLongest = 400 * time.Millisecond
 	resendTimes   = 12
+	// answerLifetime is for how long a response is repeated: longer than the
+	// other side repeats its initiation.
+	answerLifetime = 10 * time.Second
+	// maxUnproven is how many received initiations are remembered before WireGuard
+	// has answered them: anybody can send one.
+	maxUnproven = 32
+	// maxAnswers is how many responses are remembered. Only peers get one.
+	maxAnswers = 256
 )
 
+// messageType returns the type of a message that has the size of its type, else 0.
 func messageType(b []byte) uint32 {
 	if len(b) < 4 {
 		return 0
 	}
-	return binary.LittleEndian.Uint32(b)
-}
-
-// A resendBind repeats handshake messages that may have been lost. An initiation
-// is sent again until something comes back; its receiver, whose device would take
-// the copy for a replay, sends the same response again.
-type resendBind struct {
-	conn.Bind
-	waiting atomic.Int32 // initiations without a response: nothing to look up while it is zero
-
-	mu     sync.Mutex // guards the fields below; not held while sending
-	closed bool
-	peers  map[string]*handshakes // by endpoint
-}
-
-// handshakes are the last handshake messages with one endpoint.
-type handshakes struct {
-	initiation []byte // ours that waits for a response
-	left       int    // how often it may be sent again
-	wait       time.Duration
-	timer      *time.Timer
-	received   []byte // their last initiation
-	response   []byte // our response to it
-}
-
-func newResendBind(b conn.Bind) *resendBind {
-	return &resendBind{Bind: b, peers: make(map[string]*handshakes)}
-}
-
-func (r *resendBind) peer(ep conn.Endpoint) *handshakes {
-	key := string(ep.DstToBytes())
-	h := r.peers[key]
-	if h == nil {
-		h = &handshakes{}
-		r.peers[key] = h
+	t := binary.LittleEndian.Uint32(b)
+	if (t == typeInitiation && len(b) != initiationSize) || (t == typeResponse && len(b) != responseSize) || (t == typeTransport && len(b) < 32) {
+		return 0
 	}
-	return h
+	return t
 }
 
-// Open wraps the receive functions of the Bind below.
-func (r *resendBind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
-	fns, actual, err := r.Bind.Open(port)
-	if err != nil {
-		return nil, 0, err
+func index(b []byte, offset int) uint32 { return binary.LittleEndian.Uint32(b[offset:]) }
+
+// where tells endpoints apart: WireGuard's own makes a new one for each packet.
+func where(ep conn.Endpoint) string {
+	if ep == nil {
+		return ""
 	}
-	r.mu.Lock()
-	r.closed = false
-	r.mu.Unlock()
-	for i, receive := range fns {
-		fns[i] = func(packets [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
-			n, err := receive(packets, sizes, eps)
-			for j := range n {
-				r.received(packets[j][:sizes[j]], &sizes[j], eps[j])
+	return string(ep.DstToBytes())
+}
+
+// A resender repairs lost handshake messages. It does no I/O and reads no clock.
+// It is not safe for concurrent use.
+//
+// An initiation is sent again until something answers its index. Its receiver,
+// whose WireGuard takes the copy for a replay, sends the same response again.
+//
+// Two initiations that cross would both be answered, and both answers thrown
+// away, since each side has turned from initiator to responder: WireGuard then
+// waits for five seconds. Here the one with the lesser random key wins: who has
+// sent it does not hear the other one, and sends its own again.
+type resender struct {
+	waiting  map[string]*initiation // ours without an answer, by endpoint
+	unproven [maxUnproven]received  // a ring
+	next     int                    // of unproven
+	answers  []answer               // the oldest first
+}
+
+// An initiation is one of ours that waits.
+type initiation struct {
+	message []byte
+	to      conn.Endpoint
+	left    int // how often it may be sent again
+	wait    time.Duration
+	due     time.Time
+}
+
+// received is an initiation that came in.
+type received struct {
+	message [initiationSize]byte
+	from    string
+}
+
+// An answer is our response to an initiation.
+type answer struct {
+	received
+	response []byte
+	until    time.Time
+}
+
+func newResender() *resender { return &resender{waiting: make(map[string]*initiation)} }
+
+// sent is told of every handshake message that WireGuard sends.
+func (r *resender) sent(now time.Time, b []byte, to conn.Endpoint) {
+	at := where(to)
+	switch messageType(b) {
+	case typeInitiation:
+		r.waiting[at] = &initiation{
+			message: bytes.Clone(b), to: to, left: resendTimes, wait: resendFirst, due: now.Add(resendFirst),
+		}
+	case typeResponse:
+		// WireGuard has chosen to be the responder.
+		delete(r.waiting, at)
+		for i := range r.unproven {
+			u := &r.unproven[i]
+			if u.from == at && index(u.message[:], indexSender) == index(b, indexAnswered) {
+				r.remember(now, answer{received: *u, response: bytes.Clone(b), until: now.Add(answerLifetime)})
+				*u = received{}
+				return
 			}
-			return n, err
-		}
-	}
-	return fns, actual, nil
-}
-
-// received looks at one packet; it sets size to zero if WireGuard need not see it.
-func (r *resendBind) received(b []byte, size *int, ep conn.Endpoint) {
-	switch t := messageType(b); {
-	case t == typeTransport && r.waiting.Load() == 0:
-		return // nearly every packet
-	case t == typeTransport, t == typeResponse && len(b) == responseSize:
-		r.answered(ep)
-	case t == typeInitiation && len(b) == initiationSize:
-		if again := r.repeat(b, ep); again != nil {
-			*size = 0
-			_ = r.Bind.Send([][]byte{again}, ep) // lost again: the next copy brings another
 		}
 	}
 }
 
-func (r *resendBind) answered(ep conn.Endpoint) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.stop(r.peer(ep))
+func (r *resender) remember(now time.Time, a answer) {
+	old := 0
+	for old < len(r.answers) && (len(r.answers)-old >= maxAnswers || !now.Before(r.answers[old].until)) {
+		old++
+	}
+	r.answers = append(r.answers[old:len(r.answers):len(r.answers)], a)
 }
 
-// stop gives up on an initiation. The caller holds mu.
-func (r *resendBind) stop(h *handshakes) {
-	if h.initiation != nil {
-		h.initiation = nil
-		h.timer.Stop()
-		r.waiting.Add(-1)
+// received is told of every handshake message that comes in and, while an
+// initiation waits, of every other packet. It returns what is to be sent back at
+// once, if anything, and whether WireGuard must not see the packet.
+func (r *resender) received(now time.Time, b []byte, from conn.Endpoint) (reply []byte, hide bool) {
+	switch messageType(b) {
+	case typeResponse:
+		r.answered(where(from), index(b, indexAnswered))
+	case typeTransport:
+		r.answered(where(from), index(b, indexReceiver))
+	case typeInitiation:
+		at := where(from)
+		for _, a := range r.answers {
+			if a.from == at && bytes.Equal(a.message[:], b) && now.Before(a.until) {
+				return a.response, true
+			}
+		}
+		if w := r.waiting[at]; w != nil && bytes.Compare(w.message[ephemeral:], b[ephemeral:]) < 0 {
+			return nil, true // they cross, and ours wins
+		}
+		r.unproven[r.next] = received{message: [initiationSize]byte(b), from: at}
+		r.next = (r.next + 1) % maxUnproven
+	}
+	return nil, false
+}
+
+// answered ends the repetition of the initiation that has an index: data of an
+// earlier session says nothing about it.
+func (r *resender) answered(at string, own uint32) {
+	if w := r.waiting[at]; w != nil && index(w.message, indexSender) == own {
+		delete(r.waiting, at)
 	}
 }
 
-// repeat returns the response to an initiation that has been answered before.
-func (r *resendBind) repeat(b []byte, ep conn.Endpoint) []byte {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	h := r.peer(ep)
-	if bytes.Equal(h.received, b) {
-		return h.response
+// due returns an initiation to be sent now, or nil.
+func (r *resender) due(now time.Time) *initiation {
+	for at, w := range r.waiting {
+		if now.Before(w.due) {
+			continue
+		}
+		if w.left--; w.left < 0 {
+			delete(r.waiting, at)
+			continue
+		}
+		w.wait = min(2*w.wait, resendLongest)
+		w.due = now.Add(w.wait)
+		return w
 	}
-	h.received, h.response = bytes.Clone(b), nil
 	return nil
 }
 
-// Send passes packets on and remembers handshake messages.
-func (r *resendBind) Send(bufs [][]byte, ep conn.Endpoint) error {
-	if len(bufs) == 1 {
-		switch b := bufs[0]; {
-		case len(b) == initiationSize && messageType(b) == typeInitiation:
-			r.remember(b, ep)
-		case len(b) == responseSize && messageType(b) == typeResponse:
-			r.mu.Lock()
-			r.peer(ep).response = bytes.Clone(b)
-			r.mu.Unlock()
+// nextDue returns when due wants to be called; the zero time is never.
+func (r *resender) nextDue() time.Time {
+	var first time.Time
+	for _, w := range r.waiting {
+		if first.IsZero() || w.due.Before(first) {
+			first = w.due
 		}
 	}
-	return r.Bind.Send(bufs, ep)
-}
-
-func (r *resendBind) remember(b []byte, ep conn.Endpoint) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.closed {
-		return
-	}
-	h := r.peer(ep)
-	r.stop(h)
-	h.initiation, h.left, h.wait = bytes.Clone(b), resendTimes, resendFirst
-	r.waiting.Add(1)
-	sent := h.initiation
-	h.timer = time.AfterFunc(resendFirst, func() { r.again(h, sent, ep) })
-}
-
-// again sends an initiation that is still waiting.
-func (r *resendBind) again(h *handshakes, sent []byte, ep conn.Endpoint) {
-	r.mu.Lock()
-	if r.closed || h.initiation == nil || &h.initiation[0] != &sent[0] {
-		r.mu.Unlock()
-		return
-	}
-	if h.left--; h.left < 0 {
-		r.stop(h)
-		r.mu.Unlock()
-		return
-	}
-	h.wait = min(2*h.wait, resendLongest)
-	h.timer.Reset(h.wait)
-	r.mu.Unlock()
-	_ = r.Bind.Send([][]byte{sent}, ep)
+	return first
 }
 
 // forget drops what is remembered of an endpoint.
-func (r *resendBind) forget(ep conn.Endpoint) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	key := string(ep.DstToBytes())
-	if h := r.peers[key]; h != nil {
-		r.stop(h)
-		delete(r.peers, key)
+func (r *resender) forget(ep conn.Endpoint) {
+	at := where(ep)
+	delete(r.waiting, at)
+	kept := r.answers[:0]
+	for _, a := range r.answers {
+		if a.from != at {
+			kept = append(kept, a)
+		}
+	}
+	clear(r.answers[len(kept):])
+	r.answers = kept
+	for i := range r.unproven {
+		if r.unproven[i].from == at {
+			r.unproven[i] = received{}
+		}
 	}
 }
 
-// Close stops all repeats and closes the Bind below.
-func (r *resendBind) Close() error {
-	r.mu.Lock()
-	r.closed = true
-	for _, h := range r.peers {
-		r.stop(h)
-	}
-	r.mu.Unlock()
-	return r.Bind.Close()
-}
+// reset drops everything.
+func (r *resender) reset() { *r = *newResender() }

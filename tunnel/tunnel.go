@@ -1,16 +1,13 @@
 package tunnel
 
 import (
-	"bufio"
-	"bytes"
-	"encoding/hex"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/netip"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -21,31 +18,62 @@ import (
 	"github.com/kithproject/kith/identity"
 )
 
-// DefaultMTU is the MTU inside the tunnel, in bytes. Its packets make datagrams
-// of 1460 bytes, which fit an Ethernet path, and of which a batch stays below what
-// the kernel can segment in one go.
-const DefaultMTU = 1400
+const (
+	// DefaultMTU is the MTU inside the tunnel, in bytes. Its packets make datagrams
+	// of 1460 bytes (IPv4), which fit an Ethernet path, and of which a batch stays
+	// below what the kernel can segment in one go. From 1408 on it would not.
+	DefaultMTU = 1400
+	// MinMTU is the least MTU, in bytes: that of IPv6 (RFC 8200 section 5).
+	MinMTU = 1280
+	// MaxMTU is the largest MTU, in bytes, that fits a UDP datagram.
+	MaxMTU = 65000
+)
 
-// ErrPeer reports an operation on a device that the tunnel does not know.
+// maxKeepalive is the longest persistent keepalive of WireGuard.
+const maxKeepalive = 65535 * time.Second
+
+// farewell is how long Close leaves the resets of live connections to get out, so
+// that the other side need not find out by itself.
+const farewell = 20 * time.Millisecond
+
+// ErrPeer reports an operation on a device that the tunnel does not know, or not
+// any more.
 var ErrPeer = errors.New("tunnel: no such peer")
+
+// ErrKeyTaken reports that a peer claims the WireGuard key of another one.
+var ErrKeyTaken = errors.New("tunnel: the WireGuard key belongs to another peer")
 
 // Config is what New needs. Identity and Bind must be set.
 type Config struct {
 	Identity *identity.Identity
 	Bind     conn.Bind // carries the encrypted packets; the Tunnel opens and closes it
 	Port     uint16    // UDP port number that Bind opens; default 0: any
-	MTU      int       // of packets inside, in bytes; default DefaultMTU
+	MTU      int       // of packets inside, in bytes, MinMTU to MaxMTU; default DefaultMTU
 	Logger   *slog.Logger
 }
 
-// A Peer is a device that may talk through the tunnel.
+// A Peer is a device that may talk through the tunnel. Printing one leaves the
+// keys out.
 type Peer struct {
 	ID        identity.DeviceID
 	WireGuard [32]byte // its public key
 	PSK       [32]byte // preshared key of the pair
 	Endpoint  conn.Endpoint
-	Keepalive time.Duration // WireGuard's persistent keepalive; default none
+	Keepalive time.Duration // WireGuard's persistent keepalive, in whole seconds; default none
 }
+
+// String returns the peer's ID, without keys.
+func (p Peer) String() string { return "tunnel.Peer(" + p.ID.Short() + ")" }
+
+// GoString returns String.
+func (p Peer) GoString() string { return p.String() }
+
+// LogValue returns String.
+func (p Peer) LogValue() slog.Value { return slog.StringValue(p.String()) }
+
+// Format prints String for every verb, also those for which package fmt would
+// print the keys.
+func (p Peer) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, p.String()) }
 
 // PeerStats are what WireGuard counts.
 type PeerStats struct {
@@ -60,22 +88,31 @@ type Tunnel struct {
 	nic    *nic
 	bind   *resendBind
 	device *wg.Device
+	asked  sync.WaitGroup // Fallbacks at work
 
-	mu       sync.Mutex // guards the fields below; not held while calling out
-	closed   bool
-	peers    map[identity.DeviceID]Peer
-	addrs    map[netip.Addr]identity.DeviceID
-	conns    map[identity.DeviceID]map[io.Closer]struct{}
-	fallback Fallback
+	change sync.Mutex // serialises changes of peers; held before mu
+
+	mu        sync.Mutex // guards the fields below; not held while calling out
+	closed    bool
+	peers     map[identity.DeviceID]Peer
+	addrs     map[netip.Addr]identity.DeviceID
+	conns     map[identity.DeviceID]map[*tracked]struct{}
+	listeners map[*listener]struct{}
+	requests  map[*request]struct{}
+	fallback  Fallback
 }
 
-// New opens the interface. It errs if the Bind cannot be opened.
+// New opens the interface. It errs if the Config is incomplete, or if the Bind
+// cannot be opened.
 func New(cfg Config) (*Tunnel, error) {
+	if cfg.Identity == nil || cfg.Bind == nil {
+		return nil, errors.New("tunnel: Config needs Identity and Bind")
+	}
 	if cfg.MTU == 0 {
 		cfg.MTU = DefaultMTU
 	}
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
+	if cfg.MTU < MinMTU || cfg.MTU > MaxMTU {
+		return nil, fmt.Errorf("tunnel: MTU %d is not between %d and %d", cfg.MTU, MinMTU, MaxMTU)
 	}
 	n, err := newNIC(cfg.Identity.ID().Addr(), cfg.MTU)
 	if err != nil {
@@ -83,18 +120,13 @@ func New(cfg Config) (*Tunnel, error) {
 	}
 	t := &Tunnel{
 		id: cfg.Identity, nic: n, bind: newResendBind(cfg.Bind), peers: make(map[identity.DeviceID]Peer),
-		addrs: make(map[netip.Addr]identity.DeviceID), conns: make(map[identity.DeviceID]map[io.Closer]struct{}),
+		addrs: make(map[netip.Addr]identity.DeviceID), conns: make(map[identity.DeviceID]map[*tracked]struct{}),
+		listeners: make(map[*listener]struct{}), requests: make(map[*request]struct{}),
 	}
 	forwarder := tcp.NewForwarder(n.stack, 0, maxInFlight, t.incoming)
 	n.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, forwarder.HandlePacket)
-	t.device = wg.NewDevice(device{n}, t.bind, &wg.Logger{
-		Verbosef: func(format string, args ...any) { cfg.Logger.Debug("wireguard", "text", fmt.Sprintf(format, args...)) },
-		Errorf: func(format string, args ...any) {
-			cfg.Logger.Debug("wireguard", "failed", fmt.Sprintf(format, args...))
-		},
-	})
-	key := cfg.Identity.WireGuardPrivate()
-	err = t.configure(fmt.Sprintf("private_key=%x\nlisten_port=%d\n", key, cfg.Port))
+	t.device = wg.NewDevice(device{n}, t.bind, logger(cfg.Logger))
+	err = t.configure(newSetting().key("private_key", cfg.Identity.WireGuardPrivate()).number("listen_port", int(cfg.Port)))
 	if err == nil {
 		if err = t.device.Up(); err != nil {
 			err = fmt.Errorf("tunnel: %w", err)
@@ -106,180 +138,67 @@ func New(cfg Config) (*Tunnel, error) {
 	return t, nil
 }
 
-// configure speaks WireGuard's configuration protocol. The text holds keys and
-// is never part of an error.
-func (t *Tunnel) configure(text string) error {
-	if err := t.device.IpcSet(text); err != nil {
-		var ipc *wg.IPCError
-		if errors.As(err, &ipc) {
-			return fmt.Errorf("tunnel: WireGuard refuses the configuration (code %d)", ipc.ErrorCode())
-		}
-		return errors.New("tunnel: WireGuard refuses the configuration")
+// logger passes on what WireGuard says, which names peers by parts of their public
+// keys and says nothing secret.
+func logger(l *slog.Logger) *wg.Logger {
+	if l == nil {
+		l = slog.New(slog.DiscardHandler)
 	}
-	return nil
+	say := func(key string) func(string, ...any) {
+		return func(format string, args ...any) {
+			if ctx := context.Background(); l.Enabled(ctx, slog.LevelDebug) {
+				l.LogAttrs(ctx, slog.LevelDebug, "wireguard", slog.String(key, fmt.Sprintf(format, args...)))
+			}
+		}
+	}
+	return &wg.Logger{Verbosef: say("text"), Errorf: say("failed")}
 }
 
-// Close ends all connections and waits for the interface's goroutines. It is
-// idempotent; its error is always nil.
+// Close resets all connections and waits for the interface's goroutines and for
+// Fallbacks that are at work. It is idempotent; its error is always nil.
 func (t *Tunnel) Close() error {
+	t.change.Lock()
+	defer t.change.Unlock()
 	t.mu.Lock()
 	if t.closed {
 		t.mu.Unlock()
 		return nil
 	}
 	t.closed = true
+	var conns []*tracked
+	for _, of := range t.conns {
+		for c := range of {
+			conns = append(conns, c)
+		}
+	}
+	listeners, requests := keys(t.listeners), keys(t.requests)
 	t.mu.Unlock()
+
+	for _, l := range listeners {
+		l.Close()
+	}
+	for _, r := range requests {
+		r.refuse()
+	}
+	for _, c := range conns {
+		c.abort(net.ErrClosed)
+	}
+	if len(conns) > 0 {
+		time.Sleep(farewell) //nolint:forbidigo // nothing tells when a packet has left
+	}
 	t.device.Close()
 	t.nic.Close()
 	t.nic.stack.Close()
+	t.asked.Wait()
 	t.nic.stack.Wait()
 	t.nic.drain()
 	return nil
 }
 
-// AddPeer lets a device talk from its address, and sends to it by its endpoint.
-// It errs if WireGuard refuses the keys.
-func (t *Tunnel) AddPeer(p Peer) error {
-	addr := p.ID.Addr()
-	err := t.configure(fmt.Sprintf("public_key=%x\npreshared_key=%x\nreplace_allowed_ips=true\nallowed_ip=%s/128\npersistent_keepalive_interval=%d\n",
-		p.WireGuard, p.PSK, addr, int(p.Keepalive.Seconds())))
-	if err != nil {
-		return err
+func keys[K comparable](m map[K]struct{}) []K {
+	all := make([]K, 0, len(m))
+	for k := range m {
+		all = append(all, k)
 	}
-	peer := t.device.LookupPeer(wg.NoisePublicKey(p.WireGuard))
-	if peer == nil {
-		return ErrPeer // its key is this device's own
-	}
-	peer.SetEndpointFromPacket(p.Endpoint)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.peers[p.ID], t.addrs[addr] = p, p.ID
-	return nil
-}
-
-func (t *Tunnel) peer(id identity.DeviceID) (Peer, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	p, ok := t.peers[id]
-	if !ok {
-		return Peer{}, ErrPeer
-	}
-	return p, nil
-}
-
-// SetPSK changes the preshared key from the next handshake on. It errs with
-// ErrPeer for a device that was not added.
-func (t *Tunnel) SetPSK(id identity.DeviceID, psk [32]byte) error {
-	p, err := t.peer(id)
-	if err != nil {
-		return err
-	}
-	if p.PSK == psk {
-		return nil
-	}
-	if err := t.configure(fmt.Sprintf("public_key=%x\nupdate_only=true\npreshared_key=%x\n", p.WireGuard, psk)); err != nil {
-		return err
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	p.PSK = psk
-	t.peers[id] = p
-	return nil
-}
-
-// RemovePeer forgets a device and ends its connections.
-func (t *Tunnel) RemovePeer(id identity.DeviceID) {
-	t.mu.Lock()
-	p, ok := t.peers[id]
-	delete(t.peers, id)
-	delete(t.addrs, id.Addr())
-	conns := t.conns[id]
-	delete(t.conns, id)
-	t.mu.Unlock()
-	if !ok {
-		return
-	}
-	t.device.RemovePeer(wg.NoisePublicKey(p.WireGuard))
-	t.bind.forget(p.Endpoint)
-	for c := range conns {
-		c.Close()
-	}
-}
-
-// Peer returns the device that has an address in the tunnel.
-func (t *Tunnel) Peer(addr netip.Addr) (identity.DeviceID, bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	id, ok := t.addrs[addr]
-	return id, ok
-}
-
-// Handshake starts a WireGuard handshake, unless one was started in the last five
-// seconds. It returns at once. It errs with ErrPeer for a device that was not
-// added, or if the initiation could not be sent.
-func (t *Tunnel) Handshake(id identity.DeviceID) error {
-	p, err := t.peer(id)
-	if err != nil {
-		return err
-	}
-	peer := t.device.LookupPeer(wg.NoisePublicKey(p.WireGuard))
-	if peer == nil {
-		return ErrPeer
-	}
-	if err := peer.SendHandshakeInitiation(false); err != nil {
-		return fmt.Errorf("tunnel: handshake: %w", err)
-	}
-	return nil
-}
-
-// Stats returns what WireGuard counts for a device; it reports false for one that
-// was not added.
-func (t *Tunnel) Stats(id identity.DeviceID) (PeerStats, bool) {
-	p, err := t.peer(id)
-	if err != nil {
-		return PeerStats{}, false
-	}
-	var text bytes.Buffer
-	if err := t.device.IpcGetOperation(&text); err != nil {
-		return PeerStats{}, false
-	}
-	defer clear(text.Bytes()) // it holds keys
-	return parseStats(&text, hex.EncodeToString(p.WireGuard[:]))
-}
-
-// parseStats reads the section of one public key from WireGuard's configuration
-// protocol.
-func parseStats(r io.Reader, key string) (PeerStats, bool) {
-	var st PeerStats
-	var sec, nsec int64
-	found, here := false, false
-	lines := bufio.NewScanner(r)
-	for lines.Scan() {
-		name, value, _ := strings.Cut(lines.Text(), "=")
-		if name == "public_key" {
-			here = value == key
-			found = found || here
-		}
-		if !here {
-			continue
-		}
-		n, err := strconv.ParseUint(value, 10, 63)
-		if err != nil {
-			continue
-		}
-		switch name {
-		case "last_handshake_time_sec":
-			sec = int64(n)
-		case "last_handshake_time_nsec":
-			nsec = int64(n)
-		case "rx_bytes":
-			st.RxBytes = n
-		case "tx_bytes":
-			st.TxBytes = n
-		}
-	}
-	if sec != 0 || nsec != 0 {
-		st.LastHandshake = time.Unix(sec, nsec)
-	}
-	return st, found
+	return all
 }
