@@ -62,7 +62,6 @@ var home = map[string][]string{
 	"github.com/spf13/cobra":         {"internal/cli"},
 	"github.com/vishvananda/netlink": {"internal/netmon", "internal/nettest"},
 	"github.com/vishvananda/netns":   {"internal/nettest"},
-	"github.com/wlynxg/anet":         {"internal/netmon"},
 	"golang.org/x/term":              {"internal/cli"},
 	"golang.org/x/crypto":            {"code", "pairing", "internal/wire", "link"},
 	"golang.org/x/net":               {"rendezvous/lan", "link"},
