@@ -183,3 +183,29 @@ func TestRead(t *testing.T) {
 		t.Errorf("the packet that waited carries %d", got)
 	}
 }
+
+// TestGSOMaxSize checks that a full segment is split to equal packets which the
+// kernel takes in one go.
+func TestGSOMaxSize(t *testing.T) {
+	const (
+		wireGuard = 32        // bytes that it adds to a packet
+		mostUDP   = 65535 - 8 // bytes of payload in one go over IPv6, the smaller with IPv4's header
+		ipv4      = 20
+		options   = 12 // bytes, the timestamps
+	)
+	for _, tc := range []struct {
+		mtu  int
+		even bool
+	}{{1280, true}, {DefaultMTU, true}, {9000, false}, {65000, false}} {
+		n := &nic{mtu: tc.mtu}
+		size := int(n.GSOMaxSize())
+		if size > gsoMax {
+			t.Errorf("MTU %d: %d bytes", tc.mtu, size)
+		}
+		data := size - header.TCPTotalHeaderMaximumSize - 1
+		mss := tc.mtu - header.IPv6MinimumSize - header.TCPMinimumSize - options
+		if tc.even && (data%mss != 0 || data/mss*(tc.mtu+wireGuard) > mostUDP-ipv4) {
+			t.Errorf("MTU %d: %d bytes of data make %d packets and %d bytes", tc.mtu, data, data/mss, data%mss)
+		}
+	}
+}
