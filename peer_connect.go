@@ -53,12 +53,14 @@ func probeKeys(chain pairing.Chain, role pairing.Role) func(int64) (send, receiv
 	}
 }
 
-// restartLink begins anew with fresh paths and a fresh WireGuard session.
+// restartLink begins anew with fresh paths. WireGuard keeps what it knows of the
+// device: the session that its next run makes may be there already, and a peer
+// that forgot the last handshake's time would take a replay for a new one.
 func (p *peer) restartLink() {
 	if p.link == nil {
 		return
 	}
-	p.detach()
+	p.stopVerify()
 	p.link.Close()
 	if err := p.look(); err != nil {
 		p.n.cfg.Logger.Error("link not restarted", "peer", p.id.Short(), "err", err)
@@ -131,36 +133,45 @@ func (p *peer) connect() {
 	}
 }
 
-func (p *peer) detach() {
+func (p *peer) stopVerify() {
 	if p.verify != nil {
 		p.verify()
 		p.verify = nil
 	}
+}
+
+func (p *peer) detach() {
+	p.stopVerify()
 	if p.attached {
 		p.n.tunnel.RemovePeer(p.id)
 		p.attached = false
 	}
 }
 
-// handshakeLead is how long the device with the greater ID leaves the first
-// handshake to the other: two initiations that cross cancel each other out, and
-// WireGuard tries again only after five seconds.
-const handshakeLead = time.Second
+const (
+	// handshakeLead is how long the device with the greater ID leaves the first
+	// handshake to the other, which saves one of two.
+	handshakeLead = 150 * time.Millisecond
+	// firstVerify and lastVerify bound the wait for one echo; it doubles between.
+	firstVerify = 250 * time.Millisecond
+	lastVerify  = 2 * time.Second
+)
 
-// handshake makes sure that a WireGuard session stands, and says so.
+// handshake makes sure that a WireGuard session with the device's present run
+// stands, and says so.
 func (p *peer) handshake(ctx context.Context) {
 	self, peer := p.n.ID(), p.id
-	lead := self.String() < peer.String()
-	if !lead && !p.awaitHandshake(ctx, handshakeLead) {
-		lead = true
+	start := time.Now()
+	if self.String() > peer.String() {
+		p.awaitHandshake(ctx, start, handshakeLead)
 	}
-	for ctx.Err() == nil {
-		if lead {
+	for wait := firstVerify; ctx.Err() == nil; wait = min(2*wait, lastVerify) {
+		if !p.sessionSince(start) {
 			if err := p.n.tunnel.Handshake(peer); err != nil {
 				p.n.cfg.Logger.Debug("handshake not started", "peer", peer.Short(), "err", err)
 			}
 		}
-		pctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		pctx, cancel := context.WithTimeout(ctx, wait)
 		_, err := p.n.tunnel.Ping(pctx, peer.Addr())
 		cancel()
 		if err == nil {
@@ -174,29 +185,29 @@ func (p *peer) handshake(ctx context.Context) {
 	}
 }
 
-// awaitHandshake reports whether a session stood before limit had passed.
-func (p *peer) awaitHandshake(ctx context.Context, limit time.Duration) bool {
+// sessionSince reports whether a handshake was completed after a moment.
+func (p *peer) sessionSince(start time.Time) bool {
+	st, ok := p.n.tunnel.Stats(p.id)
+	return ok && st.LastHandshake.After(start)
+}
+
+// awaitHandshake waits for a new session, no longer than limit.
+func (p *peer) awaitHandshake(ctx context.Context, start time.Time, limit time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	ticker := time.NewTicker(10 * time.Millisecond)
+	ticker := time.NewTicker(5 * time.Millisecond)
 	defer ticker.Stop()
-	for {
-		if st, ok := p.n.tunnel.Stats(p.id); ok && !st.LastHandshake.IsZero() {
-			return true
-		}
+	for !p.sessionSince(start) {
 		select {
 		case <-ctx.Done():
-			return false
+			return
 		case <-ticker.C:
 		}
 	}
 }
 
 func (p *peer) nowConnected() {
-	if p.verify != nil {
-		p.verify()
-		p.verify = nil
-	}
+	p.stopVerify()
 	path, ok := p.link.Path()
 	if !ok {
 		return

@@ -18,10 +18,7 @@ func (p *peer) disconnected(why string) {
 	p.looking = "looking for it: " + why
 	p.signalLocked()
 	p.mu.Unlock()
-	if p.verify != nil {
-		p.verify()
-		p.verify = nil
-	}
+	p.stopVerify()
 	if was {
 		p.emit(EventDisconnected, why)
 	}
