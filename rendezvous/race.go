@@ -10,24 +10,42 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
+// joinPatience is how long Join waits for media that have not answered. By their
+// contract they answer at once.
+const joinPatience = 200 * time.Millisecond
+
+var errNoMember = errors.New("rendezvous: no medium takes this topic")
+
 // A Racer is several exchanges used as one: what is published goes out on all of
-// them at once, and what comes in on any is received. A medium that is down or
-// slow never holds up the others. It is safe for concurrent use.
+// them at once, and what comes in on any is received. A medium that is dead, slow
+// or flooded never holds up the others. It is safe for concurrent use.
+//
+// A frame that travels over several media arrives several times, with the name
+// of each in Message.Exchange. Nothing is filtered here: a repeated frame may be
+// a retransmission that wants an answer, and only the stages above can tell,
+// because they can open it.
 type Racer struct {
 	members []Exchange
+	once    sync.Once
+	err     error // of Close
 
 	mu       sync.Mutex // guards the fields below
 	closed   bool
 	sessions map[*raceSession]struct{}
 }
 
-var _ Exchange = (*Racer)(nil)
+var (
+	_ Exchange   = (*Racer)(nil)
+	_ Endpointer = (*Racer)(nil)
+)
 
-// Race joins exchanges into one, which owns them from now on.
+// Race joins exchanges into one, which owns them from now on. Without members it
+// takes no topic.
 func Race(members ...Exchange) *Racer {
-	return &Racer{members: members, sessions: make(map[*raceSession]struct{})}
+	return &Racer{members: slices.Clone(members), sessions: make(map[*raceSession]struct{})}
 }
 
 // Name returns the members' names, joined by "+".
@@ -52,13 +70,15 @@ func (r *Racer) Health() Health {
 		}
 	}
 	h.Detail = strings.Join(details, "; ")
-	if !h.Ready {
+	if len(r.members) == 0 {
+		h.Detail, h.Err = "no medium is configured", errNoMember
+	} else if !h.Ready {
 		h.Err = errors.Join(errs...)
 	}
 	return h
 }
 
-// Each returns the health of every member.
+// Each returns the health of every member, in their order.
 func (r *Racer) Each() []Health {
 	out := make([]Health, len(r.members))
 	for i, m := range r.members {
@@ -78,150 +98,82 @@ func (r *Racer) Endpoints() []netip.AddrPort {
 	return out
 }
 
-// Close ends all sessions, closes every member and joins their errors.
+// Close ends all sessions, closes the members side by side, waits for them and
+// joins their errors.
 func (r *Racer) Close() error {
-	r.mu.Lock()
-	r.closed = true
-	open := slices.Collect(maps.Keys(r.sessions))
-	r.mu.Unlock()
-	var errs []error
-	for _, s := range open {
-		errs = append(errs, s.Close())
-	}
-	for _, m := range r.members {
-		errs = append(errs, m.Close())
-	}
-	return errors.Join(errs...)
+	r.once.Do(func() {
+		r.mu.Lock()
+		r.closed = true
+		open := slices.Collect(maps.Keys(r.sessions))
+		r.mu.Unlock()
+		errs := make([]error, len(open)+len(r.members))
+		var wg sync.WaitGroup
+		for i, s := range open {
+			wg.Go(func() { errs[i] = s.Close() })
+		}
+		wg.Wait()
+		for i, m := range r.members {
+			wg.Go(func() { errs[len(open)+i] = m.Close() })
+		}
+		wg.Wait()
+		r.err = errors.Join(errs...)
+	})
+	return r.err
 }
 
-// Join opens the point on every member. It errs with net.ErrClosed after Close,
-// with the context's error, and otherwise only if no member takes the point.
+// Join opens the point on every member at once. A member that does not answer
+// within 200 ms joins when it does. It errs with net.ErrClosed after Close, with
+// the context's error, and otherwise only if every member refuses the point.
 func (r *Racer) Join(ctx context.Context, p Point) (Session, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	s := &raceSession{racer: r, queue: make(chan Message, QueueSize)}
-	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	var errs []error
-	for _, m := range r.members {
-		one, err := m.Join(ctx, p)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", m.Name(), err))
-			continue
-		}
-		s.members = append(s.members, raceMember{m.Name(), one})
-	}
-	if len(s.members) == 0 {
-		s.cancel()
-		return nil, errors.Join(append(errs, errNoMember)...)
-	}
+	p.Endpoints = slices.Clone(p.Endpoints) // a slow member reads them later
+	s := newRaceSession(ctx, r)
 	r.mu.Lock()
-	closed := r.closed
-	if !closed {
-		r.sessions[s] = struct{}{}
-	}
-	r.mu.Unlock()
-	if closed {
-		return nil, errors.Join(fmt.Errorf("rendezvous: join: %w", net.ErrClosed), s.Close())
-	}
-	if p.Mode != SendOnly {
-		for _, m := range s.members {
-			s.wg.Go(func() { s.pump(m.session) })
-		}
-	}
-	return s, nil
-}
-
-var errNoMember = errors.New("rendezvous: no medium takes this topic")
-
-type raceMember struct {
-	name    string
-	session Session
-}
-
-// A raceSession merges one session per member.
-type raceSession struct {
-	racer   *Racer
-	members []raceMember
-	queue   chan Message
-	ctx     context.Context //nolint:containedctx // ends with Close
-	cancel  context.CancelFunc
-	wg      sync.WaitGroup
-	once    sync.Once
-	err     error
-}
-
-// pump moves what one member receives into the queue, newest dropped.
-func (s *raceSession) pump(from Session) {
-	for {
-		msg, err := from.Receive(s.ctx)
-		if err != nil {
-			return
-		}
-		select {
-		case s.queue <- msg:
-		default:
-		}
-	}
-}
-
-func (s *raceSession) Publish(ctx context.Context, frame []byte) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	if s.ctx.Err() != nil {
-		return fmt.Errorf("rendezvous: publish: %w", net.ErrClosed)
-	}
-	if len(frame) != FrameSize {
-		return ErrFrameSize
-	}
-	if len(s.members) == 1 {
-		return s.members[0].session.Publish(ctx, frame)
-	}
-	errs := make([]error, len(s.members))
-	var wg sync.WaitGroup
-	for i, m := range s.members {
-		wg.Go(func() {
-			if err := m.session.Publish(ctx, frame); err != nil {
-				errs[i] = fmt.Errorf("%s: %w", m.name, err)
-			}
-		})
-	}
-	wg.Wait()
-	for _, err := range errs {
-		if err == nil {
-			return nil // one medium has it
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func (s *raceSession) Receive(ctx context.Context) (Message, error) {
-	if s.ctx.Err() != nil {
-		return Message{}, fmt.Errorf("rendezvous: receive: %w", net.ErrClosed)
-	}
-	select {
-	case msg := <-s.queue:
-		return msg, nil
-	case <-ctx.Done():
-		return Message{}, ctx.Err()
-	case <-s.ctx.Done():
-		return Message{}, fmt.Errorf("rendezvous: receive: %w", net.ErrClosed)
-	}
-}
-
-func (s *raceSession) Close() error {
-	s.once.Do(func() {
+	if r.closed {
+		r.mu.Unlock()
 		s.cancel()
-		var errs []error
-		for _, m := range s.members {
-			errs = append(errs, m.session.Close())
+		return nil, fmt.Errorf("rendezvous: join: %w", net.ErrClosed)
+	}
+	r.sessions[s] = struct{}{}
+	r.mu.Unlock()
+	for i := range s.members {
+		s.start(func() { s.run(i, p) })
+	}
+	timer := time.NewTimer(joinPatience)
+	defer timer.Stop()
+	refused := 0
+	for _, m := range s.members {
+		select {
+		case <-m.joined:
+			if m.err != nil {
+				refused++
+			}
+		case <-timer.C:
+			return s, nil
+		case <-s.ctx.Done():
+			return nil, fmt.Errorf("rendezvous: join: %w", net.ErrClosed)
+		case <-ctx.Done():
+			return nil, errors.Join(ctx.Err(), s.Close())
 		}
-		s.wg.Wait()
-		s.err = errors.Join(errs...)
-		s.racer.mu.Lock()
-		defer s.racer.mu.Unlock()
-		delete(s.racer.sessions, s)
-	})
-	return s.err
+	}
+	if refused < len(s.members) {
+		return s, nil
+	}
+	errs := make([]error, 0, len(s.members)+1)
+	for _, m := range s.members {
+		errs = append(errs, m.err)
+	}
+	err := s.Close()
+	if r.isClosed() {
+		return nil, fmt.Errorf("rendezvous: join: %w", net.ErrClosed)
+	}
+	return nil, errors.Join(append(errs, errNoMember, err)...)
+}
+
+func (r *Racer) isClosed() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.closed
 }

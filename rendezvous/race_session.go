@@ -1,0 +1,263 @@
+package rendezvous
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// maxInFlight is how many frames of one session a member may be busy with, in
+	// number. A member that is stuck costs this many goroutines and no more.
+	maxInFlight = 8
+	// publishLimit is how long a member may go on with a frame after another has
+	// taken it.
+	publishLimit = 30 * time.Second
+)
+
+// A raceSession merges one session per member.
+type raceSession struct {
+	racer   *Racer
+	members []*raceMember
+	merge   merge
+	ctx     context.Context //nolint:containedctx // ends with Close
+	cancel  context.CancelFunc
+	once    sync.Once
+	err     error // of Close
+
+	mu     sync.Mutex // guards closed, and wg against additions after Close
+	closed bool
+	wg     sync.WaitGroup
+}
+
+// A raceMember is the part of one exchange. session and err are set before joined
+// is closed.
+type raceMember struct {
+	exchange Exchange
+	joined   chan struct{}
+	session  Session
+	err      error // of Join
+	closeErr error // set before the session's goroutine ends
+	slots    chan struct{}
+}
+
+func newRaceSession(ctx context.Context, r *Racer) *raceSession {
+	s := &raceSession{racer: r}
+	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	for _, e := range r.members {
+		s.members = append(s.members, &raceMember{
+			exchange: e, joined: make(chan struct{}), slots: make(chan struct{}, maxInFlight),
+		})
+	}
+	s.merge.init(len(s.members))
+	return s
+}
+
+// start runs f in a goroutine that Close waits for; after Close it reports false.
+func (s *raceSession) start(f func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.wg.Go(f)
+	return true
+}
+
+// run is the life of one member's session.
+func (s *raceSession) run(i int, p Point) {
+	m := s.members[i]
+	session, err := m.exchange.Join(s.ctx, p)
+	if err != nil {
+		m.err = fmt.Errorf("%s: %w", m.exchange.Name(), err)
+		close(m.joined)
+		return
+	}
+	m.session = session
+	close(m.joined)
+	for p.Mode != SendOnly {
+		msg, err := session.Receive(s.ctx)
+		if err != nil {
+			break
+		}
+		s.merge.put(i, msg)
+	}
+	<-s.ctx.Done()
+	m.closeErr = session.Close()
+}
+
+// publish hands a frame to one member.
+func (m *raceMember) publish(ctx context.Context, frame []byte) error {
+	select {
+	case <-m.joined:
+	default:
+		return fmt.Errorf("%s: %w: still joining", m.exchange.Name(), ErrUnreachable)
+	}
+	if m.err != nil {
+		return m.err
+	}
+	select {
+	case m.slots <- struct{}{}:
+		defer func() { <-m.slots }()
+	default:
+		return fmt.Errorf("%s: %w: busy with earlier frames", m.exchange.Name(), ErrUnreachable)
+	}
+	if err := m.session.Publish(ctx, frame); err != nil {
+		return fmt.Errorf("%s: %w", m.exchange.Name(), err)
+	}
+	return nil
+}
+
+// Publish hands the frame to all members at once and returns when the first has
+// taken it; the others go on. It errs when none takes it.
+func (s *raceSession) Publish(ctx context.Context, frame []byte) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if s.ctx.Err() != nil {
+		return fmt.Errorf("rendezvous: publish: %w", net.ErrClosed)
+	}
+	if len(frame) != FrameSize {
+		return ErrFrameSize
+	}
+	type result struct {
+		member int
+		err    error
+	}
+	frame = slices.Clone(frame) // slower members need it after this returns
+	results := make(chan result, len(s.members))
+	sending, cancel := context.WithTimeout(s.ctx, publishLimit)
+	defer context.AfterFunc(ctx, cancel)() // the caller's context counts until somebody has the frame
+	var left atomic.Int32
+	left.Store(int32(len(s.members))) //nolint:gosec // a handful
+	for i, m := range s.members {
+		started := s.start(func() {
+			results <- result{i, m.publish(sending, frame)}
+			if left.Add(-1) == 0 {
+				cancel()
+			}
+		})
+		if !started {
+			cancel()
+			return fmt.Errorf("rendezvous: publish: %w", net.ErrClosed)
+		}
+	}
+	errs := make([]error, len(s.members))
+	for range s.members {
+		select {
+		case r := <-results:
+			if r.err == nil {
+				return nil
+			}
+			errs[r.member] = r.err
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.ctx.Done():
+			return fmt.Errorf("rendezvous: publish: %w", net.ErrClosed)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Receive returns the next frame, of the members in turn.
+func (s *raceSession) Receive(ctx context.Context) (Message, error) {
+	for {
+		switch {
+		case s.ctx.Err() != nil:
+			return Message{}, fmt.Errorf("rendezvous: receive: %w", net.ErrClosed)
+		case ctx.Err() != nil:
+			return Message{}, ctx.Err()
+		}
+		if msg, ok := s.merge.take(); ok {
+			return msg, nil
+		}
+		select {
+		case <-s.merge.more:
+		case <-ctx.Done():
+		case <-s.ctx.Done():
+		}
+	}
+}
+
+// Close ends every member's session, waits for them and joins their errors.
+func (s *raceSession) Close() error {
+	s.once.Do(func() {
+		s.mu.Lock()
+		s.closed = true
+		s.mu.Unlock()
+		s.cancel()
+		s.wg.Wait()
+		errs := make([]error, len(s.members))
+		for i, m := range s.members {
+			errs[i] = m.closeErr
+		}
+		s.err = errors.Join(errs...)
+		s.racer.mu.Lock()
+		defer s.racer.mu.Unlock()
+		delete(s.racer.sessions, s)
+	})
+	return s.err
+}
+
+// A merge holds what the members received, each in a queue with its own share of
+// QueueSize: who floods one medium crowds out nobody on another.
+type merge struct {
+	share int
+	more  chan struct{} // holds a token while there may be messages
+
+	mu      sync.Mutex // guards the fields below
+	queues  [][]Message
+	turn    int // whose message is next
+	waiting int // messages in all queues
+}
+
+func (q *merge) init(members int) {
+	q.share = max(1, QueueSize/max(1, members))
+	q.more = make(chan struct{}, 1)
+	q.queues = make([][]Message, members)
+}
+
+// put queues a message of one member, or drops it if that member's share is full.
+func (q *merge) put(member int, msg Message) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.queues[member]) >= q.share {
+		return
+	}
+	q.queues[member] = append(q.queues[member], msg)
+	q.waiting++
+	q.wake()
+}
+
+func (q *merge) wake() {
+	select {
+	case q.more <- struct{}{}:
+	default:
+	}
+}
+
+// take returns the oldest message of the next member that has one.
+func (q *merge) take() (Message, bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for range q.queues {
+		i := q.turn
+		q.turn = (q.turn + 1) % len(q.queues)
+		if len(q.queues[i]) == 0 {
+			continue
+		}
+		msg := q.queues[i][0]
+		q.queues[i][0] = Message{}
+		q.queues[i] = q.queues[i][1:]
+		if q.waiting--; q.waiting > 0 {
+			q.wake() // for another receiver
+		}
+		return msg, true
+	}
+	return Message{}, false
+}
