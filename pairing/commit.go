@@ -64,6 +64,7 @@ type Commit struct {
 	answered time.Time // last answer
 	storing  State     // being made durable; 0 when nothing is
 	settled  bool      // the other side is known to be in the same state
+	over     bool      // the other side has said UNPAIR: it need not be told
 	actions  []CommitAction
 }
 
@@ -177,8 +178,8 @@ func (c *Commit) Receive(now time.Time, body []byte) {
 	case c.state == Tomb:
 		c.receiveInTomb(now, msg)
 	case msg == msgUnpair:
+		c.over = true
 		c.store(Tomb)
-		c.settled = true // it knows already
 	case msg == msgPrepared && c.state == Prepared:
 		c.store(Active)
 	case msg == msgCommitted && c.state == Prepared:
@@ -234,6 +235,10 @@ func (c *Commit) Stored(now time.Time, s State, err error) {
 		return
 	}
 	c.state = s
+	if s == Tomb {
+		// What the other side said of the pair while it lived does not count.
+		c.settled = c.over
+	}
 	told := c.settled
 	c.arm(now)
 	switch {
