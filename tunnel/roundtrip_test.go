@@ -33,7 +33,8 @@ func TestSplitAndMerge(t *testing.T) {
 				}
 				flags := rapid.SampledFrom([]header.TCPFlags{header.TCPFlagAck, header.TCPFlagAck, header.TCPFlagAck | header.TCPFlagPsh,
 					header.TCPFlagAck | header.TCPFlagFin, header.TCPFlagRst, header.TCPFlagSyn}).Draw(t, "flags")
-				p := gsoPacket(views, []byte{1, 1, 1, rapid.ByteRange(0, 1).Draw(t, "option")}, flags, seq, mss)
+				options := rapid.SampledFrom([][]byte{{1, 1, 1, 1}, {1, 1, 1, 0}, {}}).Draw(t, "options")
+				p := gsoPacket(views, options, flags, seq, mss)
 				for _, b := range splitAll(p, 0) {
 					if rapid.IntRange(0, 9).Draw(t, "fate") > 0 {
 						queues[f] = append(queues[f], clip(b, f+1))
@@ -78,6 +79,35 @@ func TestSplitAndMerge(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestMergeUndoesSplit checks that a segment becomes what it was, also among
+// those of other flows.
+func TestMergeUndoesSplit(t *testing.T) {
+	const flows, mss = 3, 100
+	var batch [][]byte
+	var wholes [flows][]byte
+	for f := range flows {
+		p := gsoPacket([][]byte{bytes.Repeat([]byte{byte(f)}, 1234)}, []byte{1, 1, 1, 1}, header.TCPFlagAck|header.TCPFlagPsh, 1<<32-500, mss)
+		view := p.ToView()
+		wholes[f] = clip(bytes.Clone(view.AsSlice()), f)
+		view.Release()
+		for i, b := range splitAll(p, 0) {
+			at := min(len(batch), i*(f+1)+f) // in turns
+			batch = append(batch[:at:at], append([][]byte{clip(b, f)}, batch[at:]...)...)
+		}
+		p.DecRef()
+	}
+	var m merger
+	runs := m.plan(batch)
+	if len(runs) != flows {
+		t.Fatalf("%d packets of %d are left, want %d", len(runs), len(batch), flows)
+	}
+	for f, r := range runs {
+		if got := m.join(make([]byte, 0, r.size), batch, r); !bytes.Equal(got, wholes[f]) {
+			t.Errorf("flow %d: %d bytes, want the same %d", f, len(got), len(wholes[f]))
+		}
+	}
 }
 
 // streams writes down for each flow, byte for byte, what its packets carry.
