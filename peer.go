@@ -32,7 +32,7 @@ type peer struct {
 	channel *signaling.Channel
 	commit  *pairing.Commit
 	link    *link.Link
-	linkRun int // tells the events of this link from those of earlier ones
+	round   int // number of the link's resets
 
 	boot     [8]byte // the other's run, from its last presence
 	peerDay  int64   // the other's day, from its last presence
@@ -168,9 +168,10 @@ func (p *peer) onSignal(ev signaling.Event) {
 	case signaling.CommitEvent:
 		p.commit.Receive(time.Now(), ev.Body)
 	case signaling.GoodbyeEvent:
-		p.disconnected("it said goodbye")
+		if p.link != nil {
+			p.resetLink("it said goodbye")
+		}
 		p.boot = [8]byte{}
-		p.restartLink()
 	case signaling.PresenceEvent:
 		p.onPresence(ev.Presence)
 	}
@@ -186,8 +187,7 @@ func (p *peer) onPresence(pr signaling.Presence) {
 	}
 	if p.boot != pr.BootID && p.boot != [8]byte{} {
 		// Another run of the same device: its old session and port are gone.
-		p.disconnected("it restarted")
-		p.restartLink()
+		p.resetLink("it restarted")
 	}
 	p.boot, p.peerDay = pr.BootID, pr.Day
 	p.updatePSK()

@@ -13,25 +13,29 @@ import (
 	"github.com/kithproject/kith/tunnel"
 )
 
-// look starts to search for the other device: a fresh link, and announcements.
+// look starts to search for the other device, by a link that stays as long as the
+// pair does.
 func (p *peer) look() error {
-	p.linkRun++
-	run := p.linkRun
 	l, err := p.n.socket.NewLink(link.Config{
 		Peer: p.id, Keys: probeKeys(p.chain(), p.role()), Logger: p.n.cfg.Logger,
-		Events: func(ev link.Event) { p.post(func() { p.onLink(run, ev) }) },
+		Events: func(ev link.Event) { p.post(func() { p.onLink(ev) }) },
 	})
 	if err != nil {
 		return err
 	}
-	p.link = l
+	p.link, p.round = l, 0
 	if err := p.attach(); err != nil {
 		return err
 	}
+	p.search()
+	return nil
+}
+
+// search tries the addresses that worked before and announces ours.
+func (p *peer) search() {
 	p.link.SetRemote(candidates(p.rec.Endpoints))
 	p.setLooking("looking for it on " + p.n.media.Name())
 	p.channel.Announce(p.presence())
-	return nil
 }
 
 func candidates(addrs []netip.AddrPort) []signaling.Candidate {
@@ -53,23 +57,21 @@ func probeKeys(chain pairing.Chain, role pairing.Role) func(int64) (send, receiv
 	}
 }
 
-// restartLink begins anew with fresh paths. WireGuard keeps what it knows of the
-// device: the session that its next run makes may be there already, and a peer
-// that forgot the last handshake's time would take a replay for a new one.
-func (p *peer) restartLink() {
-	if p.link == nil {
-		return
-	}
-	p.stopVerify()
-	p.link.Close()
-	if err := p.look(); err != nil {
-		p.n.cfg.Logger.Error("link not restarted", "peer", p.id.Short(), "err", err)
-	}
+// resetLink begins anew with fresh paths, since the other device's old sockets are
+// gone. WireGuard keeps what it knows of it: the session that its next run makes
+// may be there already, and a peer that forgot the last handshake's time would
+// take a replay for a new one. It also keeps the Link, which packets on their way
+// up name as their source.
+func (p *peer) resetLink(why string) {
+	p.disconnected(why)
+	p.round++
+	p.link.Reset()
+	p.search()
 }
 
-func (p *peer) onLink(run int, ev link.Event) {
-	if run != p.linkRun || p.link == nil {
-		return // of a link that was replaced
+func (p *peer) onLink(ev link.Event) {
+	if p.link == nil || ev.Link != p.link || ev.Round != p.round {
+		return // of a link that was closed, or of before a reset
 	}
 	switch ev.Kind {
 	case link.Up, link.Changed:

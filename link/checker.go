@@ -233,6 +233,16 @@ func (c *checker) remove(cand *candidate) {
 	c.out.forget(cand.place.addr)
 }
 
+// clear gives up all candidates without an event. The checker is not used after it.
+func (c *checker) clear() {
+	c.out.use(nil)
+	for _, cand := range c.all {
+		c.out.forget(cand.place.addr)
+	}
+	clear(c.all)
+	c.selected = nil
+}
+
 // trim keeps at most maxLearned candidates that the peer does not name: those
 // that work, then those heard of last.
 func (c *checker) trim() {

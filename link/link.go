@@ -49,6 +49,7 @@ type Link struct {
 	core   *checker // owned by run
 	keys   keyring  // owned by run
 	skew   int64    // the peer's day minus ours; owned by run
+	round  int      // number of Resets obeyed; owned by run
 
 	listing bool // our interfaces are being listed; owned by run
 	listed  chan networks
@@ -73,6 +74,7 @@ type Link struct {
 
 // orders are what callers want of run.
 type orders struct {
+	resets  int // since run last looked
 	remote  []namedAddr
 	named   bool // remote was set
 	probe   bool
@@ -158,6 +160,19 @@ func (l *Link) SetPeerDay(day int64) {
 // Probe asks every known address anew, as after a change of the network. It
 // does not block.
 func (l *Link) Probe() { l.order(func(o *orders) { o.probe = true }) }
+
+// Reset forgets every path and every address, as after word that the peer is
+// another run of itself: its old sockets are gone, and what proved them proves
+// nothing any more. Addresses that are set after it count. Events that come after
+// it have a Round one greater, so that earlier ones are known as such; there is
+// no Down for a path that it ended. It does not block.
+func (l *Link) Reset() {
+	l.mu.Lock()
+	reset := l.todo.resets + 1
+	l.todo = orders{resets: reset, peerDay: l.todo.peerDay, skewed: l.todo.skewed}
+	l.mu.Unlock()
+	l.poke()
+}
 
 // Path returns the selected path, and whether there is one.
 func (l *Link) Path() (Path, bool) {
@@ -338,6 +353,14 @@ func (l *Link) obey() {
 	l.todo = orders{}
 	l.mu.Unlock()
 	now := time.Now()
+	if todo.resets > 0 {
+		l.round += todo.resets
+		l.core.clear()
+		l.waiting.Store(0)
+		networks := l.core.networks
+		l.core = newChecker(l, rand.Reader, l.cfg.DataSize)
+		l.core.networks = networks
+	}
 	l.core.port = l.socket.Port()
 	if todo.skewed {
 		l.skew = todo.peerDay - wire.Day(l.cfg.Now())
@@ -426,7 +449,7 @@ func (l *Link) event(kind EventKind, p Path) {
 	paths := l.core.paths()
 	l.paths.Store(&paths)
 	l.cfg.Logger.Info("link "+kind.String(), "peer", l.cfg.Peer.Short(), "path", p.Remote, "kind", p.Kind, "rtt", p.RTT, "size", p.Size)
-	l.cfg.Events(Event{Kind: kind, Link: l, Path: p})
+	l.cfg.Events(Event{Kind: kind, Link: l, Path: p, Round: l.round})
 }
 
 // The conn.Endpoint of WireGuard. A Link is one endpoint whatever its path, so

@@ -103,4 +103,6 @@ type Event struct {
 	Kind EventKind
 	Link *Link
 	Path Path // the selected path; for Down, the one that was lost
+	// Round is the number of Link.Resets before the event.
+	Round int
 }
