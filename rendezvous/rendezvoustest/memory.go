@@ -1,5 +1,6 @@
 // Package rendezvoustest helps to test what meets over a rendezvous.Exchange: an
-// in-memory medium with faults, and the suite that every driver must pass.
+// in-memory medium with faults (Network), and the suite that every driver must
+// pass (Run).
 package rendezvoustest
 
 import (
@@ -14,97 +15,129 @@ import (
 	"github.com/kithproject/kith/rendezvous"
 )
 
-// Faults say how bad a Network is. The zero value is perfect.
+// overtaken is how much longer a delivery takes that Faults.Reorder picked.
+const overtaken = 50 * time.Millisecond
+
+// Faults say how bad a Network is. The zero value is perfect: each frame arrives
+// at once at every other session of its topic.
 type Faults struct {
 	Loss      float64       // number from 0 to 1: part of the deliveries that are dropped
 	Duplicate float64       // number from 0 to 1: part that comes twice
-	MaxDelay  time.Duration // each delivery waits up to this long, so that they overtake each other
+	Reorder   float64       // number from 0 to 1: part that comes 50 ms and MaxDelay later, so that others overtake it
+	Corrupt   float64       // number from 0 to 1: part that has one bit changed
+	Echo      float64       // number from 0 to 1: part of the frames that also come back to the session that sent them
+	MaxDelay  time.Duration // each delivery waits up to this long; default 0 is none
 }
 
 // A Network is a medium in memory. It works inside a testing/synctest bubble: it
-// waits only on the bubble's clock. It is safe for concurrent use.
+// starts no goroutines of its own and waits only on timers. It is safe for
+// concurrent use.
+//
+// Each user draws its faults from its own source, which follows from the seed
+// and from how many users came before it. So the same publishes of one user, in
+// one order, meet the same faults in every run, whatever the others do meanwhile.
 type Network struct {
-	mu       sync.Mutex // guards all fields
+	seed uint64
+
+	mu       sync.Mutex // guards the fields below, and the users' and sessions' fields that say so
 	faults   Faults
-	random   *rand.Rand
+	random   *rand.Rand // for what is injected
+	users    uint64
 	cut      bool
-	sessions map[rendezvous.Topic]map[*session]struct{}
+	sessions map[rendezvous.Topic][]*session // in the order of their Join
 	frames   []Recorded
-	timers   map[*time.Timer]struct{}
 }
 
 // A Recorded is one frame that was published.
 type Recorded struct {
-	Topic rendezvous.Topic
-	Frame []byte
+	Topic    rendezvous.Topic
+	Frame    []byte
+	Exchange string    // name of the user that published it
+	At       time.Time // when
 }
 
 // NewNetwork returns a medium whose faults follow from a seed.
 func NewNetwork(seed uint64, faults Faults) *Network {
-	return &Network{
-		faults: faults, random: rand.New(rand.NewPCG(seed, seed)), //nolint:gosec // faults must repeat
-		sessions: make(map[rendezvous.Topic]map[*session]struct{}), timers: make(map[*time.Timer]struct{}),
-	}
+	n := &Network{seed: seed, faults: faults, sessions: make(map[rendezvous.Topic][]*session)}
+	n.random = n.source()
+	return n
 }
 
-// SetFaults changes the faults from now on.
+// source returns the next user's source of faults. The caller holds mu, or is alone.
+func (n *Network) source() *rand.Rand {
+	n.users++
+	return rand.New(rand.NewPCG(n.seed, n.users)) //nolint:gosec // faults must repeat
+}
+
+// SetFaults changes the faults from now on. What is under way is not affected.
 func (n *Network) SetFaults(f Faults) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.faults = f
 }
 
-// Cut makes the medium unreachable, or reachable again.
+// Cut makes the medium unreachable for everybody, or reachable again. What is
+// under way is lost if the medium is cut when it would arrive.
 func (n *Network) Cut(cut bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.cut = cut
 }
 
-// Recorded returns every frame that was published.
+// Recorded returns every frame that was published and taken, oldest first.
 func (n *Network) Recorded() []Recorded {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return slices.Clone(n.frames)
 }
 
-// Inject delivers a frame as if somebody unknown had published it.
+// Inject delivers a frame as if somebody unknown had published it: garbage, or a
+// replay of what was Recorded. Like every driver, the medium passes on only frames
+// of rendezvous.FrameSize bytes.
 func (n *Network) Inject(topic rendezvous.Topic, frame []byte) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.spread(topic, frame, nil)
+	if len(frame) == rendezvous.FrameSize && !n.cut {
+		n.spread(n.random, topic, frame, nil)
+	}
 }
 
-// Exchange returns a user of the medium with a driver's name.
-func (n *Network) Exchange(name string) *Memory { return &Memory{net: n, name: name} }
+// Exchange returns a new user of the medium with a driver's name, which need not
+// be unique.
+func (n *Network) Exchange(name string) *Memory {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return &Memory{net: n, name: name, random: n.source()}
+}
 
-// spread delivers a frame to all sessions of a topic but one. The caller holds mu.
-func (n *Network) spread(topic rendezvous.Topic, frame []byte, except *session) {
-	for s := range n.sessions[topic] {
-		if s == except || s.point.Mode == rendezvous.SendOnly {
+// spread sends a frame to all sessions of a topic. The caller holds mu.
+func (n *Network) spread(random *rand.Rand, topic rendezvous.Topic, frame []byte, from *session) {
+	happens := func(part float64) bool { return part > 0 && random.Float64() < part }
+	for _, s := range n.sessions[topic] {
+		if s.point.Mode == rendezvous.SendOnly || s == from && !happens(n.faults.Echo) {
 			continue
 		}
 		copies := 1
-		if n.random.Float64() < n.faults.Duplicate {
+		if happens(n.faults.Duplicate) {
 			copies = 2
 		}
 		for range copies {
-			if n.random.Float64() < n.faults.Loss {
+			if happens(n.faults.Loss) {
 				continue
 			}
 			m := rendezvous.Message{Frame: slices.Clone(frame), Exchange: s.e.name}
-			if n.faults.MaxDelay <= 0 {
-				s.deliver(m)
-				continue
+			if happens(n.faults.Corrupt) {
+				bit := random.IntN(8 * len(m.Frame))
+				m.Frame[bit/8] ^= 1 << (bit % 8)
 			}
-			var t *time.Timer
-			t = time.AfterFunc(time.Duration(n.random.Int64N(int64(n.faults.MaxDelay))), func() {
-				n.mu.Lock()
-				delete(n.timers, t)
-				n.mu.Unlock()
-				s.deliver(m)
-			})
-			n.timers[t] = struct{}{}
+			var delay time.Duration
+			if n.faults.MaxDelay > 0 {
+				delay = time.Duration(random.Int64N(int64(n.faults.MaxDelay)))
+			}
+			if happens(n.faults.Reorder) {
+				delay += n.faults.MaxDelay + overtaken
+			}
+			s.deliver(m, delay)
 		}
 	}
 }
@@ -113,7 +146,9 @@ func (n *Network) spread(topic rendezvous.Topic, frame []byte, except *session) 
 type Memory struct {
 	net    *Network
 	name   string
-	closed bool // guarded by net.mu
+	random *rand.Rand // guarded by net.mu
+	cut    bool       // guarded by net.mu
+	closed bool       // guarded by net.mu
 }
 
 var _ rendezvous.Exchange = (*Memory)(nil)
@@ -121,18 +156,32 @@ var _ rendezvous.Exchange = (*Memory)(nil)
 // Name returns the name that Network.Exchange was given.
 func (e *Memory) Name() string { return e.name }
 
-// Health is ready unless the network is cut.
+// Cut takes this user off the medium, or puts it back.
+func (e *Memory) Cut(cut bool) {
+	e.net.mu.Lock()
+	defer e.net.mu.Unlock()
+	e.cut = cut
+}
+
+// off reports that nothing passes. The caller holds net.mu.
+func (e *Memory) off() bool { return e.cut || e.net.cut }
+
+// Health is ready unless the network, or this user, is cut or closed.
 func (e *Memory) Health() rendezvous.Health {
 	e.net.mu.Lock()
 	defer e.net.mu.Unlock()
-	h := rendezvous.Health{Name: e.name, Ready: !e.net.cut, Detail: "in memory"}
-	if e.net.cut {
-		h.Err = rendezvous.ErrUnreachable
+	h := rendezvous.Health{Name: e.name, Ready: true, Detail: "in memory"}
+	switch {
+	case e.closed:
+		h.Ready, h.Err = false, fmt.Errorf("memory: %w", net.ErrClosed)
+	case e.off():
+		h.Ready, h.Err = false, rendezvous.ErrUnreachable
 	}
 	return h
 }
 
-// Join opens a session. It errs with net.ErrClosed after Close.
+// Join opens a session. It errs with net.ErrClosed after Close, and with the
+// context's error.
 func (e *Memory) Join(ctx context.Context, p rendezvous.Point) (rendezvous.Session, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -142,11 +191,11 @@ func (e *Memory) Join(ctx context.Context, p rendezvous.Point) (rendezvous.Sessi
 	if e.closed {
 		return nil, fmt.Errorf("memory: join: %w", net.ErrClosed)
 	}
-	s := &session{e: e, point: p, queue: make(chan rendezvous.Message, rendezvous.QueueSize), done: make(chan struct{})}
-	if e.net.sessions[p.Topic] == nil {
-		e.net.sessions[p.Topic] = make(map[*session]struct{})
+	s := &session{
+		e: e, point: p, timers: make(map[*time.Timer]struct{}),
+		queue: make(chan rendezvous.Message, rendezvous.QueueSize), done: make(chan struct{}),
 	}
-	e.net.sessions[p.Topic][s] = struct{}{}
+	e.net.sessions[p.Topic] = append(e.net.sessions[p.Topic], s)
 	return s, nil
 }
 
@@ -155,15 +204,12 @@ func (e *Memory) Close() error {
 	e.net.mu.Lock()
 	e.closed = true
 	var open []*session
-	for _, set := range e.net.sessions {
-		for s := range set {
+	for _, all := range e.net.sessions {
+		for _, s := range all {
 			if s.e == e {
 				open = append(open, s)
 			}
 		}
-	}
-	for t := range e.net.timers {
-		t.Stop()
 	}
 	e.net.mu.Unlock()
 	for _, s := range open {
@@ -173,14 +219,36 @@ func (e *Memory) Close() error {
 }
 
 type session struct {
-	e     *Memory
-	point rendezvous.Point
-	queue chan rendezvous.Message
-	done  chan struct{}
-	once  sync.Once
+	e      *Memory
+	point  rendezvous.Point
+	queue  chan rendezvous.Message
+	done   chan struct{}
+	once   sync.Once
+	timers map[*time.Timer]struct{} // deliveries under way; guarded by e.net.mu
 }
 
-func (s *session) deliver(m rendezvous.Message) {
+// deliver queues a message now or later, or drops it if the queue is full. The
+// caller holds net.mu.
+func (s *session) deliver(m rendezvous.Message, delay time.Duration) {
+	if delay <= 0 {
+		s.arrive(m)
+		return
+	}
+	var t *time.Timer
+	t = time.AfterFunc(delay, func() {
+		s.e.net.mu.Lock()
+		defer s.e.net.mu.Unlock()
+		delete(s.timers, t)
+		s.arrive(m)
+	})
+	s.timers[t] = struct{}{}
+}
+
+// arrive is the end of a delivery. The caller holds net.mu.
+func (s *session) arrive(m rendezvous.Message) {
+	if s.isClosed() || s.e.off() {
+		return
+	}
 	select {
 	case s.queue <- m:
 	default:
@@ -208,11 +276,11 @@ func (s *session) Publish(ctx context.Context, frame []byte) error {
 	n := s.e.net
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.cut {
+	if s.e.off() {
 		return fmt.Errorf("memory: %w", rendezvous.ErrUnreachable)
 	}
-	n.frames = append(n.frames, Recorded{s.point.Topic, slices.Clone(frame)})
-	n.spread(s.point.Topic, frame, s)
+	n.frames = append(n.frames, Recorded{s.point.Topic, slices.Clone(frame), s.e.name, time.Now()})
+	n.spread(s.e.random, s.point.Topic, frame, s)
 	return nil
 }
 
@@ -232,12 +300,16 @@ func (s *session) Receive(ctx context.Context) (rendezvous.Message, error) {
 
 func (s *session) Close() error {
 	s.once.Do(func() {
-		close(s.done)
 		n := s.e.net
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		delete(n.sessions[s.point.Topic], s)
-		if len(n.sessions[s.point.Topic]) == 0 {
+		close(s.done)
+		for t := range s.timers {
+			t.Stop()
+		}
+		clear(s.timers)
+		rest := slices.DeleteFunc(n.sessions[s.point.Topic], func(other *session) bool { return other == s })
+		if n.sessions[s.point.Topic] = rest; len(rest) == 0 {
 			delete(n.sessions, s.point.Topic)
 		}
 	})
