@@ -61,7 +61,7 @@ func (n *Node) Dial(ctx context.Context, network, address string) (net.Conn, err
 	if err != nil {
 		return nil, err
 	}
-	if err := n.await(ctx, rec); err != nil {
+	if _, err := n.await(ctx, rec); err != nil {
 		return nil, err
 	}
 	conn, err := n.tunnel.DialContext(ctx, network, netip.AddrPortFrom(rec.ID.Addr(), port))
@@ -79,16 +79,17 @@ func parsePort(text string) (uint16, error) {
 	return uint16(port), nil
 }
 
-// await waits until a device is connected.
-func (n *Node) await(ctx context.Context, rec registry.Device) error {
+// await waits until a device is connected, and returns a channel that is closed
+// when it no longer is.
+func (n *Node) await(ctx context.Context, rec registry.Device) (over <-chan struct{}, err error) {
 	p := n.startPeer(rec)
 	if p == nil {
-		return fmt.Errorf("kith: %w", net.ErrClosed)
+		return nil, fmt.Errorf("kith: %w", net.ErrClosed)
 	}
-	if err := p.await(ctx); err != nil {
-		return &NotConnectedError{Device: n.device(rec), Err: err}
+	if over, err = p.await(ctx); err != nil {
+		return nil, &NotConnectedError{Device: n.device(rec), Err: err}
 	}
-	return nil
+	return over, nil
 }
 
 // Listen accepts connections from every paired device on a port of this
@@ -130,22 +131,48 @@ type PingResult struct {
 	Path   *link.Path    `json:"path"`   // the one selected at the time
 }
 
-// Ping sends one echo request through the tunnel, over WireGuard. It waits for
-// the device to be connected. It errs as Dial does, or with the context's error
-// if no answer came.
+// Ping measures one round trip through the tunnel, over WireGuard. It waits for
+// the device to be connected, and sends another echo request when one may be lost:
+// after a second, then two, then four, and when the device went and came back. It
+// errs as Dial does, or with the context's error if no answer came.
 func (n *Node) Ping(ctx context.Context, ref string) (PingResult, error) {
 	rec, err := n.find(ref)
 	if err != nil {
 		return PingResult{}, err
 	}
-	if err := n.await(ctx, rec); err != nil {
-		return PingResult{}, err
+	for wait := firstPing; ; wait *= 2 {
+		over, err := n.await(ctx, rec)
+		if err != nil {
+			return PingResult{}, err
+		}
+		rtt, err := n.pingOnce(ctx, over, rec.ID.Addr(), wait)
+		if err == nil {
+			return PingResult{Device: rec.Name, RTT: rtt, Path: n.device(rec).Path}, nil
+		}
+		if ctx.Err() != nil || !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+			return PingResult{}, fmt.Errorf("kith: no answer from %s through the tunnel: %w", rec.Name, err)
+		}
 	}
-	rtt, err := n.tunnel.Ping(ctx, rec.ID.Addr())
-	if err != nil {
-		return PingResult{}, fmt.Errorf("kith: no answer from %s through the tunnel: %w", rec.Name, err)
-	}
-	return PingResult{Device: rec.Name, RTT: rtt, Path: n.device(rec).Path}, nil
+}
+
+// firstPing is how long the first echo request of a Ping waits for its reply.
+const firstPing = time.Second
+
+// pingOnce sends one echo request and waits for the reply, no longer than the
+// connection lasts.
+func (n *Node) pingOnce(ctx context.Context, over <-chan struct{}, to netip.Addr, wait time.Duration) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	defer cancel()
+	watch.Go(func() {
+		select {
+		case <-over:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	return n.tunnel.Ping(ctx, to)
 }
 
 // forwards are the connections from other devices to this machine's localhost,

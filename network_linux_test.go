@@ -216,6 +216,31 @@ func TestNetworkOneLAN(t *testing.T) {
 	}
 }
 
+// TestNetworkInterfacesComeAndGo starts both devices with no network at all, gives
+// them one, takes it away, and gives them another.
+func TestNetworkInterfacesComeAndGo(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), netTimeout)
+	defer cancel()
+	lab := nettest.New(t)
+	first, second := lab.Bridge("one"), lab.Bridge("two")
+	a, b := newStation(t, lab.Host("desk")), newStation(t, lab.Host("laptop"))
+	a.daemon(ctx)
+	b.daemon(ctx)
+	a.host.Attach(first, "10.1.0.1/24")
+	b.host.Attach(first, "10.1.0.2/24")
+	pairStations(ctx, t, a, b, "words")
+	a.run(ctx, "ping", "-c", "1", "laptop")
+	for _, s := range []*station{a, b} {
+		s.host.IP("link", "set", "eth0", "down")
+	}
+	a.host.Attach(second, "10.2.0.1/24")
+	b.host.Attach(second, "10.2.0.2/24")
+	start := time.Now()
+	a.run(ctx, "ping", "--wait", "60s", "-c", "1", "laptop")
+	t.Logf("first ping %v after the move to another network", time.Since(start))
+	b.run(ctx, "ping", "--wait", "60s", "-c", "1", "desk")
+}
+
 // noMulticast drops all multicast but what IPv6 needs to resolve neighbours.
 const noMulticast = `table inet f {
 	chain in { type filter hook input priority 0;

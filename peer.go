@@ -42,6 +42,7 @@ type peer struct {
 
 	mu        sync.Mutex // guards the fields below
 	connected bool
+	over      chan struct{} // closed when the present connection ends
 	since     time.Time
 	path      *link.Path
 	looking   string

@@ -216,6 +216,7 @@ func (p *peer) nowConnected() {
 	}
 	p.mu.Lock()
 	p.connected, p.since, p.path, p.looking = true, time.Now(), &path, ""
+	p.over = make(chan struct{})
 	p.signalLocked()
 	p.mu.Unlock()
 	if !hasEndpoint(p.rec.Endpoints, path.Remote) {

@@ -14,6 +14,7 @@ func (p *peer) disconnected(why string) {
 	p.connected, p.path = false, nil
 	if was {
 		p.since = time.Now()
+		close(p.over)
 	}
 	p.looking = "looking for it: " + why
 	p.signalLocked()
@@ -71,21 +72,22 @@ func (p *peer) describe(d *Device) {
 	}
 }
 
-// await returns when the device is connected, or with the context's error.
-func (p *peer) await(ctx context.Context) error {
+// await returns when the device is connected, with a channel that is closed when
+// it no longer is, or with the context's error.
+func (p *peer) await(ctx context.Context) (over <-chan struct{}, err error) {
 	for {
 		p.mu.Lock()
-		ok, changed := p.connected, p.changed
+		ok, over, changed := p.connected, p.over, p.changed
 		p.mu.Unlock()
 		if ok {
-			return nil
+			return over, nil
 		}
 		select {
 		case <-changed:
 		case <-p.done:
-			return net.ErrClosed
+			return nil, net.ErrClosed
 		case <-ctx.Done():
-			return ctx.Err()
+			return nil, ctx.Err()
 		}
 	}
 }
