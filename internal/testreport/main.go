@@ -9,7 +9,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -62,6 +64,9 @@ func report(in io.Reader, out io.Writer) bool {
 			}
 		case "fail":
 			failed++
+			if ev.Test == "" {
+				unfinished(out, ev.Package, output)
+			}
 			if text := output[key]; text != nil {
 				fmt.Fprint(out, text.String())
 			}
@@ -88,6 +93,17 @@ func report(in io.Reader, out io.Writer) bool {
 	}
 	fmt.Fprintf(out, "\n%d passed, %d failed, %d skipped\n", passed, failed, skipped)
 	return failed == 0 && passed > 0
+}
+
+// unfinished prints what the tests of a package said that never ended: a panic in
+// another goroutine or the timeout took them along, and one of them says why.
+func unfinished(out io.Writer, pkg string, output map[string]*strings.Builder) {
+	for _, key := range slices.Sorted(maps.Keys(output)) {
+		if strings.HasPrefix(key, pkg+" ") && key != pkg+" " {
+			fmt.Fprintf(out, "%sNOT ENDED  %s\n", output[key], key)
+			delete(output, key)
+		}
+	}
 }
 
 // reason finds why a test was skipped in its output.
