@@ -362,3 +362,46 @@ func TestCancelTellsTheOtherSide(t *testing.T) {
 		t.Error("a cancelled pairing left a device")
 	}
 }
+
+// TestOldKeysAreForgotten: once both devices have said their day, the key chain of
+// an older pair moves forward on both disks to the day before, and the pair goes on.
+func TestOldKeysAreForgotten(t *testing.T) {
+	ctx := testContext(t)
+	network := rendezvoustest.NewNetwork(1, rendezvoustest.Faults{})
+	dirs := []string{stateDir(t), stateDir(t)}
+	a, b := openNode(t, network, dirs[0], "desk"), openNode(t, network, dirs[1], "laptop")
+	pairNodes(ctx, t, a, b, code.MethodWords)
+	if err := errors.Join(a.Close(), b.Close()); err != nil {
+		t.Fatal(err)
+	}
+	today := time.Now().Unix() / (24 * 60 * 60)
+	record := func(dir string, change func(*registry.Device)) registry.Device {
+		store, err := registry.Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := store.Update(store.List()[0].PairID, change)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	for _, dir := range dirs {
+		record(dir, func(d *registry.Device) { d.Chain, d.ChainDay = [32]byte{7}, today-30 })
+	}
+	for range 2 {
+		a, b = openNode(t, network, dirs[0], "desk"), openNode(t, network, dirs[1], "laptop")
+		if _, err := a.Ping(ctx, "laptop"); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(a.Close(), b.Close()); err != nil {
+			t.Fatal(err)
+		}
+		for i, dir := range dirs {
+			d := record(dir, func(*registry.Device) {})
+			if d.ChainDay < today-1 || d.Chain == [32]byte{7} {
+				t.Errorf("node %d keeps the chain of day %d, today is %d", i, d.ChainDay, today)
+			}
+		}
+	}
+}

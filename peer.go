@@ -191,6 +191,7 @@ func (p *peer) onPresence(pr signaling.Presence) {
 		p.resetLink("it restarted")
 	}
 	p.boot, p.peerDay = pr.BootID, pr.Day
+	p.forgetOldKeys()
 	p.updatePSK()
 	p.link.SetPeerDay(pr.Day)
 	p.link.SetRemote(pr.Candidates)
@@ -214,6 +215,21 @@ func (p *peer) seen(pr signaling.Presence) {
 			d.PeerName = name
 		}
 	})
+}
+
+// forgetOldKeys moves the pair's chain forward on disk, as far as both clocks
+// allow: who reads the disk later cannot open what was sent before that day.
+func (p *peer) forgetOldKeys() {
+	day, ok := p.channel.SafeDay()
+	if !ok || day <= p.rec.ChainDay {
+		return
+	}
+	next, err := p.chain().At(day)
+	if err != nil {
+		p.n.cfg.Logger.Warn("key chain not moved forward", "peer", p.id.Short(), "err", err)
+		return
+	}
+	p.update(func(d *registry.Device) { d.Chain, d.ChainDay = next.Key, next.Day })
 }
 
 // update changes the record durably and keeps the peer's copy in step.

@@ -37,8 +37,10 @@ func TestReset(t *testing.T) {
 				t.Errorf("the old run's path is still there: %v", p)
 			}
 		}
-		if src := a.socket.table.Load().sources[b.addr()]; src.link != nil {
-			t.Error("packets of the old run's address are still let in")
+		// A last ping of the old run may come after the reset, and claims no more
+		// than its address.
+		if a.socket.table.Load().sources[b.addr()].proven {
+			t.Error("the old run's address still counts as proven")
 		}
 		next.wait(t, Up, 5*time.Second)
 		if err := a.say("hello"); err != nil {
