@@ -22,6 +22,7 @@ deps: ## as root on Debian: install what the network tests need
 		command -v spin >/dev/null || missing="$$missing spin"; \
 		command -v nft >/dev/null || missing="$$missing nftables"; \
 		command -v ip >/dev/null || missing="$$missing iproute2"; \
+		command -v avahi-daemon >/dev/null || missing="$$missing avahi-daemon"; \
 		command -v gcc >/dev/null || missing="$$missing gcc libc6-dev"; \
 		command -v curl >/dev/null || missing="$$missing curl"; \
 		if [ -n "$$missing" ]; then \

@@ -372,3 +372,42 @@ func replay(stop <-chan struct{}, rec *nettest.Recording, out *net.UDPConn) {
 		}
 	}
 }
+
+// TestNetworkSystemMDNS pairs two hosts on which avahi has port 5353 already, over
+// mDNS alone.
+func TestNetworkSystemMDNS(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), netTimeout)
+	defer cancel()
+	lab := nettest.New(t)
+	if _, err := exec.LookPath("avahi-daemon"); err != nil {
+		nettest.Skip(t, "the command avahi-daemon is not installed")
+	}
+	sw := lab.Bridge("lan")
+	attach := func(name, addr string) *station {
+		h := lab.Host(name).Attach(sw, addr)
+		h.Nft(onlyMDNS)
+		conf := filepath.Join(t.TempDir(), "avahi.conf")
+		if err := os.WriteFile(conf, []byte(avahiConf+"host-name="+name+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		// Each has a /run of its own for its pid file and socket.
+		avahi := h.Start("unshare", "-m", "sh", "-c",
+			`mount -t tmpfs none /run && exec avahi-daemon --debug --no-drop-root --no-chroot --no-rlimits -f "$0"`, conf)
+		avahi.Await(ctx, "Server startup complete")
+		return newStation(t, h)
+	}
+	a, b := attach("desk", "10.0.0.1/24"), attach("laptop", "10.0.0.2/24")
+	a.daemon(ctx)
+	b.daemon(ctx)
+	pairStations(ctx, t, a, b, "words")
+	a.run(ctx, "ping", "-c", "1", "laptop")
+}
+
+const avahiConf = `[publish]
+disable-publishing=no
+publish-workstation=yes
+[server]
+enable-dbus=no
+use-ipv4=yes
+use-ipv6=yes
+`
