@@ -1,0 +1,7 @@
+//go:build !linux
+
+package portmap
+
+import "net/netip"
+
+func defaultGateway() (netip.Addr, bool) { return netip.Addr{}, false }
