@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log"
 	"time"
 
 	"github.com/kithproject/kith"
@@ -18,12 +17,14 @@ func ExampleNode_Offer() {
 	defer cancel()
 	node, err := kith.Open(ctx, kith.Config{Name: "desk"})
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	defer node.Close()
 	p, err := node.Offer(ctx, kith.OfferConfig{Method: code.MethodWords})
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	fmt.Println("enter on the other device:", p.Code().Words())
 	for ev := range p.Events() {
@@ -31,7 +32,8 @@ func ExampleNode_Offer() {
 			var digits string
 			fmt.Print("digits on its screen: ")
 			if _, err := fmt.Scanln(&digits); err != nil {
-				log.Fatal(err)
+				fmt.Println(err)
+				return
 			}
 			if err := p.Accept(digits); err != nil {
 				fmt.Println(err)
@@ -40,7 +42,8 @@ func ExampleNode_Offer() {
 	}
 	device, err := p.Wait(ctx)
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	fmt.Println("paired with", device.Name)
 }
@@ -51,15 +54,18 @@ func ExampleNode_Dial() {
 	defer cancel()
 	node, err := kith.Open(ctx, kith.Config{})
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	defer node.Close()
 	conn, err := node.Dial(ctx, "tcp", "laptop:7")
 	if err != nil {
-		log.Fatal(err) // says what is being waited for, if laptop is not there
+		fmt.Println(err) // says what is being waited for, if laptop is not there
+		return
 	}
 	defer conn.Close()
 	if _, err := io.WriteString(conn, "hello\n"); err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 }

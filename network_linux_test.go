@@ -19,7 +19,7 @@ import (
 )
 
 // binary builds the command once for all network tests.
-var binary = sync.OnceValues(func() (string, error) { //nolint:gochecknoglobals // built once
+var binary = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "kith-bin-")
 	if err != nil {
 		return "", err

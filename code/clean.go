@@ -6,7 +6,7 @@ import (
 )
 
 // ligatures are what PDF files and typesetters make of letters of the list.
-var ligatures = map[rune]string{'ﬀ': "ff", 'ﬁ': "fi", 'ﬂ': "fl", 'ﬃ': "ffi", 'ﬄ': "ffl", 'ﬅ': "st", 'ﬆ': "st"}
+var ligatures = map[rune]string{'ﬀ': "ff", 'ﬁ': "fi", 'ﬂ': "fl", 'ﬃ': "ffi", 'ﬄ': "ffl", 'ﬅ': "st", 'ﬆ': "st"} //nolint:gochecknoglobals // a table
 
 // clean does what Unicode's compatibility decomposition (NFKD) would do to the
 // letters and digits of a code: full-width forms become ASCII, digits of any

@@ -230,7 +230,7 @@ func TestSecretsPrintAsRedacted(t *testing.T) {
 	}
 	secrets := []string{
 		"SSSS", "83 83 83", "0x53, 0x53", "5353", "7777", "55 55 55", "0x37, 0x37", "true true",
-		fmt.Sprint(keys.PSK[:4])[1:10], fmt.Sprintf("%x", keys.Topic[:4]), fmt.Sprintf("%#v", keys.Frame[:2])[7:15],
+		fmt.Sprintf("%d", keys.PSK[:4])[1:10], fmt.Sprintf("%x", keys.Topic[:4]), fmt.Sprintf("%#v", keys.Frame[:2])[7:15],
 	}
 	holder := struct {
 		Code   Code

@@ -1,6 +1,7 @@
 package code
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -22,7 +23,7 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("a code of method %v and error %v", c.Method(), err)
 		}
 		if err != nil {
-			e, ok := err.(*ParseError)
+			e, ok := errors.AsType[*ParseError](err)
 			if !ok || e.Hint == "" || e.Kind == 0 || e.Kind > KindExpired || len(e.Suggestions) > 4 || len(e.Word) > 32 {
 				t.Fatalf("not a whole ParseError: %v", err)
 			}

@@ -32,9 +32,9 @@ const (
 )
 
 var (
-	base32Text = base32.StdEncoding.WithPadding(base32.NoPadding)
-	base64Text = base64.RawURLEncoding
-	cgnat      = netip.MustParsePrefix("100.64.0.0/10") // RFC 6598
+	base32Text = base32.StdEncoding.WithPadding(base32.NoPadding) //nolint:gochecknoglobals // a constant
+	base64Text = base64.RawURLEncoding                            //nolint:gochecknoglobals // a constant
+	cgnat      = netip.MustParsePrefix("100.64.0.0/10")           //nolint:gochecknoglobals // a constant, RFC 6598
 )
 
 // LocalEndpoint reports whether a code may carry e: a port that is not 0 at an

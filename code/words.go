@@ -20,8 +20,8 @@ const (
 //go:embed wordlist.txt
 var wordlist string
 
-// english is wordlist in lines: a table, never written.
-var english = strings.Fields(wordlist)
+// english is wordlist in lines, never written.
+var english = strings.Fields(wordlist) //nolint:gochecknoglobals // a table
 
 // Words returns the 12 words, separated by spaces, or "" for a number and the
 // zero Code. They are the BIP39 encoding of the 16 bytes.

@@ -24,7 +24,7 @@ var ErrID = errors.New("identity: not a device ID")
 // and comparable. The zero value names nobody.
 type DeviceID [IDSize]byte
 
-var idText = base32.StdEncoding.WithPadding(base32.NoPadding)
+var idText = base32.StdEncoding.WithPadding(base32.NoPadding) //nolint:gochecknoglobals // a constant
 
 // ParseDeviceID reads the text form that String gives, in any case, with spaces
 // around it; every ID has that one form only. It errs with ErrID.

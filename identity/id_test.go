@@ -199,7 +199,7 @@ func TestIdentityPrintsAsRedacted(t *testing.T) {
 			t.Errorf("prints %q", secret)
 		}
 	}
-	if raw, err := json.Marshal(id); err != nil || string(raw) != "{}" {
+	if raw, err := json.Marshal(id); err != nil || string(raw) != "{}" { //nolint:staticcheck // that it writes nothing is the test
 		t.Errorf("JSON: %s, %v", raw, err)
 	}
 }

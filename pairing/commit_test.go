@@ -221,8 +221,8 @@ func TestCommitAnswersSlowly(t *testing.T) {
 	for i := range 1000 {
 		b.say(t0.Add(time.Duration(i)*time.Millisecond), msgPrepared)
 	}
-	if max := int(time.Second / answerGap); len(b.sent) > max+1 {
-		t.Errorf("%d answers in a second, at most %d", len(b.sent), max)
+	if most := int(time.Second / answerGap); len(b.sent) > most+1 {
+		t.Errorf("%d answers in a second, at most %d", len(b.sent), most)
 	}
 }
 

@@ -87,5 +87,5 @@ func (m *Machine) joinerM4(now time.Time, body []byte) {
 	m.peer, m.peerInfo = offerer, info
 	m.keys = m.secrets.finish(own, offerer)
 	m.resend.stop()
-	m.bound(now)
+	m.bound()
 }

@@ -233,7 +233,7 @@ func (m *Machine) fail(reason Reason) {
 }
 
 // bound goes on after the other side's proof: it asks the user, or accepts.
-func (m *Machine) bound(now time.Time) {
+func (m *Machine) bound() {
 	m.phase = asking
 	ask := Event{Kind: EventCheck, Check: m.keys.check, NeedsCheck: !m.cfg.AutoAccept}
 	if m.cfg.Role == Offerer {
@@ -243,7 +243,7 @@ func (m *Machine) bound(now time.Time) {
 	}
 	m.tell(ask)
 	if !ask.NeedsCheck {
-		m.prepare(now)
+		m.prepare()
 	}
 }
 
@@ -264,7 +264,7 @@ func (m *Machine) Accept(now time.Time, check string) error {
 		}
 		m.verified = true
 	}
-	m.prepare(now)
+	m.prepare()
 	return nil
 }
 
@@ -286,7 +286,7 @@ func (m *Machine) reject(now time.Time, reason Reason) {
 }
 
 // prepare asks for the durable PREPARED.
-func (m *Machine) prepare(now time.Time) {
+func (m *Machine) prepare() {
 	m.phase = preparing
 	m.resend.stop()
 	m.storeRecord(Prepared)

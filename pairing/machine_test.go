@@ -3,6 +3,7 @@ package pairing
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"testing"
 	"time"
 
@@ -218,7 +219,7 @@ func TestWrongCheckThreeTimes(t *testing.T) {
 	o, j := newSide(t, oc), newSide(t, jc)
 	exchange(o, j, t0)
 	for range maxWrongChecks {
-		if err := o.m.Accept(t0, "no digits"); err != ErrCheck {
+		if err := o.m.Accept(t0, "no digits"); !errors.Is(err, ErrCheck) {
 			t.Fatalf("got %v, want ErrCheck", err)
 		}
 	}

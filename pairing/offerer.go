@@ -135,7 +135,7 @@ func (m *Machine) offererM3(now time.Time, topic int, f wire.Frame) {
 	s.m4 = m4
 	m.take(topic, f.SID, s, joiner, info)
 	m.send(topic, frameM4, f.SID, m4)
-	m.bound(now)
+	m.bound()
 }
 
 // take binds the offer to a joiner, or to a new run of the same joiner.

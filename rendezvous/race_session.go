@@ -134,7 +134,7 @@ func (s *raceSession) Publish(ctx context.Context, frame []byte) error {
 	sending, cancel := context.WithTimeout(s.ctx, publishLimit)
 	defer context.AfterFunc(ctx, cancel)() // the caller's context counts until somebody has the frame
 	var left atomic.Int32
-	left.Store(int32(len(s.members))) //nolint:gosec // a handful
+	left.Store(int32(len(s.members))) // a handful
 	for i, m := range s.members {
 		started := s.start(func() {
 			results <- result{i, m.publish(sending, frame)}

@@ -80,7 +80,7 @@ func endpoint(port uint16) conn.Endpoint {
 }
 
 // resends is when an unanswered initiation goes out again.
-var resends = []time.Duration{50, 150, 350, 750, 1150, 1550, 1950, 2350, 2750, 3150, 3550, 3950} //nolint:gochecknoglobals // a table
+var resends = []time.Duration{50, 150, 350, 750, 1150, 1550, 1950, 2350, 2750, 3150, 3550, 3950}
 
 func milliseconds(sent []sending) []time.Duration {
 	var out []time.Duration

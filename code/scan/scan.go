@@ -189,7 +189,7 @@ type attempt struct {
 	invert bool // light on dark, as on a terminal without colours
 }
 
-var attempts = []attempt{{}, {global: true}, {global: true, pure: true}, {invert: true}, {global: true, invert: true}}
+var attempts = []attempt{{}, {global: true}, {global: true, pure: true}, {invert: true}, {global: true, invert: true}} //nolint:gochecknoglobals // a table
 
 // maxCorners is how many things like the corner of a QR code a picture may
 // have. The decoder compares all triples of them, so that a picture of nothing

@@ -49,7 +49,7 @@ func randomCode(t *testing.T, seed uint64) code.Code {
 	return c
 }
 
-func count(t *testing.T, full int) int {
+func count(full int) int {
 	if testing.Short() {
 		return max(full/10, 2)
 	}
@@ -57,7 +57,7 @@ func count(t *testing.T, full int) int {
 }
 
 func TestEveryPNGOfWritePNGIsRead(t *testing.T) {
-	for seed := range uint64(count(t, 300)) {
+	for seed := range uint64(count(300)) {
 		c := randomCode(t, seed)
 		var file bytes.Buffer
 		if err := code.WritePNG(&file, c.URI()); err != nil {
@@ -145,7 +145,7 @@ func TestPhotosAndScreenshotsAreRead(t *testing.T) {
 	}
 	for name, s := range tests {
 		t.Run(name, func(t *testing.T) {
-			for seed := range uint64(count(t, 6)) {
+			for seed := range uint64(count(6)) {
 				c := randomCode(t, seed)
 				if got, err := scan.Image(bytes.NewReader(s.take(t, c, seed))); err != nil || got != c.URI() {
 					t.Errorf("seed %d: got %d characters, %v", seed, len(got), err)

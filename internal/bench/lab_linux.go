@@ -38,7 +38,7 @@ func newLab(mtu int) (*lab, error) {
 		{"-n", l.server, "link", "set", "lo", "up"},
 		{"-n", l.client, "link", "set", "lo", "up"},
 	} {
-		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil { //nolint:noctx // done in milliseconds
 			l.close()
 			return nil, fmt.Errorf("bench: ip %v: %w: %s", args, err, out)
 		}
@@ -48,7 +48,7 @@ func newLab(mtu int) (*lab, error) {
 
 func (l *lab) close() {
 	for _, ns := range []string{l.server, l.client} {
-		_ = exec.Command("ip", "netns", "del", ns).Run() // best effort: it may not exist
+		_ = exec.Command("ip", "netns", "del", ns).Run() //nolint:noctx // also after an interrupt; it may not exist
 	}
 }
 

@@ -71,7 +71,7 @@ func main() {
 	}
 	switch {
 	case errors.Is(err, errUnsupported):
-		fmt.Println(err)
+		fmt.Fprintln(os.Stdout, err)
 	case err != nil:
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

@@ -129,7 +129,7 @@ func (r *result) write(w io.Writer) bool {
 		fmt.Fprintf(tw, "%s\t%d\t%.2f\t%.2f - %.2f\t%.2f\t%.2f - %.2f\t%s\n", way, len(speed), median(speed),
 			slices.Min(speed), slices.Max(speed), median(cpu), slices.Min(cpu), slices.Max(cpu), share)
 	}
-	tw.Flush()
+	_ = tw.Flush()
 	ok := true
 	for _, g := range r.gates() {
 		fmt.Fprintln(w, g)

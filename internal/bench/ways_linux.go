@@ -232,7 +232,7 @@ func kernelNode(ctx context.Context, own, other *identity.Identity, server bool)
 	}
 	to := netip.AddrPortFrom(netip.MustParseAddr(tunServer), port).String()
 	return &node{
-		listen: func() (net.Listener, error) { return net.Listen("tcp", to) },
+		listen: func() (net.Listener, error) { return (&net.ListenConfig{}).Listen(ctx, "tcp", to) },
 		dial: func(ctx context.Context) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "tcp", to)
 		},

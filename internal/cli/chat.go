@@ -103,18 +103,18 @@ func (e *env) sendLines(ctx context.Context, call *control.Call, answered <-chan
 	for {
 		text, err := in.next(ctx)
 		switch {
-		case err == io.EOF && stay:
+		case errors.Is(err, io.EOF) && stay:
 			<-ctx.Done()
 			return last
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			if err := call.Send(control.Input{Cancel: true}); err != nil {
 				return err
 			}
-			for range answered { //nolint:revive // until all that waited has been shown
+			for range answered { // until all that waited has been shown
 			}
 			return last
 		case err != nil:
-			return nil // interrupted: the ordinary end
+			return nil //nolint:nilerr // interrupted: the ordinary end
 		}
 		if err := call.Send(control.Input{Text: text}); err != nil {
 			return err

@@ -80,7 +80,7 @@ func (s settings) save(dir string) error {
 	if err != nil {
 		return fmt.Errorf("settings: %w", err)
 	}
-	defer os.Remove(f.Name())
+	defer func() { _ = os.Remove(f.Name()) }() // not there if all went well
 	_, err = f.Write(append(raw, '\n'))
 	err = errors.Join(err, f.Sync(), f.Close())
 	if err == nil {

@@ -3,6 +3,7 @@ package cli
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -153,7 +154,7 @@ func (e *env) readCode(ctx context.Context, f pairFlags, in *lines) (string, err
 		fmt.Fprint(e.err, "Code from the other device: ")
 	}
 	text, err := in.next(ctx)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return "", usage("no code was given", "type it when asked, pipe it in, or use --code-file FILE")
 	}
 	return text, err
@@ -374,7 +375,7 @@ func (u *pairUI) ask(ctx context.Context, s control.PairStep) error {
 	}
 	for {
 		line, err := u.in.next(ctx)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			_ = u.call.Send(control.Input{Cancel: true})
 			return usage("no answer to the check number was given", "run it on a terminal, answer on standard input, or use --yes where nobody else can have seen the code")
 		}

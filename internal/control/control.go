@@ -198,7 +198,7 @@ func (b *buffered) CloseWrite() error {
 	if h, ok := b.Conn.(interface{ CloseWrite() error }); ok {
 		return h.CloseWrite()
 	}
-	return b.Conn.Close()
+	return b.Close()
 }
 
 var _ io.ReadWriteCloser = (*buffered)(nil)

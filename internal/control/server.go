@@ -88,7 +88,7 @@ func Listen(dir string) (net.Listener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("control: replace the old socket: %w", err)
 	}
-	ln, err := net.Listen("unix", path)
+	ln, err := net.Listen("unix", path) //nolint:noctx // a Unix socket is made without waiting
 	if err != nil {
 		return nil, fmt.Errorf("control: %w", err)
 	}

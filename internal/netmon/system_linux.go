@@ -44,8 +44,8 @@ func systemWatch() (func(context.Context, chan<- struct{}), error) {
 }
 
 func drain(links <-chan netlink.LinkUpdate, addrs <-chan netlink.AddrUpdate) {
-	for range links { //nolint:revive // until the library closes it
+	for range links { // until the library closes it
 	}
-	for range addrs { //nolint:revive // until the library closes it
+	for range addrs { // until the library closes it
 	}
 }

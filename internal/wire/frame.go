@@ -37,7 +37,7 @@ const (
 // says nothing more, because whoever sent them must learn nothing more.
 var ErrFrame = errors.New("wire: not a frame of this key")
 
-var frameAD = []byte(label("frame"))
+var frameAD = []byte(label("frame")) //nolint:gochecknoglobals // a constant
 
 // A SID addresses one of several sessions on a shared topic.
 type SID [SIDSize]byte

@@ -122,7 +122,7 @@ func TestVectors(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(vectorFile, append(raw, '\n'), 0o644); err != nil { //nolint:gosec // part of the source
+		if err := os.WriteFile(vectorFile, append(raw, '\n'), 0o644); err != nil { // part of the source
 			t.Fatal(err)
 		}
 	}

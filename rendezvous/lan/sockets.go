@@ -280,7 +280,7 @@ func (s *sockets) own(ap netip.AddrPort) bool {
 	return false
 }
 
-var sharedRange = netip.MustParsePrefix("100.64.0.0/10") // RFC 6598
+var sharedRange = netip.MustParsePrefix("100.64.0.0/10") //nolint:gochecknoglobals // a constant, RFC 6598
 
 // local reports whether an address belongs to a local network.
 func local(a netip.Addr) bool {

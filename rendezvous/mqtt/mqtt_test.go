@@ -8,7 +8,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"io"
 	"log/slog"
 	"math/big"
 	"net"
@@ -49,7 +48,7 @@ func (h *idHook) OnConnect(c *broker.Client, _ packets.Packet) error {
 // startBroker runs a broker in this process and returns its address.
 func startBroker(t *testing.T, kind, address string, tlsCfg *tls.Config, ledger *auth.Ledger) (string, *idHook, func()) {
 	t.Helper()
-	s := broker.New(&broker.Options{Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	s := broker.New(&broker.Options{Logger: slog.New(slog.DiscardHandler)})
 	var err error
 	if ledger != nil {
 		err = s.AddHook(new(auth.Hook), &auth.Options{Ledger: ledger})

@@ -143,7 +143,7 @@ func isolates(t *testing.T, s *bench) {
 	}
 }
 
-func manyTopics(t *testing.T, s *bench) {
+func manyTopics(_ *testing.T, s *bench) {
 	const count = 20
 	type pair struct{ a, b rendezvous.Session }
 	var all []pair
