@@ -33,6 +33,7 @@ var mayImport = map[string][]string{
 	"pairing":                   {"identity", "code", "internal/wire"},
 	"registry":                  {"identity"},
 	"signaling":                 {"identity", "rendezvous", "pairing", "internal/wire"},
+	"link/punch":                {},
 	"link":                      {"identity", "signaling", "internal/netmon", "internal/wire"},
 	"link/portmap":              {},
 	"tunnel":                    {"identity"},
@@ -66,8 +67,8 @@ var home = map[string][]string{
 	"github.com/vishvananda/netns":   {"internal/nettest"},
 	"golang.org/x/term":              {"internal/cli"},
 	"golang.org/x/crypto":            {"code", "pairing", "internal/wire", "link"},
-	"golang.org/x/net":               {"rendezvous/lan", "link"},
-	"golang.org/x/sys":               {".", "rendezvous/lan", "link", "internal/cli", "internal/nettest"},
+	"golang.org/x/net":               {"rendezvous/lan", "link", "link/punch"},
+	"golang.org/x/sys":               {".", "rendezvous/lan", "link", "link/punch", "internal/cli", "internal/nettest"},
 	"golang.zx2c4.com/wireguard":     {"link", "tunnel", "internal/bench"},
 	"gvisor.dev/gvisor":              {"tunnel"},
 }
