@@ -13,13 +13,11 @@ import (
 func (r *Relay) keep() {
 	now := time.Now()
 	refreshed, proved, checked := now, now, now
-	proofs := r.proofs.Load()
-	sent := r.tx.Load()
-	sentThen := sent // when there was proof last
+	proofs, sent := r.proofs.Load(), r.tx.Load()
+	doubt := false
 	timer := time.NewTimer(r.times.idle)
 	defer timer.Stop()
 	for {
-		doubt := false
 		select {
 		case <-r.done:
 			return
@@ -27,26 +25,31 @@ func (r *Relay) keep() {
 			timer.Reset(min(r.times.tick, r.untilHalf(refreshed)))
 			continue
 		case <-r.doubts:
-			doubt = time.Since(checked) >= r.times.gap
+			doubt = true
+			if wait := r.times.gap - time.Since(checked); wait > 0 {
+				timer.Reset(wait)
+				continue
+			}
 		case <-timer.C:
 		}
 		now = time.Now()
 		tx, n := r.tx.Load(), r.proofs.Load()
 		active := tx != sent || n != proofs
 		if n != proofs {
-			proved, sentThen = now, tx
+			proved = now
 		}
 		sent, proofs = tx, n
 		silence := now.Sub(proved)
-		if doubt || silence >= r.times.idle || silence >= r.times.busy && tx != sentThen || r.untilHalf(refreshed) <= 0 {
+		unanswered := tx != r.answered.Load()
+		if doubt || silence >= r.times.idle || silence >= r.times.busy && unanswered || r.untilHalf(refreshed) <= 0 {
 			if r.refresh(refreshed, proofs) {
 				refreshed = time.Now()
-				proved, sentThen, proofs = refreshed, r.tx.Load(), r.proofs.Load()
+				proved, proofs = refreshed, r.proofs.Load()
 			}
-			checked = time.Now()
+			checked, doubt = time.Now(), false
 		}
 		wait := r.times.tick
-		if !active && tx == sentThen {
+		if !active && !unanswered {
 			r.quiet.Store(true)
 			wait = time.Until(proved.Add(r.times.idle))
 			if r.tx.Load() != sent && r.quiet.Swap(false) { // just before we said so
@@ -55,6 +58,12 @@ func (r *Relay) keep() {
 		}
 		timer.Reset(max(min(wait, r.untilHalf(refreshed)), r.times.tick))
 	}
+}
+
+// proved notes that the allocation lives.
+func (r *Relay) proved() {
+	r.proofs.Add(1)
+	r.answered.Store(r.tx.Load())
 }
 
 // untilHalf is the time to the middle of the allocation's life.

@@ -100,11 +100,12 @@ type Relay struct {
 	life         atomic.Int64   // of the allocation, as a time.Duration
 	alive        atomic.Bool    // there is an allocation to be given back
 
-	tx, rx atomic.Uint64 // bytes of packets
-	proofs atomic.Uint64 // frames that prove the allocation alive
-	quiet  atomic.Bool   // the keeper waits long, as nothing is sent
-	woken  chan struct{} // capacity 1: quiet has ended
-	doubts chan struct{} // capacity 1: check now
+	tx, rx   atomic.Uint64 // bytes of packets
+	proofs   atomic.Uint64 // frames that prove the allocation alive
+	answered atomic.Uint64 // tx at the last of them
+	quiet    atomic.Bool   // the keeper waits long, as nothing is sent
+	woken    chan struct{} // capacity 1: quiet has ended
+	doubts   chan struct{} // capacity 1: check now
 
 	waiting transactions
 	peers   peers

@@ -137,7 +137,7 @@ func (r *Relay) ask(stop <-chan struct{}, method stun.Method, p pace, attrs ...s
 			return nil, err
 		}
 		if answer.Type.Class == stun.ClassSuccessResponse {
-			r.proofs.Add(1)
+			r.proved()
 			return answer, nil
 		}
 		code := errorCode(answer)
@@ -235,7 +235,7 @@ func (r *Relay) handle(frame []byte) {
 }
 
 func (r *Relay) deliver(from netip.AddrPort, data []byte) {
-	r.proofs.Add(1)
+	r.proved()
 	r.rx.Add(uint64(len(data)))
 	r.cfg.Receive(from, data)
 }

@@ -9,14 +9,18 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/binary"
+	"errors"
 	"math/big"
 	"net"
 	"net/netip"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/pion/stun/v4"
 	"github.com/pion/turn/v5"
 	"go.uber.org/goleak"
 )
@@ -218,8 +222,7 @@ func await(t testing.TB, r *Relay, limit time.Duration) time.Duration {
 	return time.Since(start)
 }
 
-// eventually waits until two relays, both opened to each other, let a packet
-// through: a packet sent before the other end has named us is dropped.
+// send sends packets, or ends the test.
 func send(t testing.TB, r *Relay, to netip.AddrPort, packets ...[]byte) {
 	t.Helper()
 	if err := r.Send(packets, to); err != nil {
@@ -246,4 +249,81 @@ func opened(t testing.TB, r *Relay, to netip.AddrPort) *peer {
 			t.Fatalf("no way to %v: %d", to, p.way.Load())
 		}
 	}
+}
+
+// A proxy stands between a client and a server's UDP port, and loses what it is
+// told to.
+type proxy struct {
+	front *net.UDPConn
+	lose  atomic.Pointer[func(frame []byte, up bool) bool]
+	wg    sync.WaitGroup
+}
+
+func newProxy(t testing.TB, s *testServer) *proxy {
+	t.Helper()
+	front, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	back, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(s.ip, s.ports[overUDP])))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &proxy{front: front}
+	var client atomic.Pointer[netip.AddrPort]
+	lost := func(b []byte, up bool) bool {
+		f := p.lose.Load()
+		return f != nil && (*f)(b, up)
+	}
+	p.wg.Go(func() {
+		buf := make([]byte, maxFrame)
+		for {
+			n, from, err := front.ReadFromUDPAddrPort(buf)
+			if err != nil {
+				return
+			}
+			client.Store(&from)
+			if !lost(buf[:n], true) {
+				_, _ = back.Write(buf[:n])
+			}
+		}
+	})
+	p.wg.Go(func() {
+		buf := make([]byte, maxFrame)
+		for {
+			n, err := back.Read(buf)
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			if to := client.Load(); err == nil && to != nil && !lost(buf[:n], false) {
+				_, _ = front.WriteToUDPAddrPort(buf[:n], *to)
+			}
+		}
+	})
+	t.Cleanup(func() {
+		_, _ = front.Close(), back.Close()
+		p.wg.Wait()
+	})
+	return p
+}
+
+// filter says what is lost from now on; nil: nothing.
+func (p *proxy) filter(f func(frame []byte, up bool) bool) {
+	if f == nil {
+		p.lose.Store(nil)
+		return
+	}
+	p.lose.Store(&f)
+}
+
+func (p *proxy) url() string { return "turn:" + p.front.LocalAddr().String() }
+
+// is tells a message of a method, whatever its class.
+func is(frame []byte, m stun.Method) bool {
+	var typ stun.MessageType
+	if !isSTUN(frame) {
+		return false
+	}
+	typ.ReadValue(binary.BigEndian.Uint16(frame))
+	return typ.Method == m
 }
