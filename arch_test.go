@@ -41,6 +41,8 @@ var mayImport = map[string][]string{
 	"app/chat":                  {},
 	"app/forward":               {},
 	"models":                    {},
+	"hub/hubaddr":               {},
+	"hub":                       {"hub/hubaddr"},
 	".": {
 		"identity", "code", "rendezvous", "rendezvous/lan", "pairing", "registry", "signaling", "link", "tunnel",
 		"app/forward", "internal/netmon", "internal/wire",
@@ -70,14 +72,19 @@ var home = map[string][]string{
 	"github.com/vishvananda/netns":   {"internal/nettest"},
 	"golang.org/x/term":              {"internal/cli"},
 	"golang.org/x/crypto":            {"code", "pairing", "internal/wire", "link"},
-	"golang.org/x/net":               {"rendezvous/lan", "link", "link/punch"},
+	"golang.org/x/net":               {"rendezvous/lan", "link", "link/punch", "hub"},
 	"golang.org/x/sys":               {".", "rendezvous/lan", "link", "link/punch", "internal/cli", "internal/nettest"},
 	"golang.zx2c4.com/wireguard":     {"link", "tunnel", "internal/bench"},
 	"gvisor.dev/gvisor":              {"tunnel"},
+
+	"github.com/VictoriaMetrics/metrics": {"hub"},
+	"github.com/coder/websocket":         {"hub"},
+	"github.com/mochi-mqtt/server/v2":    {"hub", "rendezvous/rendezvoustest"},
+	"github.com/pion/logging":            {"hub"},
 }
 
 var testOnly = []string{
-	"go.uber.org/goleak", "pgregory.net/rapid", "github.com/rogpeppe/go-internal", "github.com/mochi-mqtt/server/v2",
+	"go.uber.org/goleak", "pgregory.net/rapid", "github.com/rogpeppe/go-internal",
 }
 
 // banned are imports that nobody needs here, and imports that a pure package

@@ -1,0 +1,110 @@
+package hub
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/pion/stun/v4"
+)
+
+const (
+	stunHeader   = 20
+	changeIP     = 0x04 // flags of CHANGE-REQUEST (RFC 5780 section 7.2)
+	changePort   = 0x02
+	maxUnknown   = 8   // attributes named in an error
+	maxBinding   = 548 // bytes of a binding request (RFC 8489 section 6.1)
+	comprehend   = 0x8000
+	magicCookie  = 0x2112A442
+	bindingType  = 0x0001
+	channelFirst = 0x40 // first byte of the lowest channel (RFC 8656 section 12)
+	channelLast  = 0x4f
+)
+
+// A datagram's kind, by its first bytes.
+type datagram byte
+
+const (
+	datagramOther datagram = iota
+	datagramBinding
+	datagramTURN
+)
+
+// classify tells what a UDP packet is.
+func classify(b []byte) datagram {
+	switch {
+	case len(b) >= 4 && b[0] >= channelFirst && b[0] <= channelLast:
+		return datagramTURN
+	case len(b) < stunHeader || b[0] > 0x3f || binary.BigEndian.Uint32(b[4:]) != magicCookie:
+		return datagramOther
+	case binary.BigEndian.Uint16(b) == bindingType:
+		return datagramBinding
+	case binary.BigEndian.Uint16(b)&0x0100 != 0: // a response: never for a server
+		return datagramOther
+	case binary.BigEndian.Uint16(b) == bindingType|0x0010: // an indication that keeps a mapping
+		return datagramOther
+	}
+	return datagramTURN
+}
+
+// place is one of up to four sockets for one address family: which of the
+// addresses, and which of the ports.
+type place struct{ ip, port int }
+
+// binding answers a binding request (RFC 8489 and RFC 5780) that came from src
+// to place at. origin returns the address and port of a place, or false if there
+// is none. It returns the answer and the place to send it from, or nil for what
+// is no binding request.
+func binding(req []byte, src netip.AddrPort, at place, origin func(place) (netip.AddrPort, bool)) ([]byte, place) {
+	if len(req) > maxBinding {
+		return nil, at
+	}
+	m := &stun.Message{Raw: append([]byte(nil), req...)}
+	if err := m.Decode(); err != nil || m.Type != stun.BindingRequest {
+		return nil, at
+	}
+	if m.Contains(stun.AttrFingerprint) && stun.Fingerprint.Check(m) != nil {
+		return nil, at
+	}
+	from := at
+	var unknown stun.UnknownAttributes
+	for _, a := range m.Attributes {
+		switch {
+		case a.Type == stun.AttrChangeRequest:
+			if len(a.Value) != 4 {
+				return nil, at
+			}
+			if a.Value[3]&changeIP != 0 {
+				from.ip = 1 - from.ip
+			}
+			if a.Value[3]&changePort != 0 {
+				from.port = 1 - from.port
+			}
+		case a.Type >= comprehend, a.Type == stun.AttrUsername, a.Type == stun.AttrMessageIntegrity, a.Type == stun.AttrPadding,
+			a.Type == stun.AttrPriority, a.Type == stun.AttrUseCandidate:
+			// Nothing of a binding request depends on these here.
+		case len(unknown) < maxUnknown:
+			unknown = append(unknown, a.Type)
+		}
+	}
+	self, ok := origin(from)
+	if !ok {
+		unknown = append(unknown, stun.AttrChangeRequest)
+	}
+	set := []stun.Setter{stun.NewTransactionIDSetter(m.TransactionID)}
+	if len(unknown) > 0 {
+		from = at
+		set = append(set, stun.BindingError, stun.CodeUnknownAttribute, unknown, stun.Fingerprint)
+	} else {
+		set = append(set, stun.BindingSuccess, &stun.XORMappedAddress{IP: src.Addr().AsSlice(), Port: int(src.Port())},
+			&stun.ResponseOrigin{IP: self.Addr().AsSlice(), Port: int(self.Port())})
+		if other, ok := origin(place{1 - at.ip, 1 - at.port}); ok {
+			set = append(set, &stun.OtherAddress{IP: other.Addr().AsSlice(), Port: int(other.Port())})
+		}
+		set = append(set, stun.Fingerprint)
+	}
+	out, err := stun.Build(set...)
+	if err != nil {
+		return nil, at
+	}
+	return out.Raw, from
+}
