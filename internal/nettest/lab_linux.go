@@ -29,6 +29,7 @@ type Lab struct {
 	name string
 	sw   *Host // all bridges live in a namespace of their own
 	n    int   // interfaces made
+	inet *Internet
 }
 
 // labs counts the labs of this process, to name them apart.
@@ -75,6 +76,7 @@ type Host struct {
 	Name string // as given to Lab.Host
 	ns   string
 	next int // number of the next interface
+	at   *place
 }
 
 // Host makes a host with nothing but loopback.
