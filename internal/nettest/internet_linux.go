@@ -205,6 +205,13 @@ func (s *Site) Public() netip.Addr {
 	return v4(s.k, 0, 2+s.gen)
 }
 
+// Gateway returns the router's address in the LAN, to which the hosts' default
+// routes lead.
+func (s *Site) Gateway() netip.Addr {
+	net, _ := s.lan()
+	return nth(net, 1)
+}
+
 // lan returns the network address of the LAN and its prefix length in bits.
 func (s *Site) lan() (netip.Addr, int) {
 	switch s.NAT {
@@ -229,7 +236,7 @@ func nth(net netip.Addr, n int) netip.Addr {
 func (s *Site) openLAN() {
 	s.inet.lab.t.Helper()
 	net, bits := s.lan()
-	s.Router.Addr("eth1", fmt.Sprintf("%v/%d", nth(net, 1), bits))
+	s.Router.Addr("eth1", fmt.Sprintf("%v/%d", s.Gateway(), bits))
 	if s.ownAddresses() {
 		s.inet.Router.Route(fmt.Sprintf("%v/%d", net, bits), "via", s.Public().String(), "dev", s.far, "onlink")
 	}
@@ -287,7 +294,7 @@ func (s *Site) configure(h *Host) {
 	if a.Is6() {
 		family = "-6"
 	}
-	h.IP(family, "route", "replace", "default", "via", nth(net, 1).String(), "dev", h.at.ifi)
+	h.IP(family, "route", "replace", "default", "via", s.Gateway().String(), "dev", h.at.ifi)
 	h.at.addrs = []netip.Addr{a}
 }
 

@@ -91,7 +91,8 @@ func TestReboot(t *testing.T) {
 			for _, newIP := range []bool{false, true} {
 				site.Reboot(newIP)
 				for _, g := range site.gws {
-					if n := conntracks(t, g.host); n != 0 {
+					// A server for UPnP has announced itself again by now.
+					if n := conntracks(t, g.host); n != 0 && !g.upnp {
 						t.Errorf("%s remembers %d connections", g.host.Name, n)
 					}
 				}
@@ -151,11 +152,11 @@ func TestMove(t *testing.T) {
 		}
 	}
 	// A new address of the site where it was is no concern of who has left.
-	v6 := in.Site("c", NATNone)
-	v6.Move(nowhere)
+	public := in.Site("c", NATNone)
+	public.Move(nowhere)
 	at := nowhere.Addrs()
 	to.Move(nowhere)
-	v6.Reboot(true)
+	public.Reboot(true)
 	if slices.Equal(at, nowhere.Addrs()) || newClient(t, nowhere).ask(t, e).Addr() != to.Public() {
 		t.Errorf("who has left has %v", nowhere.Addrs())
 	}
@@ -239,6 +240,26 @@ func TestPunch(t *testing.T) {
 			for _, text := range []string{"a early", "from a"} {
 				b.refuse(t, e, text)
 			}
+		})
+	}
+}
+
+// TestSameLAN: hosts of a home meet inside, and not through the public address.
+func TestSameLAN(t *testing.T) {
+	for _, nat := range []NAT{NATEasy, NATFullCone, NATCGN} {
+		t.Run(string(nat), func(t *testing.T) {
+			in := New(t).Internet()
+			site := in.Site("a", nat)
+			a, b := site.Host("a1"), site.Host("a2")
+			e := echoes(t, in, false)[0]
+			ca, cb := newClient(t, a), newClient(t, b)
+			atA, atB := ca.ask(t, e), cb.ask(t, e)
+			ca.send(t, "outside", atB)
+			cb.send(t, "outside", atA)
+			ca.send(t, "inside", netip.AddrPortFrom(b.Addrs()[0], cb.port()))
+			cb.await(t, "inside")
+			ca.refuse(t, e, "outside")
+			cb.refuse(t, e, "outside")
 		})
 	}
 }

@@ -41,7 +41,7 @@ func New(t testing.TB) *Lab {
 	if os.Geteuid() != 0 {
 		Skip(t, "network namespaces need root")
 	}
-	for _, tool := range []string{"ip", "nft"} {
+	for _, tool := range []string{"ip", "bridge", "nft"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			Skip(t, "network namespaces need the command "+tool)
 		}

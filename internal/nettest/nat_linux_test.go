@@ -1,6 +1,7 @@
 package nettest
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
@@ -256,3 +257,55 @@ func TestNAT(t *testing.T) {
 	}
 }
 
+// mapPort asks a site's router by NAT-PMP (RFC 6886 section 3.3) to map a client's
+// port to some port of the public address.
+func mapPort(t *testing.T, site *Site, h *Host, c *client) netip.AddrPort {
+	t.Helper()
+	var pmp net.Conn
+	var err error
+	h.Do(func() { pmp, err = net.Dial("udp", netip.AddrPortFrom(site.Gateway(), 5351).String()) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pmp.Close()
+	request := []byte{0, 1, 0, 0}
+	request = binary.BigEndian.AppendUint16(request, c.port())
+	request = binary.BigEndian.AppendUint16(request, 40001)
+	request = binary.BigEndian.AppendUint32(request, 3600)
+	if _, err = pmp.Write(request); err != nil {
+		t.Fatal(err)
+	}
+	if err = pmp.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	answer := make([]byte, 100)
+	n, err := pmp.Read(answer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n != 16 || answer[1] != 129 || binary.BigEndian.Uint16(answer[2:]) != 0 {
+		t.Fatalf("answer %x", answer[:n])
+	}
+	return netip.AddrPortFrom(site.Public(), binary.BigEndian.Uint16(answer[10:]))
+}
+
+func TestUPnP(t *testing.T) {
+	for _, nat := range []NAT{NATUPnP, NATHardUPnP} {
+		t.Run(string(nat), func(t *testing.T) {
+			in := New(t).Internet()
+			site := in.Site("a", nat)
+			h := site.Host("a1")
+			es, c := echoes(t, in, false), newClient(t, h)
+			mapped := mapPort(t, site, h, c)
+			es[2].say(t, "invited", mapped)
+			c.await(t, "invited")
+			site.Reboot(false)
+			es[3].say(t, "invited before the reboot", mapped)
+			c.refuse(t, es[0], "invited before the reboot")
+			site.Reboot(true)
+			mapped = mapPort(t, site, h, c)
+			es[1].say(t, "invited again", mapped)
+			c.await(t, "invited again")
+		})
+	}
+}
