@@ -192,3 +192,15 @@ func (g *fakeGateway) job(j job) jobResult {
 	}
 	return r
 }
+
+func (g *fakeGateway) state() (port uint16, maps int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.mapped, g.maps
+}
+
+func (g *fakeGateway) muted() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.mute
+}

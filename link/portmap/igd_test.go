@@ -47,7 +47,8 @@ type fakeIGD struct {
 	calls     []string
 }
 
-func newFakeIGD(t testing.TB) *fakeIGD {
+// newFakeIGD starts one; set changes it before.
+func newFakeIGD(t testing.TB, set ...func(*fakeIGD)) *fakeIGD {
 	t.Helper()
 	f := &fakeIGD{t: t, external: public.String(), kind: serviceTypes[1], table: map[string]tableEntry{}, control: "/ctl", answers: 1}
 	ln, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -61,6 +62,9 @@ func newFakeIGD(t testing.TB) *fakeIGD {
 	f.addr = netip.MustParseAddrPort(ln.Addr().String())
 	f.ssdp = netip.MustParseAddrPort(pc.LocalAddr().String())
 	f.location = func() string { return "http://" + f.addr.String() + "/desc.xml" }
+	for _, change := range set {
+		change(f)
+	}
 	f.http = &http.Server{Handler: f, ReadHeaderTimeout: time.Second}
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = f.http.Serve(ln) })
@@ -193,8 +197,7 @@ func (f *fakeIGD) open() (*igd, error) {
 
 func TestIGD(t *testing.T) {
 	for _, kind := range serviceTypes {
-		f := newFakeIGD(t)
-		f.kind = kind
+		f := newFakeIGD(t, func(f *fakeIGD) { f.kind = kind })
 		c, err := discoverIGD(t.Context(), loopback, loopback, f.ssdp)
 		if err != nil {
 			t.Fatalf("%s: %v", kind, err)
@@ -222,11 +225,12 @@ func TestIGD(t *testing.T) {
 // TestOthersEntries holds that nobody else's mapping is touched, also on a
 // gateway that would let us.
 func TestOthersEntries(t *testing.T) {
-	f := newFakeIGD(t)
-	f.replace = true
 	theirs := tableEntry{"127.0.0.9", strconv.Itoa(ourPort), "game", "0"}
 	otherPort := tableEntry{"127.0.0.1", "22", "mine", "0"}
-	f.table["50000"], f.table["50001"] = theirs, otherPort
+	f := newFakeIGD(t, func(f *fakeIGD) {
+		f.replace = true
+		f.table["50000"], f.table["50001"] = theirs, otherPort
+	})
 	d, err := f.open()
 	if err != nil {
 		t.Fatal(err)
@@ -261,8 +265,7 @@ func TestExternal(t *testing.T) {
 		"203.0.113.7": "203.0.113.7", " 203.0.113.7\n": "203.0.113.7", "": "0.0.0.0", "0.0.0.0": "0.0.0.0", "none": "0.0.0.0",
 		"2001:db8::1": "0.0.0.0", "::ffff:8.8.8.8": "8.8.8.8", "10.0.0.1": "10.0.0.1",
 	} {
-		f := newFakeIGD(t)
-		f.external = s
+		f := newFakeIGD(t, func(f *fakeIGD) { f.external = s })
 		d, err := f.open()
 		if err != nil {
 			t.Fatal(err)
@@ -275,8 +278,7 @@ func TestExternal(t *testing.T) {
 
 // TestConnected takes, of two services, the one that has an address.
 func TestConnected(t *testing.T) {
-	f := newFakeIGD(t)
-	f.handler = func(w http.ResponseWriter, r *http.Request) {
+	serve := func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/desc.xml":
 			_, _ = io.WriteString(w, descriptionXML("", serviceTypes[1], "/idle", serviceTypes[2], "/ppp"))
@@ -285,7 +287,7 @@ func TestConnected(t *testing.T) {
 			fmt.Fprintf(w, `<s:Envelope xmlns:s="http://schemas.xmlsoap.org/soap/envelope/"><s:Body><u:R xmlns:u="x"><NewExternalIPAddress>%s</NewExternalIPAddress></u:R></s:Body></s:Envelope>`, addr)
 		}
 	}
-	d, err := f.open()
+	d, err := newFakeIGD(t, func(f *fakeIGD) { f.handler = serve }).open()
 	if err != nil || d.kind != serviceTypes[2] {
 		t.Fatalf("%+v, %v, want the PPP connection", d, err)
 	}
@@ -293,9 +295,10 @@ func TestConnected(t *testing.T) {
 
 // TestHostileIGD has gateways, and neighbours that pose as one.
 func TestHostileIGD(t *testing.T) {
-	victim := newFakeIGD(t) // nobody may be sent here
 	touched := make(chan string, 100)
-	victim.handler = func(_ http.ResponseWriter, r *http.Request) { touched <- r.Method + " " + r.URL.Path }
+	victim := newFakeIGD(t, func(f *fakeIGD) { // nobody may be sent here
+		f.handler = func(_ http.ResponseWriter, r *http.Request) { touched <- r.Method + " " + r.URL.Path }
+	})
 	elsewhere := strings.Replace("http://"+victim.addr.String(), "127.0.0.1", "localhost", 1)
 
 	for name, set := range map[string]func(f *fakeIGD){
@@ -352,8 +355,7 @@ func TestHostileIGD(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			f := newFakeIGD(t)
-			set(f)
+			f := newFakeIGD(t, set)
 			// Long enough for an answer; the whole search is 3 s.
 			ctx, cancel := context.WithTimeout(t.Context(), 400*time.Millisecond)
 			defer cancel()
@@ -407,11 +409,12 @@ func TestHostileIGD(t *testing.T) {
 
 // TestManyLocations ends with a gateway that has a new description each time.
 func TestManyLocations(t *testing.T) {
-	f := newFakeIGD(t)
-	f.answers = 10
 	n, asked := 0, 0
-	f.location = func() string { n++; return fmt.Sprintf("http://%s/%d", f.addr, n) }
-	f.handler = func(w http.ResponseWriter, r *http.Request) { asked++; http.NotFound(w, r) }
+	f := newFakeIGD(t, func(f *fakeIGD) {
+		f.answers = 10
+		f.location = func() string { n++; return fmt.Sprintf("http://%s/%d", f.addr, n) }
+		f.handler = func(w http.ResponseWriter, r *http.Request) { asked++; http.NotFound(w, r) }
+	})
 	if _, err := discoverIGD(t.Context(), loopback, loopback, f.ssdp); err == nil {
 		t.Error("taken")
 	}
@@ -440,15 +443,16 @@ func TestGuard(t *testing.T) {
 
 // TestSlowIGD ends with its context.
 func TestSlowIGD(t *testing.T) {
-	f := newFakeIGD(t)
 	asked, release := make(chan struct{}), make(chan struct{})
-	f.handler = func(_ http.ResponseWriter, r *http.Request) {
-		close(asked)
-		select {
-		case <-r.Context().Done():
-		case <-release:
+	f := newFakeIGD(t, func(f *fakeIGD) {
+		f.handler = func(_ http.ResponseWriter, r *http.Request) {
+			close(asked)
+			select {
+			case <-r.Context().Done():
+			case <-release:
+			}
 		}
-	}
+	})
 	defer close(release)
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() { <-asked; cancel() }()
