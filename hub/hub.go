@@ -294,6 +294,18 @@ func (h *Hub) startMetrics(ctx context.Context) error {
 // Address returns the address that clients need.
 func (h *Hub) Address() hubaddr.Address { return h.addr }
 
+// RelayIPs returns the addresses that relayed packets come from as peers see it:
+// one of IPv4, one of IPv6, or both.
+func (h *Hub) RelayIPs() []netip.Addr {
+	var out []netip.Addr
+	for _, a := range h.turn.relays.ip {
+		if a.IsValid() {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
 // MetricsAddr returns the host:port of the metrics, or "" if there are none.
 func (h *Hub) MetricsAddr() string {
 	if h.metrics == nil {

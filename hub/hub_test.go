@@ -395,7 +395,7 @@ func TestTURNCredentials(t *testing.T) {
 	for name, try := range map[string]func() (string, string){
 		"wrong password": func() (string, string) { u, _ := turnUser(h, "desk", time.Hour); return u, "wrong" },
 		"expired":        func() (string, string) { return turnUser(h, "desk", -time.Second) },
-		"far ahead":      func() (string, string) { return turnUser(h, "desk", 25*time.Hour) },
+		"far ahead":      func() (string, string) { return turnUser(h, "desk", 26*time.Hour) },
 		"no client":      func() (string, string) { return good(stamp(time.Hour)) },
 		"empty client":   func() (string, string) { return good(stamp(time.Hour) + ":") },
 		"no number":      func() (string, string) { return good("soon:desk") },
@@ -526,7 +526,9 @@ func TestSettings(t *testing.T) {
 	if err != nil || last != a || a.Host != "hub.example.org" {
 		t.Fatalf("%v %v, want %v", last, err, a)
 	}
-	h = open(t, func(c *Config) { c.Dir, c.Listen, c.AltPort = dir, "127.0.0.1:"+strconv.Itoa(int(a.Port)), int(a.AltPort) })
+	h = open(t, func(c *Config) {
+		c.Dir, c.Listen, c.AltPort = dir, "127.0.0.1:"+strconv.Itoa(int(a.Port)), int(a.AltPort)
+	})
 	if h.Address() != a {
 		t.Errorf("after the restart: %v, want %v", h.Address(), a)
 	}

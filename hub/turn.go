@@ -23,7 +23,7 @@ const (
 	turnRealm     = "kith"
 	maxTURNUser   = 128              // bytes of a user's name with its expiry
 	credentialMax = 24 * time.Hour   // how far ahead an expiry may be
-	clockSlack    = 5 * time.Minute  // for a client whose clock is ahead
+	clockSlack    = time.Hour        // for a client whose clock is ahead
 	turnFirst     = 10 * time.Second // for a TCP client to get an allocation
 	turnIdle      = 11 * time.Minute // between two packets of one that has it; permissions last 5
 )

@@ -109,6 +109,7 @@ Then:               kith ping laptop
 		e.pairCommand(), e.joinCommand(), e.devicesCommand(), e.renameCommand(), e.unpairCommand(),
 		e.upCommand(), e.downCommand(), e.statusCommand(), e.pingCommand(), e.chatCommand(),
 		e.forwardCommand(), e.allowCommand(), e.denyCommand(), e.configCommand(), e.demoCommand(), e.versionCommand(),
+		e.hubCommand(),
 	)
 	return root
 }

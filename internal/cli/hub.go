@@ -1,0 +1,292 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kithproject/kith"
+	"github.com/kithproject/kith/hub"
+	"github.com/kithproject/kith/hub/hubaddr"
+	"github.com/kithproject/kith/internal/control"
+)
+
+// hubFlags are the flags of kith hub that are not fields of hub.Config as they
+// stand.
+type hubFlags struct {
+	cfg        hub.Config
+	altIP      string
+	relayIP    string
+	relayPorts string
+	json       bool
+	systemd    bool
+}
+
+func (e *env) hubCommand() *cobra.Command {
+	var f hubFlags
+	cmd := &cobra.Command{
+		Use:   "hub",
+		Short: "Run a server of your own that devices meet at and connect through",
+		Long: `Run a hub: devices that have its address meet at it, ask it how the internet sees
+them, and connect through it where there is no direct way. It never has their keys.
+Everything is on one port for TCP and UDP, 443 by default, so that it can be
+reached from networks that let only the web through. The next UDP port answers
+questions about NATs.
+
+Whoever has the address may use the hub. It is printed at the start and by kith
+hub address. Where ports below 1024 need a right: kith hub --systemd prints a
+unit that grants it and nothing else.
+` + exitHelp,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if f.systemd {
+				return e.hubUnit(cmd)
+			}
+			return e.hub(cmd.Context(), &f)
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&f.cfg.Listen, "listen", hub.DefaultListen, "`address` and port for TCP and UDP")
+	fl.StringVar(&f.cfg.Host, "host", "", "`name` or IP address that devices use (default: as last time, or this machine's)")
+	fl.IntVar(&f.cfg.AltPort, "alt-port", 0, "second UDP `port` (default: the next one; -1: none)")
+	fl.StringVar(&f.altIP, "alt-ip", "", "second IP `address` of this machine, to tell devices more about their NAT")
+	fl.StringVar(&f.relayIP, "relay-ip", "", "public IP `address` that relayed packets come from (default: that of --host)")
+	fl.StringVar(&f.relayPorts, "relay-ports", fmt.Sprintf("%d-%d", hub.DefaultRelayMin, hub.DefaultRelayMax), "UDP ports `from-to` for relayed packets")
+	fl.BoolVar(&f.cfg.AllowPrivate, "allow-private", false, "relay into private networks too: only for closed networks")
+	fl.StringVar(&f.cfg.CertFile, "tls-cert", "", "certificate `file` in PEM (default: one of its own)")
+	fl.StringVar(&f.cfg.KeyFile, "tls-key", "", "key `file` of the certificate in PEM")
+	fl.IntVar(&f.cfg.Bandwidth, "bandwidth", 0, "`bytes` a second that one client may relay each way (default: no limit)")
+	fl.IntVar(&f.cfg.MaxConns, "max-conns", hub.DefaultMaxConns, "TCP connections at most")
+	fl.IntVar(&f.cfg.MaxConnsPerIP, "max-conns-per-ip", hub.DefaultMaxConnsPerIP, "TCP connections of one address at most")
+	fl.IntVar(&f.cfg.MaxAllocations, "max-relays", hub.DefaultMaxAllocations, "relayed addresses at most")
+	fl.IntVar(&f.cfg.AllocationsPerClient, "max-relays-per-client", hub.DefaultAllocationsPerClient, "relayed addresses of one client at most")
+	fl.IntVar(&f.cfg.AllocationsPerIP, "max-relays-per-ip", hub.DefaultAllocationsPerIP, "relayed addresses of one address at most")
+	fl.StringVar(&f.cfg.Metrics, "metrics", "", "`address` and port for Prometheus, such as 127.0.0.1:9443 (default: none)")
+	fl.BoolVar(&f.json, "json", false, "print what listens as JSON")
+	fl.BoolVar(&f.systemd, "systemd", false, "print a systemd unit that runs the hub with these flags, and do no more")
+	cmd.AddCommand(e.hubAddressCommand())
+	return cmd
+}
+
+func (e *env) hubAddressCommand() *cobra.Command {
+	var host string
+	cmd := &cobra.Command{
+		Use: "address", Short: "Print the hub's address, which lets devices use it", Args: noArgs,
+		Long: "Print the address of the hub of this state directory, as it ran last.\n" + exitHelp,
+		RunE: func(*cobra.Command, []string) error {
+			dir, err := e.hubDir()
+			if err != nil {
+				return err
+			}
+			a, err := hub.LastAddress(dir, host)
+			if err != nil {
+				return hubError(err)
+			}
+			_, err = fmt.Fprintln(e.out, a.Text())
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&host, "host", "", "another `name` or IP address for it")
+	return cmd
+}
+
+// hubDir is where the hub keeps its state: apart from a device's, as it is not
+// one.
+func (e *env) hubDir() (string, error) {
+	dir, err := e.dir()
+	return filepath.Join(dir, "hub"), err
+}
+
+// config turns flags into a hub's configuration.
+func (f *hubFlags) config() (cfg hub.Config, err error) {
+	cfg = f.cfg
+	for _, a := range []struct {
+		flag, text string
+		to         *netip.Addr
+	}{{"--alt-ip", f.altIP, &cfg.AltIP}, {"--relay-ip", f.relayIP, &cfg.RelayIP}} {
+		if a.text == "" {
+			continue
+		}
+		if *a.to, err = netip.ParseAddr(a.text); err != nil {
+			return cfg, usage(fmt.Sprintf("%s: %q is not an IP address", a.flag, a.text), "")
+		}
+	}
+	from, to, ok := strings.Cut(f.relayPorts, "-")
+	first, err1 := strconv.ParseUint(from, 10, 16)
+	last, err2 := strconv.ParseUint(to, 10, 16)
+	if !ok || err1 != nil || err2 != nil || first == 0 || last < first {
+		return cfg, usage(fmt.Sprintf("--relay-ports: %q is not a range of ports", f.relayPorts), "such as 49152-65535")
+	}
+	cfg.RelayMin, cfg.RelayMax = uint16(first), uint16(last)
+	return cfg, nil
+}
+
+// hub runs a hub until the context ends.
+func (e *env) hub(ctx context.Context, f *hubFlags) error {
+	cfg, err := f.config()
+	if err != nil {
+		return err
+	}
+	if cfg.Dir, err = e.hubDir(); err != nil {
+		return err
+	}
+	cfg.Logger = e.logger()
+	h, err := hub.Open(ctx, cfg)
+	if err != nil {
+		return hubError(err)
+	}
+	if err := e.hubHello(h, cfg, f.json); err != nil {
+		return errors.Join(err, h.Close())
+	}
+	return h.Serve(ctx)
+}
+
+// hubHello says what listens where.
+func (e *env) hubHello(h *hub.Hub, cfg hub.Config, asJSON bool) error {
+	a := h.Address()
+	relays := make([]string, 0, 2)
+	for _, ip := range h.RelayIPs() {
+		relays = append(relays, ip.String())
+	}
+	if asJSON {
+		return e.printJSON(struct {
+			Event      string   `json:"event"`
+			Address    string   `json:"address"`
+			Host       string   `json:"host"`
+			Port       uint16   `json:"port"`
+			AltPort    uint16   `json:"alt_port,omitempty"`
+			RelayIPs   []string `json:"relay_ips"`
+			RelayPorts string   `json:"relay_ports"`
+			Metrics    string   `json:"metrics,omitempty"`
+		}{"hub", a.Text(), a.Host, a.Port, a.AltPort, relays, fmt.Sprintf("%d-%d", cfg.RelayMin, cfg.RelayMax), h.MetricsAddr()})
+	}
+	var b strings.Builder
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(&b, "%-9s "+format+"\n", append([]any{name}, args...)...)
+	}
+	fmt.Fprintf(&b, "kith hub %s is up\n", kith.Version)
+	line("address", "%s", a.Text())
+	line("", "whoever has it may use this hub: hand it on like a key")
+	line(fmt.Sprintf("TCP %d", a.Port), "MQTT, also over WebSocket, and TURN; plain or in TLS")
+	line(fmt.Sprintf("UDP %d", a.Port), "STUN and TURN")
+	if a.AltPort != 0 {
+		line(fmt.Sprintf("UDP %d", a.AltPort), "STUN")
+	}
+	line("relays", "from %s, UDP ports %d-%d", strings.Join(relays, " and "), cfg.RelayMin, cfg.RelayMax)
+	if m := h.MetricsAddr(); m != "" {
+		line("metrics", "http://%s/metrics", m)
+	}
+	if ip, err := netip.ParseAddr(a.Host); err == nil && (ip.IsPrivate() || ip.IsLoopback() || ip.IsLinkLocalUnicast()) {
+		line("note", "%s is private: name what devices elsewhere can reach with --host", ip)
+	}
+	_, err := fmt.Fprint(e.out, b.String())
+	return err
+}
+
+// hubError adds what a person can do.
+func hubError(err error) error {
+	told := func(kind control.Kind, hint string) error {
+		return &control.Error{Kind: kind, Text: err.Error(), Hint: hint}
+	}
+	switch {
+	case errors.Is(err, hub.ErrListen) && errors.Is(err, fs.ErrPermission):
+		return told(control.KindOther, "ports below 1024 need a right: kith hub --systemd grants it, or choose another port with --listen :8443")
+	case errors.Is(err, hub.ErrListen) && errors.Is(err, syscall.EADDRINUSE):
+		return told(control.KindOther, "another program, perhaps another hub, has the port: choose another with --listen and --alt-port")
+	case errors.Is(err, hub.ErrListen):
+		return told(control.KindOther, "choose an address of this machine with --listen")
+	case errors.Is(err, hub.ErrConfig), errors.Is(err, hubaddr.ErrAddress):
+		return told(control.KindUsage, "kith help hub explains the flags")
+	case errors.Is(err, fs.ErrNotExist):
+		return &control.Error{Kind: control.KindNotFound, Text: "no hub has run with this state directory", Hint: "start it once with kith hub, or name its directory with --home"}
+	}
+	return err
+}
+
+// hubUnit prints a unit that may open low ports, write its state, use the network
+// and nothing else.
+func (e *env) hubUnit(cmd *cobra.Command) error {
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if real, err := filepath.EvalSymlinks(exe); err == nil {
+		exe = real
+	}
+	args := []string{systemdQuote(exe), "hub", "--home", "%S/kith"}
+	for _, name := range []string{
+		"listen", "host", "alt-port", "alt-ip", "relay-ip", "relay-ports", "allow-private", "tls-cert", "tls-key", "bandwidth",
+		"max-conns", "max-conns-per-ip", "max-relays", "max-relays-per-client", "max-relays-per-ip", "metrics",
+	} {
+		if fl := cmd.Flags().Lookup(name); fl.Changed {
+			args = append(args, systemdQuote("--"+name+"="+fl.Value.String()))
+		}
+	}
+	files := strconv.Itoa(2 * (hub.DefaultMaxConns + hub.DefaultMaxAllocations))
+	_, err = fmt.Fprintf(e.out, systemdUnit, strings.Join(args, " "), files)
+	return err
+}
+
+// systemdQuote quotes an argument for ExecStart (systemd.service(5), systemd.syntax(7)).
+func systemdQuote(s string) string {
+	s = strings.NewReplacer("%", "%%", "$", "$$", `\`, `\\`, `"`, `\"`, "\n", `\n`).Replace(s)
+	if strings.ContainsAny(s, " \t'\"\\;") {
+		return `"` + s + `"`
+	}
+	return s
+}
+
+const systemdUnit = `# kith hub --systemd | sudo tee /etc/systemd/system/kith-hub.service
+# sudo systemctl daemon-reload && sudo systemctl enable --now kith-hub
+# sudo journalctl -u kith-hub    shows the address
+[Unit]
+Description=kith hub
+After=network-online.target
+Wants=network-online.target
+
+[Service]
+ExecStart=%s
+Restart=on-failure
+RestartSec=2
+DynamicUser=yes
+StateDirectory=kith
+StateDirectoryMode=0700
+UMask=0077
+LimitNOFILE=%s
+AmbientCapabilities=CAP_NET_BIND_SERVICE
+CapabilityBoundingSet=CAP_NET_BIND_SERVICE
+NoNewPrivileges=yes
+ProtectSystem=strict
+ProtectHome=yes
+ProtectProc=invisible
+ProcSubset=pid
+ProtectClock=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+ProtectControlGroups=yes
+PrivateTmp=yes
+PrivateDevices=yes
+RestrictAddressFamilies=AF_INET AF_INET6 AF_NETLINK AF_UNIX
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged @resources
+
+[Install]
+WantedBy=multi-user.target
+`
