@@ -231,10 +231,10 @@ func (s *stream) read() ([]byte, bool, error) {
 // frameLength says how long the frame is that begins so, with its padding.
 func frameLength(head []byte) (n int, ok bool) {
 	n = int(binary.BigEndian.Uint16(head[2:]))
-	switch head[0] >> 6 {
-	case 0: // STUN: its length is a multiple of 4 (RFC 8489 section 5)
+	switch {
+	case head[0]>>6 == 0: // STUN: its length is a multiple of 4 (RFC 8489 section 5)
 		return stunHeader + n, n%4 == 0
-	case 1:
+	case head[0]>>4 == firstNumber>>12: // a number that we may have given
 		return dataHeader + n + (-n & 3), true
 	}
 	return 0, false

@@ -78,6 +78,9 @@ func dial(ctx context.Context, cfg Config, s server, t timing, look lookup) (*Re
 		return nil, dialError(s, err)
 	}
 	if err := r.allocate(ctx); err != nil {
+		if errors.Is(err, errSilent) {
+			r.abandon()
+		}
 		_ = r.Close()
 		return nil, dialError(s, err)
 	}
@@ -269,6 +272,14 @@ func (r *Relay) allocate(ctx context.Context) error {
 		return errors.Join(err, ctx.Err())
 	}
 	return r.allocated(answer)
+}
+
+// abandon gives back, without waiting, what the server may have allocated while
+// its answer got lost: it would count against the quota until it expires.
+func (r *Relay) abandon() {
+	if m, key, err := r.build(stun.MethodRefresh, []stun.Setter{lifetime(0)}); err == nil && key != nil {
+		_ = r.conn.request(m.Raw)
+	}
 }
 
 // allocated reads the answer to Allocate.
