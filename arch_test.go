@@ -72,8 +72,8 @@ var home = map[string][]string{
 	"github.com/vishvananda/netns":   {"internal/nettest"},
 	"golang.org/x/term":              {"internal/cli"},
 	"golang.org/x/crypto":            {"code", "pairing", "internal/wire", "link"},
-	"golang.org/x/net":               {"rendezvous/lan", "link", "link/punch", "hub"},
-	"golang.org/x/sys":               {".", "rendezvous/lan", "link", "link/punch", "internal/cli", "internal/nettest"},
+	"golang.org/x/net":               {"rendezvous/lan", "link", "link/portmap", "link/punch", "hub"},
+	"golang.org/x/sys":               {".", "rendezvous/lan", "link", "link/portmap", "link/punch", "internal/cli", "internal/nettest"},
 	"golang.zx2c4.com/wireguard":     {"link", "tunnel", "internal/bench"},
 	"gvisor.dev/gvisor":              {"tunnel"},
 

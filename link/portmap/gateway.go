@@ -12,8 +12,10 @@ import (
 )
 
 // DefaultGateway returns the IPv4 default gateway and our own address towards
-// it, for Config.Gateway. On Linux it is read from /proc/net/route; ok is false
-// if there is none, or on systems where it cannot be found (Android hides it).
+// it, for Config.Gateway: from /proc/net/route on Linux, from the routing table on
+// macOS and FreeBSD, from the adapters on Windows. Of several it is the one with
+// the smallest metric. ok is false if there is none, and where it cannot be found
+// (Android hides it from apps).
 func DefaultGateway() (gw, self netip.Addr, ok bool) {
 	gw, ok = defaultGateway()
 	if !ok {
@@ -24,7 +26,7 @@ func DefaultGateway() (gw, self netip.Addr, ok bool) {
 	if err != nil {
 		return netip.Addr{}, netip.Addr{}, false
 	}
-	defer conn.Close() //nolint:errcheck // nothing is lost
+	defer conn.Close()
 	local, fine := conn.LocalAddr().(*net.UDPAddr)
 	if !fine {
 		return netip.Addr{}, netip.Addr{}, false

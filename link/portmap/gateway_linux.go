@@ -13,7 +13,7 @@ func defaultGateway() (netip.Addr, bool) {
 	if err != nil {
 		return netip.Addr{}, false
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxRoutes))
 	if err != nil {
 		return netip.Addr{}, false

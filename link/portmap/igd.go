@@ -40,7 +40,7 @@ const (
 )
 
 // serviceTypes are what can map ports, the best first.
-var serviceTypes = [...]string{
+var serviceTypes = [...]string{ //nolint:gochecknoglobals // a table
 	"urn:schemas-upnp-org:service:WANIPConnection:2",
 	"urn:schemas-upnp-org:service:WANIPConnection:1",
 	"urn:schemas-upnp-org:service:WANPPPConnection:1",
@@ -129,7 +129,7 @@ func describe(ctx context.Context, gw, self netip.Addr, location *url.URL) (*igd
 	if err != nil {
 		return nil, fmt.Errorf("portmap: upnp: %w", err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // nothing is lost
+	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("portmap: upnp: description: %s", resp.Status)
 	}

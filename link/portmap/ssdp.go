@@ -26,7 +26,7 @@ var errNoIGD = errors.New("portmap: no UPnP gateway answered")
 
 // searches are what we look for. The last one is only sent to the gateway itself:
 // everything with UPnP would answer it.
-var searches = [...]string{
+var searches = [...]string{ //nolint:gochecknoglobals // a table
 	"urn:schemas-upnp-org:device:InternetGatewayDevice:1",
 	"urn:schemas-upnp-org:device:InternetGatewayDevice:2",
 	"upnp:rootdevice",
@@ -49,7 +49,7 @@ func parseSSDP(b []byte, gw netip.Addr) (*url.URL, error) {
 	if err != nil {
 		return nil, fmt.Errorf("portmap: ssdp: %w", err)
 	}
-	defer r.Body.Close() //nolint:errcheck // a byte reader
+	defer r.Body.Close()
 	if r.StatusCode != http.StatusOK {
 		return nil, errPacket
 	}
@@ -85,7 +85,7 @@ func search(ctx context.Context, gw, self netip.Addr, targets []netip.AddrPort, 
 	if err != nil {
 		return nil, fmt.Errorf("portmap: ssdp: %w", err)
 	}
-	defer pc.Close() //nolint:errcheck // nothing is lost
+	defer pc.Close()
 	conn := pc.(*net.UDPConn)
 	unblock := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer unblock()
