@@ -45,7 +45,7 @@
 //
 //	15 s after the last proof of life, if nothing was sent: it also keeps NATs open
 //	 5 s after it, while something is being sent and nothing comes back
-//	 at once when the system says that nobody listens there, and on Check
+//	 at once (once a second) when the system says that nobody listens, and on Check
 //	 at half of the allocation's lifetime anyway (mostly 5 of 10 minutes)
 //
 // On UDP it is asked 3 times, half a second apart; on TCP and TLS once, for 4

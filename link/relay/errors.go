@@ -45,7 +45,7 @@ var errSilent = errors.New("no answer")
 type ServerError struct {
 	// Request is what was asked for, as "Allocate".
 	Request string
-	// Code is the error code, 300 to 699.
+	// Code is the error number, 300 to 699.
 	Code  int
 	cause error
 }

@@ -259,3 +259,28 @@ func TestUnreachable(t *testing.T) {
 	other.Close()
 	<-served
 }
+
+// TestAbandoned: an allocation whose answer got lost is given back.
+func TestAbandoned(t *testing.T) {
+	s := newServer(t, "127.0.0.1", nil)
+	p := newProxy(t, s)
+	cfg := s.config(overUDP)
+	cfg.URL = p.url()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	p.filter(func(b []byte, up bool) bool {
+		if up || !is(b, stun.MethodAllocate) || s.turn.AllocationCount() == 0 {
+			return false
+		}
+		cancel()
+		return true
+	})
+	r, err := Dial(ctx, cfg)
+	if err == nil {
+		_ = r.Close()
+	}
+	if !errors.Is(err, context.Canceled) || !errors.Is(err, ErrUnreachable) {
+		t.Fatal(err)
+	}
+	until(t, "given back", func() bool { return s.turn.AllocationCount() == 0 })
+}

@@ -142,8 +142,8 @@ func (r *Relay) Err() error {
 // after the network changed, or the machine slept.
 func (r *Relay) Check() { poke(r.doubts) }
 
-// Close gives the allocation back and waits until every goroutine has ended: a
-// second at most if the server does not answer. It errs never; a second Close
+// Close gives the allocation back and waits until every goroutine has ended: about
+// a second if the server does not answer. It errs never; a second Close
 // only waits.
 func (r *Relay) Close() error {
 	if r.alive.Swap(false) {
