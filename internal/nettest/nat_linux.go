@@ -27,7 +27,8 @@ const (
 	// NATEasy maps endpoint-independently, keeps the port where it is free, and
 	// filters by address and port: Linux's masquerade, and most home routers.
 	NATEasy NAT = "easy"
-	// NATEIM is NATEasy that never keeps the port, and has another one after Reboot.
+	// NATEIM is NATEasy that never keeps the port: it takes a random one, and most
+	// likely another one after Reboot.
 	NATEIM NAT = "eim"
 	// NATFullCone is NATEasy that lets in everybody. It forgets after 300 s.
 	NATFullCone NAT = "fullcone"
@@ -210,7 +211,8 @@ const seqPorts = 4096
 
 // cone returns rules that remember mappings, after translation, and let in what
 // fits one. Packets of a connection that began outside keep a mapping alive, too;
-// its inside is the source of what is sent in reply.
+// its inside is the source of what is sent in reply. An update does not replace
+// who has had the port before, therefore the delete.
 func cone(out, in, key string) string {
 	return fmt.Sprintf(`	map known {
 		type %[3]s : ipv4_addr . inet_service
@@ -224,6 +226,7 @@ func cone(out, in, key string) string {
 	}
 	chain learn {
 		type filter hook postrouting priority 300; policy accept
+		oifname "eth0" meta l4proto udp ct state new delete @known { %[1]s : ct original ip saddr . ct original proto-src }
 		oifname "eth0" meta l4proto udp ct direction original update @known { %[1]s : ct original ip saddr . ct original proto-src }
 		oifname "eth0" meta l4proto udp ct direction reply update @known { %[1]s : ct reply ip saddr . ct reply proto-src }
 	}
@@ -255,8 +258,8 @@ func (s *Site) DropUDP(drop bool) {
 
 // Reboot lets the router, and the carrier's where there is one, forget all
 // mappings, those asked for by UPnP, too. With newIP the site has another public
-// address afterwards; behind a router without NAT the hosts have, instead of
-// their old ones.
+// address afterwards; behind a router without NAT its hosts have other ones, too,
+// and with [NATv6Firewall] they alone.
 func (s *Site) Reboot(newIP bool) {
 	s.inet.lab.t.Helper()
 	s.stopDaemons()

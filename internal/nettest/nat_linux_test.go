@@ -257,6 +257,23 @@ func TestNAT(t *testing.T) {
 	}
 }
 
+// TestConeFollows: an uninvited packet goes to whoever has a port now, not to who
+// had it last.
+func TestConeFollows(t *testing.T) {
+	in := New(t).Internet()
+	site := in.Site("a", NATFullCone)
+	h := site.Host("a1")
+	es, c := echoes(t, in, false), newClient(t, h)
+	before := c.ask(t, es[0])
+	site.Move(h) // another address of the same LAN
+	after := c.ask(t, es[1])
+	if before != after {
+		t.Fatalf("the port %v has become %v", before, after)
+	}
+	es[2].say(t, "uninvited", after)
+	c.await(t, "uninvited")
+}
+
 // mapPort asks a site's router by NAT-PMP (RFC 6886 section 3.3) to map a client's
 // port to some port of the public address.
 func mapPort(t *testing.T, site *Site, h *Host, c *client) netip.AddrPort {
@@ -299,7 +316,13 @@ func TestUPnP(t *testing.T) {
 			mapped := mapPort(t, site, h, c)
 			es[2].say(t, "invited", mapped)
 			c.await(t, "invited")
+			daemon := site.daemons[0]
 			site.Reboot(false)
+			select {
+			case <-daemon.done:
+			default:
+				t.Error("the server for UPnP has survived a reboot")
+			}
 			es[3].say(t, "invited before the reboot", mapped)
 			c.refuse(t, es[0], "invited before the reboot")
 			site.Reboot(true)
