@@ -135,6 +135,7 @@ type core struct {
 	pmpAddr   netip.Addr     // NAT-PMP says address and port in two answers
 	permanent bool           // UPnP: leases are not supported
 	tries     int            // UPnP: of external ports
+	sought    bool           // UPnP: searched again for this renewal or check
 	renewAt   time.Time
 	checkAt   time.Time
 	missed    int
@@ -309,7 +310,7 @@ func (c *core) interval() time.Duration {
 
 // renew asks for the mapping that we hold, at once.
 func (c *core) renew(now time.Time) {
-	c.renewAt = time.Time{}
+	c.renewAt, c.sought = time.Time{}, false
 	c.request(now)
 }
 
@@ -332,7 +333,7 @@ func (c *core) expire() {
 
 // check asks the gateway something that changes nothing.
 func (c *core) check(now time.Time) {
-	c.checkAt = now.Add(c.interval())
+	c.checkAt, c.sought = now.Add(c.interval()), false
 	c.out.lookup = true // also notices a new gateway that nobody told us about
 	switch c.chosen {
 	case kindPCP:

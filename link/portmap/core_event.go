@@ -164,6 +164,10 @@ func (c *core) done(now time.Time, r jobResult) {
 	c.jobFor = 0
 	switch want {
 	case toProbe:
+		if c.phase == phaseHeld {
+			c.found(now, r.err == nil)
+			return
+		}
 		if r.err != nil {
 			c.refuse(now, kindUPnP, quietFor)
 			return
@@ -175,7 +179,7 @@ func (c *core) done(now time.Time, r jobResult) {
 	case toCheck:
 		switch {
 		case r.err != nil:
-			c.miss(now)
+			c.seek()
 		case r.gone:
 			c.renew(now)
 		default:
@@ -186,6 +190,25 @@ func (c *core) done(now time.Time, r jobResult) {
 		}
 	case toRemove:
 		c.phase = phaseDone
+	}
+}
+
+// seek searches the UPnP gateway that we hold a mapping of: it may have started
+// anew, and listen on another port since.
+func (c *core) seek() {
+	c.sought = true
+	c.start(job{purpose: toProbe})
+}
+
+// found is the end of seek.
+func (c *core) found(now time.Time, ok bool) {
+	switch {
+	case ok:
+		c.request(now)
+	case c.renewAt.IsZero():
+		c.unanswered(now)
+	default:
+		c.miss(now)
 	}
 }
 
@@ -210,7 +233,12 @@ func (c *core) added(now time.Time, r jobResult) {
 	c.tries++
 	switch {
 	case code == 0 && c.phase == phaseHeld:
-		c.unanswered(now) // it did not answer; an answer has a code
+		// It did not answer; an answer has a code.
+		if c.sought {
+			c.unanswered(now)
+		} else {
+			c.seek()
+		}
 	case code == 0 || c.tries >= maxTries:
 		c.refuse(now, kindUPnP, quietFor)
 	case !c.permanent && (code == upnpOnlyPermanent || c.phase == phaseMapping && (code == upnpActionFailed || code == upnpInvalidArgs)):

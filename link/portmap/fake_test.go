@@ -26,6 +26,7 @@ type fakeGateway struct {
 	addCode        int // UPnP error code of every AddPortMapping
 	mute           bool
 	badNonce       bool
+	stale          bool // what was discovered is not there any more
 
 	mapped   uint16 // our external port; 0: none
 	internal uint16
@@ -156,7 +157,7 @@ func (g *fakeGateway) grant(internal, suggest uint16) {
 func (g *fakeGateway) reboot(now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.boot, g.mapped = now, 0
+	g.boot, g.mapped, g.stale = now, 0, true
 }
 
 // job is the UPnP side, as igd would return it.
@@ -164,7 +165,7 @@ func (g *fakeGateway) job(j job) jobResult {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	r := jobResult{id: j.id, external: g.external}
-	if !g.upnp || g.mute {
+	if g.stale = g.stale && j.purpose != toProbe; !g.upnp || g.mute || g.stale {
 		r.err = errNoIGD
 		return r
 	}

@@ -224,7 +224,7 @@ func inBubble(g *fakeGateway, cfg Config) *Mapper {
 			<-ctx.Done()
 			return nil, ctx.Err()
 		}
-		return fakeControl{g}, nil
+		return fakeControl{g}, g.job(job{purpose: toProbe}).err
 	}
 	return m
 }
