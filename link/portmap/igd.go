@@ -282,43 +282,35 @@ const (
 	entryForeign
 )
 
-// lookup says whose mapping of an external port is.
-func (d *igd) lookup(ctx context.Context, external, internal uint16) (entry, error) {
+// lookup says whose mapping of an external port is. Many gateways answer this
+// question badly, so no answer of any kind is an error.
+func (d *igd) lookup(ctx context.Context, external, internal uint16) entry {
 	var out struct {
 		Client string `xml:"NewInternalClient"`
 		Port   string `xml:"NewInternalPort"`
 	}
 	err := d.call(ctx, "GetSpecificPortMappingEntry", &entryArgs{ExternalPort: decimal(external), Protocol: protocolName}, &out)
-	switch {
-	case upnpCode(err) == upnpNoSuchEntry:
-		return entryNone, nil
-	case upnpCode(err) != 0:
-		return entryUnknown, nil
-	case err != nil:
-		return entryUnknown, err
+	if upnpCode(err) == upnpNoSuchEntry {
+		return entryNone
 	}
-	client, err := netip.ParseAddr(strings.TrimSpace(out.Client))
+	client, bad := netip.ParseAddr(strings.TrimSpace(out.Client))
 	switch {
-	case err != nil:
-		return entryUnknown, nil //nolint:nilerr // a gateway that talks nonsense does not say
+	case err != nil || bad != nil:
+		return entryUnknown
 	case client.Unmap() == d.self && strings.TrimSpace(out.Port) == decimal(internal):
-		return entryOurs, nil
+		return entryOurs
 	}
-	return entryForeign, nil
+	return entryForeign
 }
 
 // add makes or renews the mapping, and returns the external address if the
 // gateway says it. It errs with the gateway's code if that says no.
 func (d *igd) add(ctx context.Context, external, internal uint16, lease time.Duration) (netip.Addr, error) {
 	// Some gateways replace a mapping of another device without a word.
-	whose, err := d.lookup(ctx, external, internal)
-	if err != nil {
-		return netip.Addr{}, err
-	}
-	if whose == entryForeign {
+	if d.lookup(ctx, external, internal) == entryForeign {
 		return netip.Addr{}, codeError(upnpConflict)
 	}
-	err = d.call(ctx, "AddPortMapping", &mappingArgs{
+	err := d.call(ctx, "AddPortMapping", &mappingArgs{
 		ExternalPort: decimal(external), Protocol: protocolName, InternalPort: decimal(internal),
 		InternalClient: d.self.String(), Enabled: "1", Description: description,
 		Lease: strconv.FormatUint(uint64(seconds(lease)), 10),
@@ -336,22 +328,19 @@ func (d *igd) add(ctx context.Context, external, internal uint16, lease time.Dur
 // check looks whether the mapping is still there, and at which address. It errs
 // if the gateway does not answer.
 func (d *igd) check(ctx context.Context, external, internal uint16) (addr netip.Addr, gone bool, err error) {
-	whose, err := d.lookup(ctx, external, internal)
-	if err != nil {
-		return netip.Addr{}, false, err
-	}
+	whose := d.lookup(ctx, external, internal)
 	addr, err = d.external(ctx)
 	if upnpCode(err) != 0 {
-		return netip.Addr{}, whose == entryNone || whose == entryForeign, nil
+		addr, err = netip.Addr{}, nil
 	}
 	return addr, whose == entryNone || whose == entryForeign, err
 }
 
-// remove ends the mapping, unless it is somebody else's by now.
+// remove ends the mapping, unless it is somebody else's by now. It errs if the
+// gateway does not do it.
 func (d *igd) remove(ctx context.Context, external, internal uint16) error {
-	whose, err := d.lookup(ctx, external, internal)
-	if err != nil || whose == entryForeign || whose == entryNone {
-		return err
+	if whose := d.lookup(ctx, external, internal); whose == entryForeign || whose == entryNone {
+		return nil
 	}
 	return d.call(ctx, "DeletePortMapping", &entryArgs{ExternalPort: decimal(external), Protocol: protocolName}, nil)
 }

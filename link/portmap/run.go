@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	jobTimeout    = 6 * time.Second // three requests
+	jobTimeout    = 9 * time.Second // three requests
 	maxReadErrors = 64              // in a row; then the socket is made anew
 )
 
@@ -44,6 +44,7 @@ type run struct {
 	cancel   context.CancelFunc // of the last job
 	igd      control            // nil: none discovered
 	job      uint64             // the last
+	quiet    bool               // the gateway maps nothing, and that is logged
 }
 
 func (r *run) loop(ctx context.Context) {
@@ -99,6 +100,11 @@ func (r *run) apply(life context.Context) bool {
 		}
 		if e.job != nil {
 			r.start(life, *e.job)
+		}
+		if quiet := r.core.phase == phaseQuiet; quiet != r.quiet {
+			if r.quiet = quiet; quiet {
+				r.m.log.Debug("the gateway maps no ports", "gateway", r.core.gw)
+			}
 		}
 		if !e.lookup {
 			return r.core.phase != phaseDone

@@ -18,8 +18,8 @@ const (
 	ssdpPort     = 1900
 	ssdpMaxSize  = 2048
 	ssdpEvery    = 700 * time.Millisecond // search again, datagrams get lost
-	ssdpFor      = 3 * time.Second
-	maxLocations = 4 // descriptions to read, of one gateway
+	ssdpFor      = 4 * time.Second        // with reading the description
+	maxLocations = 4                      // descriptions to read, of one gateway
 )
 
 var errNoIGD = errors.New("portmap: no UPnP gateway answered")
