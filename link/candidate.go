@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
+
+	"github.com/kithproject/kith/signaling"
 )
 
 // A pending ping has not been answered.
@@ -21,7 +23,9 @@ type candidate struct {
 	place    place
 	named    bool // in the peer's present list; the others were learned
 	priority uint32
-	network  PathKind // by its address and our interfaces
+	origin   signaling.Kind // as the peer named it; zero: it did not
+	network  PathKind       // by its address and our interfaces
+	answers  bucket         // pongs, before it is proven
 
 	heard    time.Time     // when its last ping or pong came
 	attempts int           // small pings since it was restarted or lost
@@ -116,7 +120,7 @@ func (c *checker) proved(now time.Time, cand *candidate, answered pending) {
 		cand.usable, cand.worked, cand.since = true, true, now
 		cand.rtt, cand.samples = sample, 0
 		cand.restartSize(now)
-		c.out.admit(cand.place.addr, true)
+		c.out.admit(cand.place, true)
 	}
 	if answered.size == smallProbe {
 		cand.rtt += (sample - cand.rtt) / 4

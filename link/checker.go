@@ -12,25 +12,29 @@ import (
 	"golang.zx2c4.com/wireguard/conn"
 
 	"github.com/kithproject/kith/identity"
+	"github.com/kithproject/kith/signaling"
 )
 
 // Bounds of what one peer, or whoever replays its packets, can make us keep or
 // send.
 const (
-	maxRemote   = 32 // candidates of one setRemote, by priority
+	maxRemote   = 20 // addresses of one setRemote, by priority
+	maxThrough  = 8  // of these that are also tried through each relay
 	maxLearned  = 8  // addresses that a valid ping came from, and old ones that worked
 	maxSessions = 4  // sessions of the peer whose ping numbers are remembered
 	maxPending  = 8  // unanswered pings remembered per candidate
 	maxZones    = 4  // own interfaces on which a link-local candidate is tried
-	pongBurst   = 64 // answers to pings at once, for admitted and for other addresses each
+	pongBurst   = 64 // answers to pings at once to addresses that have answered us
 	pongGap     = time.Second / pongBurst
+	otherBurst  = 10 // the same to each other address, and to all unknown ones together
+	otherGap    = time.Second / otherBurst
 )
 
 // Timers; the package comment explains them.
 const (
 	pingPace    = 2 * time.Millisecond
-	pingGap     = 50 * time.Millisecond // between two small pings to one candidate, whatever asks for them
-	pongWait    = 3 * time.Second       // an answer that takes longer does not count
+	pingGap     = 100 * time.Millisecond // between two small pings to one candidate, whatever asks for them
+	pongWait    = 3 * time.Second        // an answer that takes longer does not count
 	firstRetry  = 100 * time.Millisecond
 	lastRetry   = time.Minute
 	lostAfter   = 3 // unanswered pings end a path that is not selected
@@ -38,6 +42,7 @@ const (
 	idlePing    = 25 * time.Second
 	activePing  = 5 * time.Second
 	refreshPing = time.Minute
+	warmPing    = 15 * time.Second // to the next best path, while data flows
 	activeFor   = 10 * time.Second // data makes a link active for so long
 	silence     = time.Second      // data without any answer for so long asks for a ping
 	pathLimit   = 3 * time.Second
@@ -50,7 +55,7 @@ const (
 )
 
 // A place is where a candidate can be reached: an address of the peer, and the
-// carrier that takes packets there. Carrier 0 is the shared socket.
+// number of the carrier that takes packets there. Number 0 is the shared socket.
 type place struct {
 	addr    netip.AddrPort
 	carrier int
@@ -64,8 +69,8 @@ func onSocket(addr netip.AddrPort) place {
 type outlet interface {
 	send(to place, via conn.Endpoint, p probe, size int) error // seal and send a probe
 	use(c *candidate)                                          // send data there; nil: nowhere
-	admit(a netip.AddrPort, proven bool)                       // WireGuard packets from a are this peer's
-	forget(a netip.AddrPort)                                   // they no longer are
+	admit(p place, proven bool)                                // WireGuard packets from p are this peer's
+	forget(p place)                                            // they no longer are
 	answered()                                                 // the selected path answered
 	event(kind EventKind, p Path)
 }
@@ -79,6 +84,9 @@ type checker struct {
 	sizes    []int // data probe sizes to try, descending, in bytes
 	port     uint16
 	networks networks
+	carriers []carrierInfo // besides the shared socket
+	loopback bool          // addresses of this machine are tried
+	relayed  bool          // paths through relays alone are wanted
 
 	all      map[place]*candidate
 	named    []namedAddr // as given to setRemote
@@ -91,32 +99,35 @@ type checker struct {
 	seq      uint64
 	sessions []replayWindow // newest first
 	known    bucket         // pongs to admitted addresses
-	strange  bucket         // pongs to all others
+	strange  bucket         // pongs to unknown addresses
+	blind    blind
 
 	activeUntil time.Time
 	refreshAt   time.Time
 	waiting     time.Time // since when data got no answer; zero: none did
+	warmed      time.Time // when the next best path was asked last
 	alarm       time.Time // since when all candidates are asked because the selected one is silent
 }
 
 // A namedAddr is a candidate as the peer named it.
 type namedAddr struct {
 	addr     netip.AddrPort
+	kind     signaling.Kind
 	priority uint32
 }
 
-// A bucket limits how often something is done: pongBurst times at once, then
-// every pongGap.
+// A bucket limits how often something is done: burst times at once, then every
+// gap.
 type bucket struct{ full time.Time }
 
-func (b *bucket) take(now time.Time) bool {
+func (b *bucket) take(now time.Time, burst int, gap time.Duration) bool {
 	if b.full.Before(now) {
 		b.full = now
 	}
-	if b.full.Sub(now) >= pongBurst*pongGap {
+	if b.full.Sub(now) >= time.Duration(burst)*gap {
 		return false
 	}
-	b.full = b.full.Add(pongGap)
+	b.full = b.full.Add(gap)
 	return true
 }
 
@@ -144,11 +155,11 @@ func (c *checker) read(b []byte) {
 func (c *checker) setNetworks(now time.Time, n networks) {
 	c.networks = n
 	for _, cand := range c.all {
-		cand.network = n.kind(cand.place.addr.Addr(), netip.Addr{})
+		cand.network = c.kindOf(cand, netip.Addr{})
 		if !cand.usable {
 			continue
 		}
-		kind := n.kind(cand.place.addr.Addr(), cand.local)
+		kind := c.kindOf(cand, cand.local)
 		if kind != cand.kind && cand == c.selected {
 			cand.kind = kind
 			c.out.event(Changed, c.path(cand))
@@ -173,13 +184,24 @@ func (c *checker) setRemote(now time.Time, list []namedAddr) {
 // expand makes candidates of the named addresses: a link-local one for each
 // interface of ours, since only we know on which of them the peer is.
 func (c *checker) expand(now time.Time) {
-	want := make(map[place]uint32)
+	want := make(map[place]namedAddr)
 	var order []place
-	for _, n := range c.named {
-		for _, p := range c.places(n.addr) {
-			if _, ok := want[p]; !ok && len(order) < maxRemote+maxZones {
-				want[p], order = n.priority, append(order, p)
+	add := func(n namedAddr, places []place, most int) {
+		for _, p := range places {
+			if _, ok := want[p]; !ok && len(order) < most {
+				want[p], order = n, append(order, p)
 			}
+		}
+	}
+	if !c.relayed {
+		for _, n := range c.named {
+			add(n, c.places(n.addr), maxRemote+maxZones)
+		}
+	}
+	for _, r := range c.carriers {
+		most := len(order) + maxThrough
+		for _, n := range c.named {
+			add(n, r.places(n), most)
 		}
 	}
 	for p, cand := range c.all {
@@ -196,7 +218,8 @@ func (c *checker) expand(now time.Time) {
 			cand = c.add(p)
 			c.due(now, cand)
 		}
-		cand.named, cand.priority = true, want[p]
+		cand.named, cand.priority, cand.origin = true, want[p].priority, want[p].kind
+		cand.network = c.kindOf(cand, netip.Addr{})
 	}
 	c.trim()
 }
@@ -208,7 +231,7 @@ var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 func (c *checker) places(addr netip.AddrPort) []place {
 	p := onSocket(addr)
 	ip := p.addr.Addr()
-	if p.addr.Port() == 0 || !ip.IsValid() || ip.IsUnspecified() || ip.IsMulticast() || ip == broadcast || identity.Prefix().Contains(ip) {
+	if ip.IsLoopback() && !c.loopback || p.addr.Port() == 0 || !ip.IsValid() || ip.IsUnspecified() || ip.IsMulticast() || ip == broadcast || identity.Prefix().Contains(ip) {
 		return nil // the last: a tunnel does not run through tunnels
 	}
 	if !ip.Is6() || !ip.IsLinkLocalUnicast() {
@@ -223,21 +246,22 @@ func (c *checker) places(addr netip.AddrPort) []place {
 }
 
 func (c *checker) add(p place) *candidate {
-	cand := &candidate{place: p, network: c.networks.kind(p.addr.Addr(), netip.Addr{})}
+	cand := &candidate{place: p}
+	cand.network = c.kindOf(cand, netip.Addr{})
 	c.all[p] = cand
 	return cand
 }
 
 func (c *checker) remove(cand *candidate) {
 	delete(c.all, cand.place)
-	c.out.forget(cand.place.addr)
+	c.out.forget(cand.place)
 }
 
 // clear gives up all candidates without an event. The checker is not used after it.
 func (c *checker) clear() {
 	c.out.use(nil)
 	for _, cand := range c.all {
-		c.out.forget(cand.place.addr)
+		c.out.forget(cand.place)
 	}
 	clear(c.all)
 	c.selected = nil
@@ -288,7 +312,8 @@ func (c *checker) probe(now time.Time) {
 	slices.SortFunc(all, func(a, b *candidate) int {
 		return cmp.Or(
 			cmp.Compare(btoi(b == c.selected), btoi(a == c.selected)), cmp.Compare(btoi(b.usable), btoi(a.usable)),
-			cmp.Compare(b.network, a.network), cmp.Compare(b.priority, a.priority), a.place.addr.Compare(b.place.addr))
+			cmp.Compare(b.network.rank(), a.network.rank()), cmp.Compare(b.priority, a.priority),
+			a.place.addr.Compare(b.place.addr), cmp.Compare(a.place.carrier, b.place.carrier))
 	})
 	c.paced = now // all get their time anew
 	for _, cand := range all {
@@ -303,12 +328,18 @@ func (c *checker) onPing(now time.Time, from place, via conn.Endpoint, p probe) 
 	if !c.fresh(p.session, p.seq) {
 		return
 	}
-	cand := c.all[from]
-	limit := &c.strange
-	if cand != nil {
-		limit = &c.known
+	if c.relayed && !c.relays(from.carrier) {
+		return
 	}
-	if !limit.take(now) {
+	cand := c.all[from]
+	limit, burst, gap := &c.strange, otherBurst, otherGap
+	switch {
+	case cand != nil && cand.usable:
+		limit, burst, gap = &c.known, pongBurst, pongGap
+	case cand != nil:
+		limit = &cand.answers
+	}
+	if !limit.take(now, burst, gap) {
 		return
 	}
 	if cand == nil {
@@ -319,7 +350,7 @@ func (c *checker) onPing(now time.Time, from place, via conn.Endpoint, p probe) 
 	}
 	if cand != nil {
 		cand.heard = now
-		c.out.admit(from.addr, cand.usable)
+		c.out.admit(from, cand.usable)
 		if !cand.usable && now.Sub(cand.lastPing) >= pingGap {
 			// Before the pong: then the peer's pong comes before the data that
 			// our pong sets free, and we can answer those.
@@ -363,7 +394,9 @@ func (c *checker) fresh(session, seq uint64) bool {
 func (c *checker) onPong(now time.Time, from place, via conn.Endpoint, p probe) {
 	cand := c.all[from]
 	if cand == nil {
-		return
+		if cand = c.hit(now, from, p); cand == nil {
+			return
+		}
 	}
 	i := slices.IndexFunc(cand.pending, func(q pending) bool { return q.tx == p.tx })
 	if i < 0 || now.Sub(cand.pending[i].sent) > pongWait {
@@ -382,7 +415,7 @@ func (c *checker) onPong(now time.Time, from place, via conn.Endpoint, p probe) 
 	if via != nil {
 		cand.local = via.SrcIP()
 	}
-	cand.kind = c.networks.kind(from.addr.Addr(), cand.local)
+	cand.kind = c.kindOf(cand, cand.local)
 	if c.selected == cand {
 		c.out.use(cand)
 	}

@@ -33,8 +33,8 @@ type datagram struct {
 	buf    [MaxDataSize]byte
 	n      int
 	at     time.Time
-	from   netip.AddrPort
-	ep     conn.Endpoint
+	from   place
+	ep     conn.Endpoint // how it came in, if by the shared socket
 	sealer *sealer
 }
 
@@ -91,7 +91,7 @@ func (r *receiver) sort(bufs [][]byte, sizes []int, eps []conn.Endpoint) {
 		b := bufs[i][:sizes[i]]
 		if !isWireGuard(b) {
 			if len(b) > 0 {
-				r.socket.divert(t, b, eps[i])
+				r.socket.divert(t, b, onSocket(sourceOf(eps[i])), eps[i])
 			}
 			sizes[i] = 0
 			continue
@@ -119,11 +119,17 @@ func (r *receiver) lookup(ep conn.Endpoint) {
 		return
 	}
 	r.addr = addr
-	r.link = r.table.sources[onSocket(addr).addr].link
+	r.link = r.table.sources[onSocket(addr)].link
 }
 
 // divert takes a datagram that is not WireGuard out of the batch.
-func (s *Socket) divert(t *table, b []byte, ep conn.Endpoint) {
+func (s *Socket) divert(t *table, b []byte, from place, ep conn.Endpoint) {
+	if isSTUN(b) && from.carrier == 0 {
+		if !s.stun.deliver(b, from.addr) {
+			s.stats.other.Add(1)
+		}
+		return
+	}
 	if !isProbe(b) || len(b) > MaxDataSize {
 		s.stats.other.Add(1)
 		return
@@ -135,7 +141,7 @@ func (s *Socket) divert(t *table, b []byte, ep conn.Endpoint) {
 	}
 	d := s.pool.Get().(*datagram)
 	d.n = copy(d.buf[:], b)
-	d.at, d.from, d.ep, d.sealer = time.Now(), sourceOf(ep), ep, k.sealer
+	d.at, d.from, d.ep, d.sealer = time.Now(), from, ep, k.sealer
 	select {
 	case k.link.inbox <- d:
 	default:

@@ -78,6 +78,7 @@ type orders struct {
 	remote  []namedAddr
 	named   bool // remote was set
 	probe   bool
+	ports   bool // carriers came or went
 	failed  bool // sending data failed
 	peerDay int64
 	skewed  bool // peerDay was set
@@ -130,23 +131,23 @@ func (s *Socket) NewLink(cfg Config) (*Link, error) {
 		socket: s, cfg: cfg, inbox: make(chan *datagram, 64), wake: make(chan struct{}, 1),
 		listed: make(chan networks, 1), stop: make(chan struct{}), done: make(chan struct{}), born: time.Now(),
 	}
-	l.core = newChecker(l, rand.Reader, cfg.DataSize)
+	l.core = l.newCore()
 	if err := l.renewKeys(); err != nil {
 		return nil, err
 	}
 	s.addLink(l)
-	l.order(func(o *orders) { o.probe = true })
+	l.order(func(o *orders) { o.probe, o.ports = true, true })
 	go l.run()
 	return l, nil
 }
 
 // SetRemote replaces the addresses at which the peer says it may be found, and
-// starts to try those that are new. Of more than 32 those of the highest
+// starts to try those that are new. Of more than 20 those of the highest
 // priority count. Addresses that worked before are kept. It does not block.
 func (l *Link) SetRemote(list []signaling.Candidate) {
 	remote := make([]namedAddr, 0, len(list))
 	for _, c := range list {
-		remote = append(remote, namedAddr{addr: c.Addr, priority: c.Priority})
+		remote = append(remote, namedAddr{addr: c.Addr, kind: c.Kind, priority: c.Priority})
 	}
 	l.order(func(o *orders) { o.remote, o.named = remote, true })
 }
@@ -202,6 +203,12 @@ func (l *Link) Close() {
 		close(l.stop)
 	})
 	<-l.done
+}
+
+func (l *Link) newCore() *checker {
+	c := newChecker(l, rand.Reader, l.cfg.DataSize)
+	c.loopback = l.socket.cfg.Loopback
+	return c
 }
 
 func (l *Link) order(set func(*orders)) {
@@ -357,9 +364,9 @@ func (l *Link) obey() {
 		l.round += todo.resets
 		l.core.clear()
 		l.waiting.Store(0)
-		networks := l.core.networks
-		l.core = newChecker(l, rand.Reader, l.cfg.DataSize)
-		l.core.networks = networks
+		old := l.core
+		l.core = l.newCore()
+		l.core.networks, l.core.carriers, l.core.relayed = old.networks, old.carriers, old.relayed
 	}
 	l.core.port = l.socket.Port()
 	if todo.skewed {
@@ -370,6 +377,9 @@ func (l *Link) obey() {
 	}
 	if todo.named {
 		l.core.setRemote(now, todo.remote)
+	}
+	if todo.ports {
+		l.core.setCarriers(now, l.socket.carriersOf(l))
 	}
 	if todo.probe {
 		l.core.probe(now)
@@ -397,29 +407,26 @@ func (l *Link) handle(d *datagram) {
 		l.socket.stats.forged.Add(1)
 		return
 	}
-	from := onSocket(d.from)
 	switch p.kind {
 	case ping:
-		l.core.onPing(time.Now(), from, d.ep, p)
+		l.core.onPing(time.Now(), d.from, d.ep, p)
 	case pong:
-		l.core.onPong(d.at, from, d.ep, p)
+		l.core.onPong(d.at, d.from, d.ep, p)
 	}
 }
 
 // The outlet of the checker.
 
 func (l *Link) send(to place, via conn.Endpoint, p probe, size int) error {
-	if via == nil {
-		var err error
-		if via, err = l.socket.endpoint(to.addr); err != nil {
-			return err
-		}
+	carrier, via, err := l.socket.route(to, via)
+	if err != nil {
+		return err
 	}
 	raw, err := l.keys.send.seal(rand.Reader, p, size)
 	if err != nil {
 		return err
 	}
-	return l.socket.carry([][]byte{raw}, via)
+	return carrier.carry([][]byte{raw}, via)
 }
 
 func (l *Link) use(c *candidate) {
@@ -427,23 +434,21 @@ func (l *Link) use(c *candidate) {
 		l.route.Store(nil)
 		return
 	}
-	ep := c.via
-	if ep == nil {
-		var err error
-		if ep, err = l.socket.endpoint(c.place.addr); err != nil {
-			l.cfg.Logger.Error("path has no endpoint", "peer", l.cfg.Peer.Short(), "path", c.place.addr, "err", err)
-			return
-		}
+	carrier, ep, err := l.socket.route(c.place, c.via)
+	if err != nil {
+		l.cfg.Logger.Warn("path has no endpoint", "peer", l.cfg.Peer.Short(), "path", c.place.addr, "err", err)
+		l.route.Store(nil)
+		return
 	}
 	if old := l.route.Load(); old == nil || old.ep != ep {
-		l.route.Store(&route{carrier: l.socket, ep: ep})
+		l.route.Store(&route{carrier: carrier, ep: ep})
 		l.release()
 	}
 }
 
-func (l *Link) admit(a netip.AddrPort, proven bool) { l.socket.admit(a, l, proven) }
-func (l *Link) forget(a netip.AddrPort)             { l.socket.forget(a, l) }
-func (l *Link) answered()                           { l.waiting.Store(0) }
+func (l *Link) admit(p place, proven bool) { l.socket.admit(p, l, proven) }
+func (l *Link) forget(p place)             { l.socket.forget(p, l) }
+func (l *Link) answered()                  { l.waiting.Store(0) }
 
 func (l *Link) event(kind EventKind, p Path) {
 	paths := l.core.paths()

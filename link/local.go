@@ -72,16 +72,19 @@ func (n networks) zones() []string {
 	return out
 }
 
-// Priorities of host candidates: greater is tried first.
+// Priorities of candidates: greater is tried first.
 const (
+	priorityMapped    = 450
+	priorityReflexive = 440
+	priorityRelayed   = 430
 	priorityGlobal    = 400
 	priorityLinkLocal = 300
 	priorityVirtual   = 200
 	priorityLoopback  = 100
 )
 
-// candidates are the addresses at which the peer may find us: loopback only if
-// it is asked for, or nothing else is there.
+// candidates are the addresses of interfaces at which the peer may find us:
+// loopback only if it is asked for.
 func (n networks) candidates(port uint16, loopback bool) []signaling.Candidate {
 	var out, own []signaling.Candidate
 	seen := make(map[netip.Addr]bool)
@@ -109,14 +112,18 @@ func (n networks) candidates(port uint16, loopback bool) []signaling.Candidate {
 			out = append(out, c)
 		}
 	}
-	if loopback || len(out) == 0 {
+	if loopback {
 		out = append(out, own...)
 	}
 	slices.SortStableFunc(out, func(a, b signaling.Candidate) int {
 		return cmp.Or(cmp.Compare(b.Priority, a.Priority), a.Addr.Compare(b.Addr))
 	})
-	return out[:min(len(out), maxRemote)]
+	return out[:min(len(out), maxHosts)]
 }
+
+// maxHosts is how many addresses of interfaces are offered, in number: the rest
+// of a list that the peer tries is for how others see us.
+const maxHosts = 12
 
 // localAddr joins our address and port; the zero AddrPort if the address is not known.
 func localAddr(addr netip.Addr, port uint16) netip.AddrPort {

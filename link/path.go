@@ -6,19 +6,32 @@ import (
 	"time"
 )
 
-// A PathKind says which sort of way a Path is. Greater is better.
+// A PathKind says which sort of way a Path is.
 type PathKind uint8
 
-// The kinds of paths. Relayed and punched paths get their own between Virtual
-// and Direct.
+// The kinds of paths, the worst first. Punched, Mapped and Direct are equally
+// good; the others differ in what they cost.
 const (
-	Virtual  PathKind = 1 // through a VPN or container interface of this device
-	Direct   PathKind = 2 // routed, over IPv4 or IPv6
-	LAN      PathKind = 3 // the peer's address is on a network of one of our interfaces
-	Loopback PathKind = 4 // the peer runs on this machine
+	Relay    PathKind = 1 // through a TURN server
+	Virtual  PathKind = 2 // through a VPN or container interface of this device
+	Punched  PathKind = 3 // straight, through a hole in the peer's NAT or firewall
+	Mapped   PathKind = 4 // straight, through a port mapping on the peer's router
+	Direct   PathKind = 5 // straight, to an address of the peer itself
+	LAN      PathKind = 6 // the peer's address is on a network of one of our interfaces
+	Loopback PathKind = 7 // the peer runs on this machine
 )
 
-var kindNames = [...]string{Virtual: "virtual", Direct: "direct", LAN: "lan", Loopback: "loopback"}
+var kindNames = [...]string{
+	Relay: "relay", Virtual: "virtual", Punched: "punched", Mapped: "mapped", Direct: "direct", LAN: "lan", Loopback: "loopback",
+}
+
+// rank orders kinds by what a path of them is worth.
+func (k PathKind) rank() int {
+	if k == Punched || k == Mapped {
+		return int(Direct)
+	}
+	return int(k)
+}
 
 // String returns the kind in one lower-case word.
 func (k PathKind) String() string {
@@ -45,21 +58,27 @@ func (k *PathKind) UnmarshalText(text []byte) error {
 // A Path is one proven way to a peer, as it was at some moment.
 type Path struct {
 	Kind     PathKind       `json:"kind"`
-	Local    netip.AddrPort `json:"local"`    // our address and port; the zero address where the platform does not tell
-	Remote   netip.AddrPort `json:"remote"`   // the peer's address and port
-	Observed netip.AddrPort `json:"observed"` // our address and port as the peer sees them
-	RTT      time.Duration  `json:"rtt"`      // smoothed round trip, in nanoseconds in JSON
-	Since    time.Time      `json:"since"`    // when it was first proven without a break
-	Selected bool           `json:"selected"` // the Link sends its data here
-	Size     int            `json:"size"`     // largest datagram that was answered, in bytes of UDP payload
+	Local    netip.AddrPort `json:"local"`         // our address and port; the zero address where the platform does not tell
+	Remote   netip.AddrPort `json:"remote"`        // the peer's address and port
+	Observed netip.AddrPort `json:"observed"`      // our address and port as the peer sees them
+	RTT      time.Duration  `json:"rtt"`           // smoothed round trip, in nanoseconds in JSON
+	Since    time.Time      `json:"since"`         // when it was first proven without a break
+	Selected bool           `json:"selected"`      // the Link sends its data here
+	Size     int            `json:"size"`          // largest datagram that was answered, in bytes of UDP payload
+	Via      string         `json:"via,omitempty"` // the relay that carries it
 }
 
-// String returns the path for people, such as "lan 192.0.2.7:41641 (1.3ms)".
+// String returns the path for people, such as "lan 192.0.2.7:41641 (1.3ms)" or
+// "relay via hub.example (31ms)".
 func (p Path) String() string {
-	if p.RTT == 0 {
-		return fmt.Sprintf("%s %s", p.Kind, p.Remote)
+	text := fmt.Sprintf("%s %s", p.Kind, p.Remote)
+	if p.Via != "" {
+		text = fmt.Sprintf("%s via %s", p.Kind, p.Via)
 	}
-	return fmt.Sprintf("%s %s (%s)", p.Kind, p.Remote, p.RTT.Round(roundTo(p.RTT)))
+	if p.RTT == 0 {
+		return text
+	}
+	return fmt.Sprintf("%s (%s)", text, p.RTT.Round(roundTo(p.RTT)))
 }
 
 // roundTo keeps about three digits of a duration.

@@ -42,7 +42,7 @@ func TestCheckerHoldsWhateverComes(t *testing.T) {
 	})
 	rapid.Check(t, func(t *rapid.T) {
 		net := &simNet{now: simStart}
-		node := &simNode{net: net, name: "x", admitted: make(map[netip.AddrPort]bool)}
+		node := &simNode{net: net, name: "x", admitted: make(map[place]bool)}
 		out := &wildOutlet{simNode: node, asked: make(map[txid]place)}
 		c := newChecker(out, rand.NewChaCha8([32]byte{1}), rapid.SampledFrom([]int{MinDataSize, 1300, DefaultDataSize, MaxDataSize}).Draw(t, "data size"))
 		node.checker = c

@@ -39,7 +39,7 @@ func TestReset(t *testing.T) {
 		}
 		// A last ping of the old run may come after the reset, and claims no more
 		// than its address.
-		if a.socket.table.Load().sources[b.addr()].proven {
+		if a.socket.table.Load().sources[onSocket(b.addr())].proven {
 			t.Error("the old run's address still counts as proven")
 		}
 		next.wait(t, Up, 5*time.Second)

@@ -38,7 +38,8 @@ func (c *checker) choose(now time.Time) {
 func (c *checker) compare(a, b *candidate) int {
 	return cmp.Or(
 		cmp.Compare(c.fit(a), c.fit(b)), cmp.Compare(a.size*btoi(a.small), b.size*btoi(b.small)),
-		cmp.Compare(a.kind, b.kind), cmp.Compare(b.rtt, a.rtt), b.place.addr.Compare(a.place.addr))
+		cmp.Compare(a.kind.rank(), b.kind.rank()), cmp.Compare(b.rtt, a.rtt), b.place.addr.Compare(a.place.addr),
+		cmp.Compare(b.place.carrier, a.place.carrier))
 }
 
 // displaces reports whether the path a is worth leaving the working path b.
@@ -46,10 +47,10 @@ func (c *checker) displaces(now time.Time, a, b *candidate) bool {
 	if d := cmp.Or(cmp.Compare(c.fit(a), c.fit(b)), cmp.Compare(a.size*btoi(a.small), b.size*btoi(b.small))); d != 0 {
 		// A path whose size is not known yet does not lose to one that happened
 		// to be measured first: its answer is on the way.
-		return d > 0 && (a.kind > b.kind || c.fit(b) == 0)
+		return d > 0 && (a.kind.rank() > b.kind.rank() || c.fit(b) == 0)
 	}
-	if a.kind != b.kind {
-		return a.kind > b.kind
+	if a.kind.rank() != b.kind.rank() {
+		return a.kind.rank() > b.kind.rank()
 	}
 	return a.samples >= rttSamples && b.samples >= rttSamples && now.Sub(c.moved) >= rttDwell &&
 		a.rtt+rttMargin < b.rtt && a.rtt*100 < b.rtt*(100-rttPercent)
@@ -174,6 +175,7 @@ func (c *checker) tick(now time.Time) {
 		c.refreshAt = now.Add(refreshPing)
 		c.probe(now)
 	}
+	c.warm(now)
 	for _, cand := range c.sorted() {
 		if !cand.next.IsZero() && !now.Before(cand.next) {
 			if cand.usable && cand != c.selected && cand.missed(now) >= lostAfter {
@@ -206,6 +208,7 @@ func (c *checker) next(now time.Time) time.Time {
 		}
 	}
 	if sel := c.selected; sel != nil {
+		sooner(c.warmAt(now))
 		sooner(c.doubtAt())
 		for _, q := range sel.pending {
 			if q.size == smallProbe && now.Sub(q.sent) < sel.patience() {
@@ -238,7 +241,7 @@ func (c *checker) sorted() []*candidate {
 func (c *checker) path(cand *candidate) Path {
 	return Path{
 		Kind: cand.kind, Local: localAddr(cand.local, c.port), Remote: cand.place.addr, Observed: cand.observed,
-		RTT: cand.rtt, Since: cand.since, Selected: cand == c.selected, Size: cand.size,
+		RTT: cand.rtt, Since: cand.since, Selected: cand == c.selected, Size: cand.size, Via: c.via(cand.place.carrier),
 	}
 }
 

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -28,6 +29,9 @@ type SocketConfig struct {
 	// Bind is what carries the datagrams. Default: UDP over IPv4 and IPv6, in
 	// batches and with segmentation offload on Linux. Tests put faults here.
 	Bind conn.Bind
+	// Changed is called after the addresses of Local changed, but for those of
+	// interfaces. It must not block. Default: nothing is called.
+	Changed func()
 	// Logger gets openings and refusals of the system. Default: discard.
 	Logger *slog.Logger
 }
@@ -44,6 +48,9 @@ type Socket struct {
 	pool  sync.Pool
 	stats counters
 
+	aside *aside
+	stun  *gatherer
+
 	port  atomic.Uint32         // in use, or used last
 	live  atomic.Bool           // opened and not closed
 	table atomic.Pointer[table] // what packets are matched against
@@ -56,11 +63,14 @@ type Socket struct {
 	epoch *epoch     // of the last Open; nil before it and after Close
 	links map[*Link]struct{}
 	mark  *uint32
+
+	lastPort int // number of the newest Port
 }
 
 // NewSocket returns a Socket, not open yet: the WireGuard device opens it.
 func NewSocket(cfg SocketConfig) *Socket {
-	s := &Socket{cfg: cfg, bind: cfg.Bind, log: cfg.Logger, look: netmon.Interfaces, links: make(map[*Link]struct{})}
+	s := &Socket{cfg: cfg, bind: cfg.Bind, log: cfg.Logger, look: netmon.Interfaces, links: make(map[*Link]struct{}), aside: newAside()}
+	s.stun = newGatherer(s)
 	if s.bind == nil {
 		s.bind = new(udpBind)
 	}
@@ -78,15 +88,36 @@ func NewSocket(cfg SocketConfig) *Socket {
 func (s *Socket) Port() uint16 { return uint16(s.port.Load()) }
 
 // Local lists the addresses at which a peer may find this Socket, the best
-// first, at most 32: those of real interfaces, then of VPN and container ones.
-// Loopback addresses are in it if SocketConfig.Loopback asks for them or nothing
-// else is there. It is empty while no port is known.
+// first, at most 20: those of real interfaces, what a router maps to it, what
+// STUN servers see, those of relays, then of VPN and container interfaces.
+// Loopback addresses are in it if SocketConfig.Loopback asks for them. It is
+// empty while no port is known.
 func (s *Socket) Local() []signaling.Candidate {
 	port := s.Port()
 	if port == 0 {
 		return nil
 	}
-	return s.networks().candidates(port, s.cfg.Loopback)
+	nets := s.networks()
+	out := nets.candidates(port, s.cfg.Loopback)
+	add := func(kind signaling.Kind, priority uint32, addr netip.AddrPort) {
+		known := slices.ContainsFunc(out, func(c signaling.Candidate) bool { return c.Addr == addr })
+		if addr.IsValid() && !known {
+			out = append(out, signaling.Candidate{Kind: kind, Addr: addr, Priority: priority})
+		}
+	}
+	add(signaling.Mapped, priorityMapped, s.stun.portMapping())
+	for _, addr := range s.stun.reflexive() {
+		add(signaling.Reflexive, priorityReflexive, addr)
+	}
+	for _, p := range s.table.Load().ports {
+		if p.info.relay() {
+			add(signaling.Relayed, priorityRelayed, p.info.addr)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b signaling.Candidate) int {
+		return cmp.Or(cmp.Compare(b.Priority, a.Priority), a.Addr.Compare(b.Addr))
+	})
+	return out[:min(len(out), maxRemote)]
 }
 
 // listAge is for how long a list of interfaces is good: less than the debounce
@@ -110,7 +141,8 @@ func (s *Socket) networks() networks {
 
 // An epoch lasts from an Open to the Close after it.
 type epoch struct {
-	now atomic.Pointer[generation] // nil after Close
+	now  atomic.Pointer[generation] // nil after Close
+	over chan struct{}              // closed with it
 }
 
 // A generation is one opening of the system's sockets. Rebind begins a new one
@@ -120,8 +152,9 @@ type generation struct {
 	over chan struct{}      // closed when another generation or the end has come
 }
 
-// receivers is the number of ReceiveFuncs that Open returns at least: one for
-// IPv4 and one for IPv6, even if one of them comes only with a Rebind.
+// receivers is the number of ReceiveFuncs for the socket that Open returns at
+// least: one for IPv4 and one for IPv6, even if one of them comes only with a
+// Rebind.
 const receivers = 2
 
 // Open opens the socket, as conn.Bind asks. Port 0 means the configured port, or
@@ -138,15 +171,18 @@ func (s *Socket) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	e := &epoch{}
+	e := &epoch{over: make(chan struct{})}
 	e.now.Store(g)
 	s.epoch = e
 	s.live.Store(true)
-	out := make([]conn.ReceiveFunc, max(receivers, len(g.fns)))
+	out := make([]conn.ReceiveFunc, max(receivers, len(g.fns)), receivers+1)
 	for i := range out {
 		r := &receiver{socket: s, epoch: e, index: i}
 		out[i] = r.receive
 	}
+	out = append(out, func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
+		return s.aside.receive(e.over, bufs, sizes, eps)
+	})
 	s.probeLocked()
 	return out, s.Port(), nil
 }
@@ -188,6 +224,7 @@ func (s *Socket) Close() error {
 		return nil
 	}
 	g := s.epoch.now.Swap(nil)
+	close(s.epoch.over)
 	s.epoch = nil
 	s.live.Store(false)
 	err := s.bind.Close()
@@ -266,11 +303,28 @@ func (s *Socket) endpoint(addr netip.AddrPort) (conn.Endpoint, error) {
 	return s.bind.ParseEndpoint(addr.String())
 }
 
+// route returns what takes packets to a place, and the endpoint there. via is how
+// its last answer came, or nil.
+func (s *Socket) route(to place, via conn.Endpoint) (carrier, conn.Endpoint, error) {
+	c, err := s.carrier(to.carrier)
+	if err != nil {
+		return nil, nil, err
+	}
+	if to.carrier != 0 {
+		return c, newEndpoint(to.addr, netip.Addr{}), nil
+	}
+	if via == nil {
+		via, err = s.endpoint(to.addr)
+	}
+	return c, via, err
+}
+
 // A table is what received packets are matched against. It is never changed,
 // only replaced.
 type table struct {
-	sources map[netip.AddrPort]source // who sends WireGuard from there
-	tags    map[probeTag]key          // who is meant by a probe
+	sources map[place]source // who sends WireGuard from there
+	tags    map[probeTag]key // who is meant by a probe
+	ports   map[int]*Port    // other ways than the shared socket, by number
 }
 
 type source struct {
@@ -292,9 +346,12 @@ func (s *Socket) change(edit func(*table)) {
 
 func (s *Socket) changeLocked(edit func(*table)) {
 	old := s.table.Load()
-	fresh := &table{sources: maps.Clone(old.sources), tags: maps.Clone(old.tags)}
+	fresh := &table{sources: maps.Clone(old.sources), tags: maps.Clone(old.tags), ports: maps.Clone(old.ports)}
 	if fresh.sources == nil {
-		fresh.sources = make(map[netip.AddrPort]source)
+		fresh.sources = make(map[place]source)
+	}
+	if fresh.ports == nil {
+		fresh.ports = make(map[int]*Port)
 	}
 	if fresh.tags == nil {
 		fresh.tags = make(map[probeTag]key)
@@ -314,7 +371,7 @@ func (s *Socket) removeLink(l *Link) {
 	defer s.mu.Unlock()
 	delete(s.links, l)
 	s.changeLocked(func(t *table) {
-		maps.DeleteFunc(t.sources, func(_ netip.AddrPort, src source) bool { return src.link == l })
+		maps.DeleteFunc(t.sources, func(_ place, src source) bool { return src.link == l })
 		maps.DeleteFunc(t.tags, func(_ probeTag, k key) bool { return k.link == l })
 	})
 }
@@ -332,7 +389,7 @@ func (s *Socket) setKeys(l *Link, sealers []*sealer) {
 // admit gives WireGuard packets from an address to a link. An address that
 // another link has proven, or both have only claimed, stays with that one: a
 // peer must not draw another's packets to itself by naming its address.
-func (s *Socket) admit(a netip.AddrPort, l *Link, proven bool) {
+func (s *Socket) admit(a place, l *Link, proven bool) {
 	free := func(t *table) bool {
 		old, ok := t.sources[a]
 		if ok && old.link == l {
@@ -351,7 +408,7 @@ func (s *Socket) admit(a netip.AddrPort, l *Link, proven bool) {
 }
 
 // forget ends admit.
-func (s *Socket) forget(a netip.AddrPort, l *Link) {
+func (s *Socket) forget(a place, l *Link) {
 	if s.table.Load().sources[a].link != l {
 		return
 	}

@@ -295,7 +295,7 @@ func TestLargePacketsLost(t *testing.T) {
 func TestPeerCannotDrawAnothersPackets(t *testing.T) {
 	s := NewSocket(SocketConfig{})
 	one, two := &Link{}, &Link{}
-	x := netip.MustParseAddrPort("198.51.100.7:1")
+	x := onSocket(netip.MustParseAddrPort("198.51.100.7:1"))
 	owner := func() *Link { return s.table.Load().sources[x].link }
 	s.admit(x, one, false)
 	s.admit(x, two, false)
@@ -399,7 +399,7 @@ func TestManyPeersOnOneSocket(t *testing.T) {
 
 func TestSlowListOfInterfacesDelaysNothing(t *testing.T) {
 	release := make(chan struct{})
-	n := &node{socket: NewSocket(SocketConfig{}), events: make(chan Event, 256), data: make(chan string, 1)}
+	n := &node{socket: NewSocket(SocketConfig{Loopback: true}), events: make(chan Event, 256), data: make(chan string, 1)}
 	n.socket.look = func() ([]netmon.Interface, error) {
 		<-release
 		return []netmon.Interface{iface("tun0", "127.0.0.1/8")}, nil

@@ -94,7 +94,7 @@ func BenchmarkReceive(b *testing.B) {
 			for i := range from {
 				addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 41641)
 				from[i] = newEndpoint(addr, netip.Addr{})
-				s.admit(addr, &Link{}, true)
+				s.admit(onSocket(addr), &Link{}, true)
 			}
 			r := &receiver{socket: s}
 			bufs, sizes, eps := make([][]byte, batch), make([]int, batch), make([]conn.Endpoint, batch)

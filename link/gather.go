@@ -1,0 +1,292 @@
+package link
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/pion/stun/v4"
+)
+
+const (
+	maxServers  = 8 // STUN servers that are asked
+	maxMappings = 3 // server-reflexive addresses that are offered
+	stunRTO     = 150 * time.Millisecond
+	stunTries   = 5 // 150, 300, 600, 1200, 2400 ms
+	// stunFresh is for how long what the servers said is taken as true: shorter
+	// than the shortest usual lifetime of a mapping that nothing uses.
+	stunFresh = 25 * time.Second
+)
+
+// A sample is what one STUN server (RFC 8489) saw of one of our sockets.
+type sample struct {
+	local  uint16 // our port
+	server netip.AddrPort
+	mapped netip.AddrPort
+	other  netip.AddrPort // the server's other address (RFC 5780), if it has one
+	at     time.Time
+}
+
+// A gatherer asks STUN servers how the shared socket looks from outside. One
+// goroutine calls run.
+type gatherer struct {
+	socket  *Socket
+	kick    chan struct{}
+	answers chan stunAnswer
+
+	mu      sync.Mutex // guards the fields below
+	servers []netip.AddrPort
+	samples []sample // of the last round
+	asked   time.Time
+	mapped  netip.AddrPort // by a port mapping protocol
+}
+
+type stunAnswer struct {
+	tx     txid
+	from   netip.AddrPort
+	mapped netip.AddrPort
+	other  netip.AddrPort
+	at     time.Time
+}
+
+func newGatherer(s *Socket) *gatherer {
+	return &gatherer{socket: s, kick: make(chan struct{}, 1), answers: make(chan stunAnswer, 64)}
+}
+
+// isSTUN reports whether b begins like a STUN message (RFC 8489 section 5).
+func isSTUN(b []byte) bool { return len(b) > 0 && b[0] < 4 && stun.IsMessage(b) }
+
+// deliver takes a STUN message that came to the shared socket.
+// It reports whether it is one that could be an answer.
+func (g *gatherer) deliver(b []byte, from netip.AddrPort) bool {
+	a, ok := parseAnswer(b)
+	if !ok {
+		return false
+	}
+	a.from, a.at = from, time.Now()
+	select {
+	case g.answers <- a:
+	default: // nobody asked for so many
+	}
+	return true
+}
+
+// maxSTUN is the longest answer that is read, in bytes.
+const maxSTUN = 548
+
+func parseAnswer(b []byte) (stunAnswer, bool) {
+	if len(b) > maxSTUN || !stun.IsMessage(b) {
+		return stunAnswer{}, false
+	}
+	m := &stun.Message{Raw: slices.Clone(b)}
+	if m.Decode() != nil || m.Type != stun.BindingSuccess {
+		return stunAnswer{}, false
+	}
+	a := stunAnswer{tx: m.TransactionID}
+	var mapped stun.XORMappedAddress
+	if mapped.GetFrom(m) != nil {
+		return stunAnswer{}, false
+	}
+	ip, ok := netip.AddrFromSlice(mapped.IP)
+	if !ok || mapped.Port <= 0 || mapped.Port > 65535 {
+		return stunAnswer{}, false
+	}
+	a.mapped = netip.AddrPortFrom(ip.Unmap(), uint16(mapped.Port))
+	var other stun.OtherAddress
+	if other.GetFrom(m) == nil {
+		if ip, ok := netip.AddrFromSlice(other.IP); ok && other.Port > 0 && other.Port <= 65535 {
+			a.other = netip.AddrPortFrom(ip.Unmap(), uint16(other.Port))
+		}
+	}
+	return a, true
+}
+
+// bindingRequest returns a STUN binding request and its transaction.
+func bindingRequest() (raw []byte, tx txid, err error) {
+	if _, err := rand.Read(tx[:]); err != nil {
+		return nil, tx, err
+	}
+	m, err := stun.Build(stun.NewTransactionIDSetter(tx), stun.BindingRequest)
+	if err != nil {
+		return nil, tx, err
+	}
+	return m.Raw, tx, nil
+}
+
+// SetServers says which STUN servers are to be asked, at most 8, and asks them.
+// It does not block.
+func (s *Socket) SetServers(list []netip.AddrPort) {
+	g := s.stun
+	g.mu.Lock()
+	g.servers = slices.Clone(list[:min(len(list), maxServers)])
+	g.mu.Unlock()
+	s.Gather()
+}
+
+// Gather asks the STUN servers anew, as after a change of the network. It does
+// not block; SocketConfig.Changed is called if what they say is news.
+func (s *Socket) Gather() {
+	select {
+	case s.stun.kick <- struct{}{}:
+	default:
+	}
+}
+
+// Fresh asks the STUN servers anew if what they said is old: a NAT forgets a
+// mapping that nothing uses. It does not block.
+func (s *Socket) Fresh() {
+	g := s.stun
+	g.mu.Lock()
+	old := time.Since(g.asked) > stunFresh
+	g.mu.Unlock()
+	if old {
+		s.Gather()
+	}
+}
+
+// SetMapped says which address a router maps to this socket; the zero AddrPort
+// for none.
+func (s *Socket) SetMapped(addr netip.AddrPort) {
+	g := s.stun
+	g.mu.Lock()
+	changed := g.mapped != addr
+	g.mapped = addr
+	g.mu.Unlock()
+	if changed {
+		s.changed()
+	}
+}
+
+func (s *Socket) changed() {
+	if s.cfg.Changed != nil {
+		s.cfg.Changed()
+	}
+}
+
+// Run gathers addresses until ctx ends, and returns the context's error. It is
+// to be called once, if STUN servers are to be asked.
+func (s *Socket) Run(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.stun.kick:
+		}
+		s.stun.round(ctx)
+	}
+}
+
+// round asks all servers and takes note of what they say as it comes.
+func (g *gatherer) round(ctx context.Context) {
+	g.mu.Lock()
+	servers := slices.Clone(g.servers)
+	g.asked = time.Now()
+	g.mu.Unlock()
+	before := g.reflexive()
+	var samples []sample
+	told := before
+	g.ask(ctx, servers, func(a sample) {
+		samples = append(samples, a)
+		g.keep(samples)
+		// The first address is worth telling at once, the others together.
+		if now := g.reflexive(); len(samples) == 1 && !slices.Equal(now, told) {
+			told = now
+			g.socket.changed()
+		}
+	})
+	if ctx.Err() != nil {
+		return
+	}
+	g.keep(samples)
+	if now := g.reflexive(); !slices.Equal(now, told) {
+		g.socket.changed()
+	}
+}
+
+func (g *gatherer) keep(samples []sample) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.samples = slices.Clone(samples)
+}
+
+// ask sends requests to all servers and calls got with each answer, until all
+// have answered or had their time.
+func (g *gatherer) ask(ctx context.Context, servers []netip.AddrPort, got func(sample)) {
+	if len(servers) == 0 {
+		return
+	}
+	type request struct {
+		raw    []byte
+		server netip.AddrPort
+	}
+	open := make(map[txid]request)
+	for _, server := range servers {
+		raw, tx, err := bindingRequest()
+		if err != nil {
+			return
+		}
+		open[tx] = request{raw, server}
+	}
+	for try, wait := 0, stunRTO; try < stunTries && len(open) > 0; try, wait = try+1, 2*wait {
+		for _, r := range open {
+			g.socket.sendRaw(r.raw, r.server)
+		}
+		timer := time.NewTimer(wait)
+		for over := false; !over && len(open) > 0; {
+			select {
+			case <-ctx.Done():
+				timer.Stop()
+				return
+			case <-timer.C:
+				over = true
+			case a := <-g.answers:
+				r, ok := open[a.tx]
+				if !ok || onSocket(a.from).addr != onSocket(r.server).addr {
+					continue // nobody asked, or somebody else answers
+				}
+				delete(open, a.tx)
+				got(sample{local: g.socket.Port(), server: r.server, mapped: a.mapped, other: a.other, at: a.at})
+			}
+		}
+		timer.Stop()
+	}
+}
+
+// sendRaw sends a datagram that is not a peer's from the shared socket.
+func (s *Socket) sendRaw(raw []byte, to netip.AddrPort) {
+	ep, err := s.endpoint(onSocket(to).addr)
+	if err == nil {
+		err = s.carry([][]byte{raw}, ep)
+	}
+	if err != nil {
+		s.log.Debug("datagram not sent", "to", to, "err", err)
+	}
+}
+
+// reflexive returns the addresses that servers saw, the most frequent first.
+func (g *gatherer) reflexive() []netip.AddrPort {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	count := make(map[netip.AddrPort]int)
+	var out []netip.AddrPort
+	for _, s := range g.samples {
+		if count[s.mapped]++; count[s.mapped] == 1 {
+			out = append(out, s.mapped)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b netip.AddrPort) int {
+		return cmp.Or(cmp.Compare(count[b], count[a]), a.Compare(b))
+	})
+	return out[:min(len(out), maxMappings)]
+}
+
+// portMapping returns the address that a router maps to us, if any.
+func (g *gatherer) portMapping() netip.AddrPort {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.mapped
+}
