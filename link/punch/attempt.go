@@ -31,9 +31,9 @@ type Shot struct {
 	Socket int
 	// To is where the packet goes.
 	To netip.AddrPort
-	// First is true for the first packet from this socket to this address: the
-	// one that may have a low TTL.
-	First bool
+	// Opening is true for a packet whose only use is to open our own NAT, an
+	// opener's first from each socket: it may have a low TTL.
+	Opening bool
 }
 
 // An Attempt is the schedule of one attempt by one side: what to send, and when.
@@ -100,32 +100,36 @@ func (a *Attempt) Next(now time.Time, pacer *Pacer) (shot Shot, at time.Time, ok
 	if at, ok := pacer.Take(now); !ok {
 		return Shot{}, earlier(at, a.end), false
 	}
+	if a.plan.Role == RoleProber {
+		port, ok := a.ports.Next()
+		if !ok {
+			a.sent = AttemptProbes // all ports there are, which only continued attempts can reach
+			return Shot{}, a.end, false
+		}
+		a.sent++
+		return Shot{Socket: MainSocket, To: netip.AddrPortFrom(a.plan.Target.Addr(), port)}, time.Time{}, true
+	}
+	return a.cycle(now), time.Time{}, true
+}
+
+// cycle returns the next packet of those who send the same ones again and again.
+func (a *Attempt) cycle(now time.Time) (shot Shot) {
 	if a.step == 0 {
 		a.again = now.Add(refresh)
 	}
 	n := a.plan.Sockets
-	switch a.plan.Role {
-	case RoleProber:
-		port, ok := a.ports.Next()
-		if !ok {
-			a.sent = AttemptProbes
-			return Shot{}, a.end, false
-		}
-		a.sent++
-		return Shot{Socket: MainSocket, To: netip.AddrPortFrom(a.plan.Target.Addr(), port), First: true}, time.Time{}, true
-	case RoleOpener:
-		shot = Shot{Socket: a.step, To: a.plan.Target}
-	default:
+	if a.plan.Role == RoleOpener {
+		shot = Shot{Socket: a.step, To: a.plan.Target, Opening: a.turn == 0}
+	} else {
 		shot = Shot{Socket: a.step % n, To: netip.AddrPortFrom(a.plan.Target.Addr(), a.aim(a.step))}
 		n = a.plan.Flows
 	}
-	shot.First = a.turn == 0
 	a.sent++
 	if a.step++; a.step == n {
 		a.step = 0
 		a.turn++
 	}
-	return shot, time.Time{}, true
+	return shot
 }
 
 // aim returns the port of the peer that our k-th flow goes to. The peer's k-th

@@ -36,11 +36,9 @@ const (
 	// bothSockets and bothFlows are for two sides that are both hard. A flow is a
 	// socket and a port of the peer.
 	bothSockets = 25
-	bothFlows   = 250
+	bothFlows   = 256
 	// maxFlows bounds flows that cost no mapping of their own.
 	maxFlows = 1024
-	// bothBlock is the largest block that makes sense with both sides hard, in ports.
-	bothBlock = 1024
 	// sequenceSpread is what not knowing where a sequence stands by now costs, as
 	// if it were a block of so many ports: measured by simulation.
 	sequenceSpread = 16
@@ -195,10 +193,8 @@ func (b Behaviour) spread() int {
 	switch {
 	case b.predictable():
 		return sequenceSpread
-	case b.block() != 0 && b.block() <= bothBlock:
-		return b.block()
 	}
-	return 0
+	return b.block()
 }
 
 // flows returns how many flows a hard side can have without taking more than
@@ -210,7 +206,7 @@ func (b Behaviour) flows() int {
 	case b.Mapping == AddressDependent:
 		return maxFlows // one mapping per socket
 	}
-	return b.block() / 2
+	return min(bothFlows, b.block()/2)
 }
 
 // Chance returns how likely it is, from 0 to 1, that a number of probes to

@@ -54,14 +54,18 @@
 // counts as about 16 ports if nobody else uses the NAT, since each new flow also
 // moves it on:
 //
-//	both sequential, M = 250                          98 %
-//	one sequential, one block of 512, M = 250         39 %
+//	both sequential, M = 256                          98 %
+//	one sequential, one block of 512, M = 256         39 %
 //	two blocks of 512, M = 256                        22 %
-//	two blocks of 1024, M = 512                       22 %
+//	two blocks of 1024, M = 256                        6 %
 //	random against random, M = 2048                  0.1 %   (not tried)
 //
+// Sequences are aimed at with some lead: up to 20 ports that others take on each
+// side in between do no harm. Sample again right before such an attempt.
+//
 // More flows would raise the odds, but each is a mapping, and a subscriber with
-// 512 ports needs them for other things: an attempt takes at most half a block.
+// 512 ports needs them for other things: an attempt makes at most 256 mappings,
+// and takes at most half of a block.
 //
 // # Manners
 //
