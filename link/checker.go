@@ -304,6 +304,9 @@ func (c *checker) due(now time.Time, cand *candidate) {
 	}
 	cand.attempts, cand.next = 0, c.paced
 	c.paced = c.paced.Add(pingPace)
+	if soonest := cand.lastPing.Add(pingGap); cand.next.Before(soonest) {
+		cand.next = soonest
+	}
 }
 
 // probe asks every candidate anew, the selected one first.
@@ -317,9 +320,7 @@ func (c *checker) probe(now time.Time) {
 	})
 	c.paced = now // all get their time anew
 	for _, cand := range all {
-		if now.Sub(cand.lastPing) >= pingGap {
-			c.due(now, cand)
-		}
+		c.due(now, cand)
 	}
 }
 
@@ -351,7 +352,13 @@ func (c *checker) onPing(now time.Time, from place, via conn.Endpoint, p probe) 
 	if cand != nil {
 		cand.heard = now
 		c.out.admit(from, cand.usable)
-		if !cand.usable && now.Sub(cand.lastPing) >= pingGap {
+		switch soonest := cand.lastPing.Add(pingGap); {
+		case cand.usable:
+		case now.Before(soonest):
+			if cand.attempts = 0; cand.next.IsZero() || cand.next.After(soonest) {
+				cand.next = soonest
+			}
+		default:
 			// Before the pong: then the peer's pong comes before the data that
 			// our pong sets free, and we can answer those.
 			cand.attempts = 0

@@ -23,7 +23,7 @@ const labNodeEnv = "KITH_LINK_NODE"
 //
 //	remote ADDR...   what the peer says of itself
 //	probe            the network changed
-//	say TEXT         send TEXT as data; the other end prints "heard TEXT"
+//	say TEXT         send TEXT as data once there is a path; the other end prints "heard TEXT"
 //	local            prints "local ADDR ..."
 //
 // and prints every event. While there is a path it sends data all the time.
@@ -86,8 +86,11 @@ func labObey(s *Socket, l *Link, words []string) {
 	case "probe":
 		l.Probe()
 	case "say":
-		if err := s.Send([][]byte{data(words[1])}, l); err != nil {
-			fmt.Println(err)
+		for tick := time.NewTicker(5 * time.Millisecond); ; <-tick.C {
+			if err := s.Send([][]byte{data(words[1])}, l); err == nil {
+				tick.Stop()
+				return
+			}
 		}
 	case "local":
 		fmt.Print("local")
