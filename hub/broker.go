@@ -88,8 +88,8 @@ func newBroker(m *meters, log *slog.Logger, password string) (*broker, error) {
 // clientConn is the connection of an MQTT client, with what is counted for it.
 type clientConn struct {
 	net.Conn
-	in      bool   // logged in
-	publish bucket // only used by the goroutine that reads
+	client  *mqtt.Client // nil until logged in
+	publish bucket       // only used by the goroutine that reads
 	packets bucket
 }
 
@@ -106,17 +106,29 @@ func (b *broker) serve(conn net.Conn) {
 	b.mu.Unlock()
 	defer b.wg.Done()
 	defer func() {
-		if c.in {
-			b.m.clients.Add(-1)
-		}
-		// One client's bytes must not end the service of all others.
+		// The library reads malformed packets beyond their end, such as a SUBSCRIBE
+		// without options. One client's bytes must not end the service of others.
 		if r := recover(); r != nil {
 			b.m.drop("panic")
 			b.log.Error("broker failed on a packet", "panic", r, "stack", string(debug.Stack()))
 		}
+		b.forget(c.client)
 	}()
 	if err := b.srv.EstablishConnection(b.ln.ID(), c); err != nil {
 		b.log.Debug("mqtt client gone", "client", conn.RemoteAddr(), "err", err)
+	}
+}
+
+// forget removes what the library keeps of a client that ended without its
+// knowledge.
+func (b *broker) forget(cl *mqtt.Client) {
+	if cl == nil {
+		return
+	}
+	b.m.clients.Add(-1)
+	if now, ok := b.srv.Clients.Get(cl.ID); ok && now == cl {
+		b.srv.UnsubscribeClient(cl)
+		b.srv.Clients.Delete(cl.ID)
 	}
 }
 
@@ -191,8 +203,8 @@ func (h *brokerHook) OnConnectAuthenticate(_ *mqtt.Client, pk packets.Packet) bo
 
 // OnSessionEstablish counts a client that is logged in.
 func (h *brokerHook) OnSessionEstablish(cl *mqtt.Client, _ packets.Packet) {
-	if c, ok := cl.Net.Conn.(*clientConn); ok && !c.in {
-		c.in = true
+	if c, ok := cl.Net.Conn.(*clientConn); ok && c.client == nil {
+		c.client = cl
 		h.b.m.clients.Add(1)
 	}
 }

@@ -354,3 +354,93 @@ func TestLogs(t *testing.T) {
 		}
 	}
 }
+
+// TestMalformedPacket holds that a packet that the library cannot read ends its
+// sender only, and leaves nothing of it.
+func TestMalformedPacket(t *testing.T) {
+	h := open(t, nil)
+	other := dialMQTT(t, h, "mqtt://"+h.hostPort(), nil)
+	topic := randomTopic()
+	other.subscribe(t, topic)
+	bad := rawMQTT(t, h, 30)
+	sub := packets.Packet{ProtocolVersion: 5, FixedHeader: packets.FixedHeader{Type: packets.Subscribe, Qos: 1}, PacketID: 1,
+		Filters: packets.Subscriptions{{Filter: topic}}}
+	var buf bytes.Buffer
+	if err := sub.SubscribeEncode(&buf); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bad.Write(buf.Bytes()); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "two subscribers", func() bool { return len(h.broker.srv.Topics.Subscribers(topic).Subscriptions) == 2 })
+	// A SUBSCRIBE that ends after its filter.
+	if _, err := bad.Write([]byte("\x82\x06\x00\x01\x00\x00\x01a")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, bad); err != nil {
+		t.Errorf("not ended: %v", err)
+	}
+	await(t, "one subscriber", func() bool { return len(h.broker.srv.Topics.Subscribers(topic).Subscriptions) == 1 })
+	await(t, "one client", func() bool { return metric(h, "kith_hub_clients") == 1 && h.broker.srv.Clients.Len() == 1 })
+	if metric(h, `kith_hub_drops_total{reason="panic"}`) != 1 {
+		t.Error("the library reads this packet now: the guard may go")
+	}
+	other.publish(t, topic, []byte("still here"))
+	other.receive(t)
+}
+
+// FuzzMQTT feeds the broker what a client that is logged in may send: it ends, and
+// nothing of the client is left.
+func FuzzMQTT(f *testing.F) {
+	encode := func(p packets.Packet, enc func(*packets.Packet, *bytes.Buffer) error) []byte {
+		var b bytes.Buffer
+		p.ProtocolVersion = 5
+		if err := enc(&p, &b); err != nil {
+			f.Fatal(err)
+		}
+		return b.Bytes()
+	}
+	topic := randomTopic()
+	sub := encode(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Subscribe, Qos: 1}, PacketID: 1,
+		Filters: packets.Subscriptions{{Filter: topic}}}, (*packets.Packet).SubscribeEncode)
+	pub := encode(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Publish}, TopicName: topic, Payload: []byte("x")},
+		(*packets.Packet).PublishEncode)
+	f.Add(append(bytes.Clone(sub), pub...))
+	f.Add([]byte("\xc0\x00\xe0\x00"))
+	f.Add([]byte("\x32\x05\x00\x01a\x00\x01"))
+	f.Add([]byte("\xf0\x02\x18\x00"))
+	f.Add([]byte("\x62\x02\x00\x01\x40\x02\x00\x01\x50\x02\x00\x01\x70\x02\x00\x01\xa2\x05\x00\x01\x00\x01a"))
+	m := newMeters()
+	b, err := newBroker(m, slog.New(slog.DiscardHandler), "password")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { _ = b.close(func() {}) })
+	f.Fuzz(func(t *testing.T, data []byte) {
+		client, server := net.Pipe()
+		served := make(chan struct{})
+		go func() {
+			defer close(served)
+			b.serve(server)
+		}()
+		if err := login(client, "password", 30); err != nil {
+			t.Fatal(err)
+		}
+		drained := make(chan struct{})
+		go func() {
+			defer close(drained)
+			_, _ = io.Copy(io.Discard, client)
+		}()
+		_, _ = client.Write(data) // the broker may end it earlier
+		_ = client.Close()
+		<-drained
+		select {
+		case <-served:
+		case <-time.After(testLimit):
+			t.Fatalf("still serving after %x", data)
+		}
+		if b.srv.Clients.Len() != 0 || m.clients.Load() != 0 {
+			t.Fatalf("%d clients are left", b.srv.Clients.Len())
+		}
+	})
+}
