@@ -146,6 +146,26 @@ func TestForeignAnswers(t *testing.T) {
 	}
 }
 
+// TestForeignPort is the same for NAT-PMP, where the port is all there is.
+func TestForeignPort(t *testing.T) {
+	g := &fakeGateway{pmp: true, pmpReject: true, external: public}
+	s := newSim(t, g)
+	s.lose = func(b []byte) bool { return b[1] == pmpMapUDP }
+	s.network()
+	s.run(0)
+	if s.c.phase != phaseMapping {
+		t.Fatalf("phase %d", s.c.phase)
+	}
+	s.c.packet(s.now, s.c.server, g.packet(s.now, pmpMapRequest(ourPort+1, ourPort, time.Hour)))
+	if s.c.phase != phaseMapping {
+		t.Error("another port was taken for ours")
+	}
+	s.c.packet(s.now, s.c.server, g.packet(s.now, pmpMapRequest(ourPort, ourPort, time.Hour)))
+	if s.c.phase != phaseHeld {
+		t.Error("our port was not taken")
+	}
+}
+
 func TestIPv6Pinhole(t *testing.T) {
 	g := &fakeGateway{pcp: true, pmp: true, upnp: true, external: netip.MustParseAddr("2001:db8::23")}
 	s := newSim(t, g)

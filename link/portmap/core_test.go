@@ -31,6 +31,7 @@ func TestChoice(t *testing.T) {
 		"refused, upnp late":       {g: &fakeGateway{pcp: true, upnp: true, pcpError: 2}, delay: [kinds]time.Duration{ms, 0, 2 * time.Second}, want: "upnp", at: 4250 * ms, maps: 1},
 		"wrong nonce":              {g: &fakeGateway{pcp: true, upnp: true, badNonce: true}, want: "upnp", at: 3750 * ms, maps: maxSends + 1},
 		"a lifetime of nothing":    {g: &fakeGateway{pcp: true, granted: 3 * time.Second}},
+		"another family":           {g: &fakeGateway{pcp: true, external: netip.MustParseAddr("2001:db8::1")}},
 		"none":                     {g: &fakeGateway{}},
 		"all refuse":               {g: &fakeGateway{pcp: true, pmp: true, upnp: true, pcpError: 2, pmpError: 2, addCode: 606}},
 		"mute":                     {g: &fakeGateway{pcp: true, pmp: true, upnp: true, mute: true}},
@@ -38,7 +39,9 @@ func TestChoice(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := c.g
-			g.external = public
+			if !g.external.IsValid() {
+				g.external = public
+			}
 			s := newSim(t, g)
 			s.delay = c.delay
 			s.network()
@@ -281,4 +284,69 @@ func TestUPnPCodes(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestChecks holds what the question in between is for.
+func TestChecks(t *testing.T) {
+	t.Run("somebody removed it", func(t *testing.T) {
+		g := &fakeGateway{upnp: true, external: public}
+		s := newSim(t, g)
+		s.network()
+		s.run(10*time.Minute + time.Second)
+		g.mapped = 0
+		s.run(checkUPnP)
+		if g.mapped != ourPort || len(s.notices) != 1 {
+			t.Errorf("external port %d, %d reports", g.mapped, len(s.notices))
+		}
+	})
+	t.Run("no answers", func(t *testing.T) {
+		g := &fakeGateway{pcp: true, external: public}
+		s := newSim(t, g)
+		s.network()
+		s.run(time.Second)
+		s.lose = func(b []byte) bool { return b[1] == pcpAnnounce }
+		s.run(2*checkEvery + 30*time.Second)
+		if g.maps != 1 {
+			t.Fatalf("%d requests after two checks", g.maps)
+		}
+		s.run(checkEvery)
+		if g.maps != 2 {
+			t.Fatalf("%d requests after three checks, want it renewed", g.maps)
+		}
+	})
+	t.Run("the address changes before a renewal", func(t *testing.T) {
+		g := &fakeGateway{pmp: true, external: public}
+		s := newSim(t, g)
+		s.network()
+		s.run(DefaultLifetime/2 + grace - time.Millisecond) // it was mapped after the grace
+		g.external = netip.MustParseAddr("198.51.100.9")
+		s.run(time.Second)
+		if g.maps != 2 || s.last().mapping.External.Addr() != g.external {
+			t.Errorf("%d requests, reported %+v", g.maps, s.last())
+		}
+	})
+	t.Run("the gateway starts anew before a renewal", func(t *testing.T) {
+		for _, permanent := range []bool{false, true} {
+			g := &fakeGateway{upnp: true, onlyPermanent: permanent, external: public}
+			s := newSim(t, g)
+			s.network()
+			s.run(DefaultLifetime/2 - 10*time.Second)
+			g.reboot(s.now)
+			s.run(time.Minute)
+			if g.mapped != ourPort || len(s.notices) != 1 {
+				t.Errorf("permanent %v: external port %d, %d reports", permanent, g.mapped, len(s.notices))
+			}
+		}
+	})
+	t.Run("the gateway stays away", func(t *testing.T) {
+		g := &fakeGateway{upnp: true, onlyPermanent: true, external: public}
+		s := newSim(t, g)
+		s.network()
+		s.run(time.Minute)
+		g.mute = true
+		s.run(3*checkUPnP + time.Minute)
+		if len(s.notices) != 2 || s.last().ok {
+			t.Errorf("reported %v, want a mapping without end lost", s.notices)
+		}
+	})
 }

@@ -172,6 +172,18 @@ func (f *fakeIGD) soap(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// soapToo lets the handler serve all but the control URL.
+func (f *fakeIGD) soapToo() {
+	rest := f.handler
+	f.handler = func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/ctl" {
+			f.soap(w, r)
+			return
+		}
+		rest(w, r)
+	}
+}
+
 func (f *fakeIGD) entries() map[string]tableEntry {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -341,10 +353,19 @@ func TestHostileIGD(t *testing.T) {
 		},
 		"endless header": func(f *fakeIGD) {
 			f.handler = func(w http.ResponseWriter, _ *http.Request) {
-				w.Header().Set("X", strings.Repeat("x", 1<<20))
+				w.Header().Set("X", strings.Repeat("x", 4*maxHeader))
+				_, _ = io.WriteString(w, descriptionXML("", f.kind, "/ctl"))
 			}
+			f.soapToo()
 		},
-		"not UPnP": func(f *fakeIGD) { f.handler = http.NotFound },
+		"large description": func(f *fakeIGD) {
+			f.handler = func(w http.ResponseWriter, _ *http.Request) {
+				_, _ = io.WriteString(w, descriptionXML("<x>"+strings.Repeat("x", maxBody)+"</x>", f.kind, "/ctl"))
+			}
+			f.soapToo()
+		},
+		"large SOAP": func(f *fakeIGD) { f.external = public.String() + strings.Repeat(" ", maxBody) },
+		"not UPnP":   func(f *fakeIGD) { f.handler = http.NotFound },
 		"nonsense": func(f *fakeIGD) {
 			f.handler = func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<a><b>") }
 		},
