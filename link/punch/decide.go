@@ -179,7 +179,7 @@ func (p *Plan) both() {
 	}
 	p.Chance = 1 - math.Exp(-hits)
 	if p.Chance < worthwhile {
-		p.Flows = 0
+		p.Flows, p.Chance = 0, 0
 		p.Reason = "both sides are behind NATs that choose a port per destination, from blocks too large to guess"
 		return
 	}
