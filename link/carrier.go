@@ -205,6 +205,23 @@ func (c *checker) kindOf(cand *candidate, local netip.Addr) PathKind {
 	return kind
 }
 
+// relayOnly begins or ends to use relays alone.
+func (c *checker) relayOnly(now time.Time, only bool) {
+	c.relayed = only
+	for _, cand := range c.all {
+		if !only || c.relays(cand.place.carrier) {
+			continue
+		}
+		c.lose(now, cand)
+		if cand == c.selected {
+			c.selectPath(now, nil)
+		}
+		c.remove(cand)
+	}
+	c.expand(now)
+	c.probe(now)
+}
+
 // relays reports whether a number is that of a relay.
 func (c *checker) relays(number int) bool {
 	return slices.ContainsFunc(c.carriers, func(i carrierInfo) bool { return i.id == number && i.relay() })

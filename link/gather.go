@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/pion/stun/v4"
+
+	"github.com/kithproject/kith/link/punch"
 )
 
 const (
@@ -22,15 +24,6 @@ const (
 	stunFresh = 25 * time.Second
 )
 
-// A sample is what one STUN server (RFC 8489) saw of one of our sockets.
-type sample struct {
-	local  uint16 // our port
-	server netip.AddrPort
-	mapped netip.AddrPort
-	other  netip.AddrPort // the server's other address (RFC 5780), if it has one
-	at     time.Time
-}
-
 // A gatherer asks STUN servers how the shared socket looks from outside. One
 // goroutine calls run.
 type gatherer struct {
@@ -40,7 +33,8 @@ type gatherer struct {
 
 	mu      sync.Mutex // guards the fields below
 	servers []netip.AddrPort
-	samples []sample // of the last round
+	samples []punch.Sample // of the shared socket in the last round
+	nat     punch.Behaviour
 	asked   time.Time
 	mapped  netip.AddrPort // by a port mapping protocol
 }
@@ -106,11 +100,11 @@ func parseAnswer(b []byte) (stunAnswer, bool) {
 }
 
 // bindingRequest returns a STUN binding request and its transaction.
-func bindingRequest() (raw []byte, tx txid, err error) {
+func bindingRequest(attributes ...stun.Setter) (raw []byte, tx txid, err error) {
 	if _, err := rand.Read(tx[:]); err != nil {
 		return nil, tx, err
 	}
-	m, err := stun.Build(stun.NewTransactionIDSetter(tx), stun.BindingRequest)
+	m, err := stun.Build(append([]stun.Setter{stun.NewTransactionIDSetter(tx), stun.BindingRequest}, attributes...)...)
 	if err != nil {
 		return nil, tx, err
 	}
@@ -187,10 +181,14 @@ func (g *gatherer) round(ctx context.Context) {
 	g.asked = time.Now()
 	g.mu.Unlock()
 	before := g.reflexive()
-	var samples []sample
+	var samples []punch.Sample
+	var others []netip.AddrPort
 	told := before
-	g.ask(ctx, servers, func(a sample) {
+	g.ask(ctx, servers, func(a punch.Sample, other netip.AddrPort) {
 		samples = append(samples, a)
+		if other.IsValid() && !slices.Contains(servers, other) && !slices.Contains(others, other) {
+			others = append(others, other)
+		}
 		g.keep(samples)
 		// The first address is worth telling at once, the others together.
 		if now := g.reflexive(); len(samples) == 1 && !slices.Equal(now, told) {
@@ -198,30 +196,52 @@ func (g *gatherer) round(ctx context.Context) {
 			g.socket.changed()
 		}
 	})
+	if ctx.Err() != nil || len(samples) == 0 {
+		return
+	}
+	samples = append(samples, g.filter(ctx, servers, others)...)
+	all := samples
+	if punch.Classify(samples).Hard() {
+		all = append(slices.Clone(samples), furtherSockets(ctx, samples[0].Server)...)
+	}
 	if ctx.Err() != nil {
 		return
 	}
 	g.keep(samples)
-	if now := g.reflexive(); !slices.Equal(now, told) {
+	nat := punch.Classify(all)
+	g.mu.Lock()
+	news := g.nat != nat
+	g.nat = nat
+	g.mu.Unlock()
+	if now := g.reflexive(); news || !slices.Equal(now, told) {
 		g.socket.changed()
 	}
 }
 
-func (g *gatherer) keep(samples []sample) {
+func (g *gatherer) keep(samples []punch.Sample) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.samples = slices.Clone(samples)
 }
 
+// NAT returns how the NAT in front of this Socket behaves, as far as STUN servers
+// showed.
+func (s *Socket) NAT() punch.Behaviour {
+	s.stun.mu.Lock()
+	defer s.stun.mu.Unlock()
+	return s.stun.nat
+}
+
 // ask sends requests to all servers and calls got with each answer, until all
 // have answered or had their time.
-func (g *gatherer) ask(ctx context.Context, servers []netip.AddrPort, got func(sample)) {
+func (g *gatherer) ask(ctx context.Context, servers []netip.AddrPort, got func(s punch.Sample, other netip.AddrPort)) {
 	if len(servers) == 0 {
 		return
 	}
 	type request struct {
 		raw    []byte
 		server netip.AddrPort
+		at     time.Time
 	}
 	open := make(map[txid]request)
 	for _, server := range servers {
@@ -229,7 +249,7 @@ func (g *gatherer) ask(ctx context.Context, servers []netip.AddrPort, got func(s
 		if err != nil {
 			return
 		}
-		open[tx] = request{raw, server}
+		open[tx] = request{raw: raw, server: server, at: time.Now()}
 	}
 	for try, wait := 0, stunRTO; try < stunTries && len(open) > 0; try, wait = try+1, 2*wait {
 		for _, r := range open {
@@ -249,7 +269,7 @@ func (g *gatherer) ask(ctx context.Context, servers []netip.AddrPort, got func(s
 					continue // nobody asked, or somebody else answers
 				}
 				delete(open, a.tx)
-				got(sample{local: g.socket.Port(), server: r.server, mapped: a.mapped, other: a.other, at: a.at})
+				got(punch.Sample{Local: g.local(r.server), Server: r.server, Mapped: a.mapped, At: r.at}, a.other)
 			}
 		}
 		timer.Stop()
@@ -274,8 +294,8 @@ func (g *gatherer) reflexive() []netip.AddrPort {
 	count := make(map[netip.AddrPort]int)
 	var out []netip.AddrPort
 	for _, s := range g.samples {
-		if count[s.mapped]++; count[s.mapped] == 1 {
-			out = append(out, s.mapped)
+		if count[s.Mapped]++; count[s.Mapped] == 1 {
+			out = append(out, s.Mapped)
 		}
 	}
 	slices.SortStableFunc(out, func(a, b netip.AddrPort) int {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/kithproject/kith/identity"
 	"github.com/kithproject/kith/internal/wire"
+	"github.com/kithproject/kith/link/punch"
 	"github.com/kithproject/kith/signaling"
 )
 
@@ -50,6 +51,7 @@ type Link struct {
 	keys   keyring  // owned by run
 	skew   int64    // the peer's day minus ours; owned by run
 	round  int      // number of Resets obeyed; owned by run
+	drill  *drill   // owned by run
 
 	listing bool // our interfaces are being listed; owned by run
 	listed  chan networks
@@ -79,7 +81,10 @@ type orders struct {
 	named   bool // remote was set
 	probe   bool
 	ports   bool // carriers came or went
-	failed  bool // sending data failed
+	try     []place
+	relayed *bool
+	nats    *[2]punch.Behaviour // ours and the peer's
+	failed  bool                // sending data failed
 	peerDay int64
 	skewed  bool // peerDay was set
 }
@@ -131,7 +136,7 @@ func (s *Socket) NewLink(cfg Config) (*Link, error) {
 		socket: s, cfg: cfg, inbox: make(chan *datagram, 64), wake: make(chan struct{}, 1),
 		listed: make(chan networks, 1), stop: make(chan struct{}), done: make(chan struct{}), born: time.Now(),
 	}
-	l.core = l.newCore()
+	l.core, l.drill = l.newCore(), newDrill(l)
 	if err := l.renewKeys(); err != nil {
 		return nil, err
 	}
@@ -157,6 +162,16 @@ func (l *Link) SetRemote(list []signaling.Candidate) {
 func (l *Link) SetPeerDay(day int64) {
 	l.order(func(o *orders) { o.peerDay, o.skewed = day, true })
 }
+
+// SetNAT tells how both sides' NATs behave, for hole punching where one of them is
+// hard; the zero Behaviour is one that is not known. It does not block.
+func (l *Link) SetNAT(self, peer punch.Behaviour) {
+	l.order(func(o *orders) { o.nats = &[2]punch.Behaviour{self, peer} })
+}
+
+// SetRelayOnly says whether paths through relays alone are wanted. It does not
+// block.
+func (l *Link) SetRelayOnly(only bool) { l.order(func(o *orders) { o.relayed = &only }) }
 
 // Probe asks every known address anew, as after a change of the network. It
 // does not block.
@@ -287,6 +302,7 @@ const trafficPeriod = 500 * time.Millisecond
 func (l *Link) run() {
 	defer close(l.done)
 	defer l.route.Store(nil)
+	defer l.drill.stop()
 	defer func() {
 		if l.listing {
 			<-l.listed
@@ -305,6 +321,10 @@ func (l *Link) run() {
 			l.socket.recycle(d)
 		case <-l.wake:
 			l.obey()
+		case to := <-l.drill.guesses:
+			l.core.guess(time.Now(), to)
+		case a := <-l.drill.over:
+			l.drill.ended(time.Now(), a)
 		case n := <-l.listed:
 			l.listing = false
 			l.core.setNetworks(time.Now(), n)
@@ -320,6 +340,9 @@ func (l *Link) run() {
 		now := time.Now()
 		next := l.look(now, &looked)
 		l.core.tick(now)
+		if at := l.drill.step(now); !at.IsZero() && (next.IsZero() || at.Before(next)) {
+			next = at
+		}
 		paths := l.core.paths()
 		l.paths.Store(&paths)
 		if at := l.core.next(now); !at.IsZero() && (next.IsZero() || at.Before(next)) {
@@ -364,6 +387,8 @@ func (l *Link) obey() {
 		l.round += todo.resets
 		l.core.clear()
 		l.waiting.Store(0)
+		l.drill.stop()
+		l.drill.backoff.Reset()
 		old := l.core
 		l.core = l.newCore()
 		l.core.networks, l.core.carriers, l.core.relayed = old.networks, old.carriers, old.relayed
@@ -375,12 +400,19 @@ func (l *Link) obey() {
 	if todo.named || todo.probe {
 		l.list()
 	}
+	if todo.relayed != nil && l.core.relayed != *todo.relayed {
+		l.core.relayOnly(now, *todo.relayed)
+	}
+	if todo.nats != nil {
+		l.drill.set(now, todo.nats[0], todo.nats[1])
+	}
 	if todo.named {
 		l.core.setRemote(now, todo.remote)
 	}
 	if todo.ports {
 		l.core.setCarriers(now, l.socket.carriersOf(l))
 	}
+	l.core.tryPlaces(now, todo.try)
 	if todo.probe {
 		l.core.probe(now)
 	}

@@ -16,6 +16,7 @@ import (
 	"golang.zx2c4.com/wireguard/conn"
 
 	"github.com/kithproject/kith/internal/netmon"
+	"github.com/kithproject/kith/link/punch"
 	"github.com/kithproject/kith/signaling"
 )
 
@@ -49,6 +50,7 @@ type Socket struct {
 	stats counters
 
 	aside *aside
+	gate  punch.Gate // one attempt at hole punching at a time
 	stun  *gatherer
 
 	port  atomic.Uint32         // in use, or used last

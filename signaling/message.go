@@ -28,6 +28,7 @@ const (
 
 	maxName    = 64      // bytes
 	maxVersion = 32      // bytes
+	maxNAT     = 32      // bytes
 	maxDay     = 1 << 20 // days since 1970
 )
 
@@ -45,6 +46,7 @@ type Presence struct {
 	Version      string
 	Capabilities uint64 // bits; none is defined yet
 	Candidates   []Candidate
+	NAT          []byte // how its NAT behaves, as package link/punch encodes it; at most 32 bytes
 }
 
 // message is the decoded form of every type.
@@ -72,6 +74,7 @@ type messageWire struct {
 	Capabilities uint64          `cbor:"9,keyasint,omitempty"`
 	Candidates   []candidateWire `cbor:"10,keyasint,omitempty"`
 	Body         []byte          `cbor:"11,keyasint,omitempty"`
+	NAT          []byte          `cbor:"12,keyasint,omitempty"`
 }
 
 type candidateWire struct {
@@ -93,7 +96,7 @@ func (m message) encode() (wire.Frame, error) {
 	w := messageWire{
 		Boot: m.boot[:], Counter: m.counter, Day: m.pres.Day, Seen: m.seen, Want: m.want,
 		Name: cut(m.pres.Name, maxName), Version: cut(m.pres.Version, maxVersion), Capabilities: m.pres.Capabilities,
-		Body: m.body,
+		Body: m.body, NAT: m.pres.NAT,
 	}
 	if m.echo != (BootID{}) {
 		w.Echo = m.echo[:]
@@ -142,12 +145,12 @@ func decode(f wire.Frame) (message, error) {
 	var w messageWire
 	if dec.Unmarshal(f.Body, &w) != nil || len(w.Boot) != len(BootID{}) ||
 		(len(w.Echo) != 0 && len(w.Echo) != len(BootID{})) || len(w.Name) > maxName || len(w.Version) > maxVersion ||
-		len(w.Candidates) > MaxCandidates || len(w.Body) > MaxCommit || w.Day < 0 || w.Day > maxDay {
+		len(w.Candidates) > MaxCandidates || len(w.Body) > MaxCommit || len(w.NAT) > maxNAT || w.Day < 0 || w.Day > maxDay {
 		return message{}, ErrMessage
 	}
 	m := message{
 		typ: f.Type, boot: BootID(w.Boot), counter: w.Counter, seen: w.Seen, want: w.Want, body: w.Body,
-		pres: Presence{BootID: BootID(w.Boot), Day: w.Day, Name: w.Name, Version: w.Version, Capabilities: w.Capabilities},
+		pres: Presence{BootID: BootID(w.Boot), Day: w.Day, Name: w.Name, Version: w.Version, Capabilities: w.Capabilities, NAT: w.NAT},
 	}
 	if len(w.Echo) > 0 {
 		m.echo = BootID(w.Echo)

@@ -1,0 +1,464 @@
+package link
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.zx2c4.com/wireguard/conn"
+
+	"github.com/kithproject/kith/link/punch"
+)
+
+const (
+	// drillDelay is how long plain punching has after news of the peer, before
+	// many sockets or ports are tried: on a LAN, or where a guess about a NAT was
+	// wrong, it needs less.
+	drillDelay = 300 * time.Millisecond
+	// plainDelay is the same where it is not known that plain punching fails.
+	plainDelay = 2 * time.Second
+	// maxHits is how many sockets of one attempt may be taken for hit.
+	maxHits = 4
+	// openerTTL gets a socket's first packet past our own NAT and not to the peer's.
+	openerTTL = 4
+)
+
+// A drill punches holes through a hard NAT for one link, an attempt at a time
+// (package punch). All but the goroutine of an attempt is owned by Link.run.
+type drill struct {
+	l          *Link
+	self, peer punch.Behaviour
+	news       time.Time // when one of them, or the peer's addresses, came
+	ports      *punch.Ports
+	backoff    punch.Backoff
+	attempt    *attempt // under way; nil: none
+	kept       []*hole
+	over       chan *attempt       // attempts that have ended
+	guesses    chan netip.AddrPort // for the checker to ping
+	won        uint64              // attempts that made a path
+}
+
+func newDrill(l *Link) *drill {
+	return &drill{l: l, over: make(chan *attempt, 1), guesses: make(chan netip.AddrPort, 16)}
+}
+
+// An attempt is one run of package punch.
+type attempt struct {
+	link   *Link
+	plan   punch.Plan
+	cancel context.CancelFunc
+	proven chan *hole // that the checker proved
+
+	mu    sync.Mutex // guards the fields below
+	pool  *punch.Pool
+	holes map[int]*hole // by socket
+	ended bool
+}
+
+// A hole is one socket of an attempt that the peer has reached: a Carrier of its
+// link. It sends through the attempt's pool, and when it was proven through a
+// socket of its own.
+type hole struct {
+	index int
+	pool  *punch.Pool
+	port  *Port
+	own   atomic.Pointer[udpConn]
+	done  chan struct{} // closed when own is read no more
+}
+
+// Send sends datagrams to an address. It errs if the system refuses them.
+func (h *hole) Send(bufs [][]byte, to netip.AddrPort) error {
+	if u := h.own.Load(); u != nil {
+		return u.send(bufs, newEndpoint(to, netip.Addr{}))
+	}
+	return h.pool.SendFrom(h.index, bufs, to)
+}
+
+// set tells what is known of both sides' NATs.
+func (d *drill) set(now time.Time, self, peer punch.Behaviour) {
+	if d.self == self && d.peer == peer {
+		return
+	}
+	if d.self.Public != self.Public || d.peer.Public != peer.Public || d.peer.Mapping != peer.Mapping || d.self.Mapping != self.Mapping {
+		d.backoff.Reset()
+		d.ports = nil
+	}
+	d.self, d.peer, d.news = self, peer, now
+}
+
+// plan says what is to be done at the moment, and from when; the role is none
+// if a straight path is there.
+func (d *drill) plan() (punch.Plan, time.Time) {
+	plan := punch.Decide(d.self, d.peer)
+	if plan.Role == punch.RoleNone || plan.Role == punch.RoleHopeless || d.l.core.straight() || d.l.core.relayed {
+		return punch.Plan{Reason: plan.Reason}, time.Time{}
+	}
+	if plan.Plain {
+		return plan, d.news.Add(plainDelay)
+	}
+	return plan, d.news.Add(drillDelay)
+}
+
+// straight reports whether a path that goes through no relay is proven.
+func (c *checker) straight() bool {
+	for _, cand := range c.all {
+		if cand.usable && cand.kind != Relay {
+			return true
+		}
+	}
+	return false
+}
+
+// step starts or ends what is due, and returns when it wants to be called again.
+func (d *drill) step(now time.Time) time.Time {
+	if a := d.attempt; a != nil {
+		d.prove(a)
+		if d.l.core.uses(0) {
+			a.cancel() // the shared socket has a way: a prober's hit, or better
+		}
+		return time.Time{} // its end wakes run
+	}
+	plan, at := d.plan()
+	if plan.Role == punch.RoleNone {
+		return time.Time{}
+	}
+	if ready, ok := d.backoff.Ready(now); !ok && ready.After(at) {
+		at = ready
+	}
+	if now.Before(at) {
+		return at
+	}
+	d.begin(plan)
+	return time.Time{}
+}
+
+// prove tells an attempt which of its holes has become a path.
+func (d *drill) prove(a *attempt) {
+	for _, cand := range d.l.core.all {
+		if cand.place.carrier == 0 || !cand.usable {
+			continue
+		}
+		if h := a.hole(cand.place.carrier); h != nil {
+			select {
+			case a.proven <- h:
+			default:
+			}
+		}
+	}
+}
+
+func (a *attempt) hole(port int) *hole {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, h := range a.holes {
+		if h.port.info.id == port {
+			return h
+		}
+	}
+	return nil
+}
+
+func (d *drill) begin(plan punch.Plan) {
+	d.drop(func(h *hole) bool { return !d.l.core.uses(h.port.info.id) })
+	if plan.Role == punch.RoleProber {
+		if d.ports == nil {
+			d.ports = punch.NewPorts(d.peer, seed())
+		} else {
+			d.ports.Resume(d.peer)
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	a := &attempt{link: d.l, plan: plan, cancel: cancel, proven: make(chan *hole, 1), holes: make(map[int]*hole)}
+	d.attempt = a
+	send := d.l.keys.send
+	ports := d.ports
+	go func() {
+		err := a.run(ctx, send, ports, d.guesses)
+		cancel()
+		d.l.cfg.Logger.Debug("hole punching ended", "peer", d.l.cfg.Peer.Short(), "role", plan.Role, "err", err)
+		d.over <- a // run receives it, at the latest when it ends
+	}()
+	d.l.cfg.Logger.Info("hole punching", "peer", d.l.cfg.Peer.Short(), "role", plan.Role, "reason", plan.Reason, "chance", plan.Chance)
+}
+
+func seed() uint64 {
+	var raw [8]byte
+	_, _ = rand.Read(raw[:]) // it never fails
+	return binary.BigEndian.Uint64(raw[:])
+}
+
+// ended takes note of the end of an attempt.
+func (d *drill) ended(now time.Time, a *attempt) {
+	d.attempt = nil
+	for _, h := range a.kept() {
+		d.kept = append(d.kept, h)
+		d.won++
+	}
+	if d.l.core.straight() {
+		d.backoff.Reset()
+		return
+	}
+	d.backoff.Failed(now)
+}
+
+// uses reports whether a path over a carrier is proven that leads to no relay.
+func (c *checker) uses(port int) bool {
+	for _, cand := range c.all {
+		if cand.place.carrier == port && cand.usable && cand.kind != Relay {
+			return true
+		}
+	}
+	return false
+}
+
+// drop closes the sockets of holes.
+func (d *drill) drop(which func(*hole) bool) {
+	kept := d.kept[:0]
+	for _, h := range d.kept {
+		if which(h) {
+			h.close()
+		} else {
+			kept = append(kept, h)
+		}
+	}
+	d.kept = kept
+}
+
+// stop ends an attempt under way, waits for it, and closes all sockets.
+func (d *drill) stop() {
+	if a := d.attempt; a != nil {
+		a.cancel()
+		for waiting := true; waiting; {
+			select {
+			case <-d.guesses:
+			case a := <-d.over:
+				d.attempt = nil
+				d.kept = append(d.kept, a.kept()...)
+				waiting = false
+			}
+		}
+	}
+	d.drop(func(*hole) bool { return true })
+}
+
+func (a *attempt) kept() []*hole {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var out []*hole
+	for _, h := range a.holes {
+		if h.own.Load() != nil {
+			out = append(out, h)
+		}
+	}
+	return out
+}
+
+// run carries the attempt out, in its turn.
+func (a *attempt) run(ctx context.Context, send *sealer, ports *punch.Ports, guesses chan<- netip.AddrPort) error {
+	turn, err := a.link.socket.gate.Enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer turn.Leave()
+	defer a.end()
+	if a.plan.Sockets > 0 {
+		pool, err := punch.OpenPool(punch.PoolConfig{Sockets: a.plan.Sockets, Receive: a.receive, Logger: a.link.cfg.Logger})
+		if err != nil {
+			return fmt.Errorf("link: open sockets for hole punching: %w", err)
+		}
+		a.mu.Lock()
+		a.pool = pool
+		a.mu.Unlock()
+		a.plan.Sockets = pool.Len()
+	}
+	sched, err := punch.NewAttempt(a.plan, ports, seed(), time.Now())
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var keeper sync.WaitGroup
+	defer keeper.Wait()
+	defer cancel()
+	keeper.Go(func() {
+		select {
+		case h := <-a.proven:
+			if err := a.keep(h); err != nil {
+				a.link.cfg.Logger.Warn("hole not kept", "peer", a.link.cfg.Peer.Short(), "err", err)
+			}
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	pings := pinger{sealer: send, session: seed()}
+	return punch.Run(ctx, sched, turn.Pacer, func(s punch.Shot) error {
+		if s.Socket == punch.MainSocket {
+			select {
+			case guesses <- s.To:
+			case <-ctx.Done():
+			}
+			return nil
+		}
+		raw, err := pings.next()
+		if err != nil {
+			return err
+		}
+		if s.Opening {
+			return a.pool.SendTTL(s.Socket, [][]byte{raw}, s.To, openerTTL)
+		}
+		return a.pool.SendFrom(s.Socket, [][]byte{raw}, s.To)
+	})
+}
+
+// A pinger seals pings that nobody waits for: what counts is that one arrives.
+type pinger struct {
+	sealer  *sealer
+	session uint64
+	seq     uint64
+}
+
+func (p *pinger) next() ([]byte, error) {
+	p.seq++
+	q := probe{kind: ping, session: p.session, seq: p.seq}
+	if _, err := rand.Read(q.tx[:]); err != nil {
+		return nil, err
+	}
+	return p.sealer.seal(rand.Reader, q, smallProbe)
+}
+
+// receive takes what comes to a socket of the pool. What is not a probe of this
+// link's peer is dropped; a hit is handed to the checker, which proves the way
+// back.
+func (a *attempt) receive(socket int, from netip.AddrPort, packet []byte) {
+	a.mu.Lock()
+	h := a.holes[socket]
+	a.mu.Unlock()
+	if h == nil {
+		if !a.genuine(packet) {
+			return
+		}
+		if h = a.hit(socket); h == nil {
+			return
+		}
+		a.link.order(func(o *orders) { o.try = append(o.try, place{addr: onSocket(from).addr, carrier: h.port.info.id}) })
+	}
+	h.port.Deliver(from, packet)
+}
+
+// genuine reports whether a packet is a probe that the link's peer has sealed.
+func (a *attempt) genuine(packet []byte) bool {
+	if !isProbe(packet) {
+		return false
+	}
+	k, ok := a.link.socket.table.Load().tags[probeTag(packet[4:4+tagSize])]
+	if !ok || k.link != a.link {
+		return false
+	}
+	_, err := k.sealer.open(bytes.Clone(packet))
+	return err == nil
+}
+
+// hit makes a hole of a socket, unless there are enough.
+func (a *attempt) hit(socket int) *hole {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if h := a.holes[socket]; h != nil {
+		return h
+	}
+	if a.ended || a.pool == nil || len(a.holes) >= maxHits {
+		return nil
+	}
+	h := &hole{index: socket, pool: a.pool, done: make(chan struct{})}
+	h.port = a.link.socket.attach(&Port{socket: a.link.socket, carrier: h, link: a.link})
+	a.holes[socket] = h
+	return h
+}
+
+// keep turns a hole's socket into one of its own and closes all others.
+func (a *attempt) keep(h *hole) error {
+	c, err := a.pool.Keep(h.index)
+	if err != nil {
+		return err
+	}
+	_ = c.SetReadBuffer(socketBuffer) // the system may grant less
+	_ = c.SetWriteBuffer(socketBuffer)
+	if raw, err := c.SyscallConn(); err == nil {
+		_ = control("udp4", "", raw) // without it, more system calls
+	}
+	u := newUDPConn(c, false)
+	h.own.Store(u)
+	go h.read(u)
+	return nil
+}
+
+// read hands up what comes to a hole's own socket, until it is closed.
+func (h *hole) read(u *udpConn) {
+	defer close(h.done)
+	bufs, sizes, eps := make([][]byte, udpBatch), make([]int, udpBatch), make([]conn.Endpoint, udpBatch)
+	for i := range bufs {
+		bufs[i] = make([]byte, asideSize)
+	}
+	for {
+		n, err := u.receive(bufs, sizes, eps)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		for i := range n { // after another error, such as a refused packet's, n is 0
+			h.port.Deliver(sourceOf(eps[i]), bufs[i][:sizes[i]])
+		}
+	}
+}
+
+func (h *hole) close() {
+	h.port.Detach()
+	if u := h.own.Load(); u != nil {
+		_ = u.conn.Close() // nothing was to be written
+		<-h.done
+	}
+}
+
+// end closes the pool, and all holes that were not proven.
+func (a *attempt) end() {
+	a.mu.Lock()
+	a.ended = true
+	pool := a.pool
+	var lost []*hole
+	for i, h := range a.holes {
+		if h.own.Load() == nil {
+			lost = append(lost, h)
+			delete(a.holes, i)
+		}
+	}
+	a.mu.Unlock()
+	for _, h := range lost {
+		h.port.Detach()
+	}
+	if pool != nil {
+		_ = pool.Close() // it never errs
+	}
+}
+
+// tryPlaces asks places from which the peer was heard over a new carrier.
+func (c *checker) tryPlaces(now time.Time, list []place) {
+	for _, p := range list {
+		cand := c.all[p]
+		if cand == nil {
+			cand = c.add(p)
+			cand.heard = now
+			c.trim()
+		}
+		if c.all[p] != nil && !cand.usable {
+			c.due(now, cand)
+		}
+	}
+}
+
+var _ Carrier = (*hole)(nil)
