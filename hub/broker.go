@@ -93,17 +93,36 @@ type clientConn struct {
 	packets bucket
 }
 
+// enter reports whether the broker is open, and if so has close wait for one more
+// call of wg.Done.
+func (b *broker) enter() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.closed {
+		b.wg.Add(1)
+	}
+	return !b.closed
+}
+
+// spawn serves a client in a goroutine.
+func (b *broker) spawn(conn net.Conn) {
+	if !b.enter() {
+		_ = conn.Close()
+		return
+	}
+	go func() {
+		defer b.wg.Done()
+		b.serve(conn)
+	}()
+}
+
 // serve speaks MQTT with a client until it is gone.
 func (b *broker) serve(conn net.Conn) {
 	c := &clientConn{Conn: conn}
 	defer c.Close()
-	b.mu.Lock()
-	if b.closed {
-		b.mu.Unlock()
+	if !b.enter() {
 		return
 	}
-	b.wg.Add(1)
-	b.mu.Unlock()
 	defer b.wg.Done()
 	defer func() {
 		// The library reads malformed packets beyond their end, such as a SUBSCRIBE

@@ -24,7 +24,12 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if benchChild() {
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 const testLimit = 20 * time.Second // for anything a test waits for
 

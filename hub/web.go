@@ -63,7 +63,8 @@ func (w *web) mqtt(rw http.ResponseWriter, r *http.Request) {
 	c.SetReadLimit(maxWSMessage)
 	_ = raw.SetReadDeadline(time.Now().Add(sniffTimeout))
 	w.m.connect("mqtt", "websocket")
-	w.broker.serve(&wsConn{Conn: raw, ws: c})
+	// In a goroutine of its own, as that of HTTP keeps a large stack.
+	w.broker.spawn(&wsConn{Conn: raw, ws: c})
 }
 
 // wsConn is a connection whose bytes travel in WebSocket messages. Deadlines are
