@@ -35,10 +35,11 @@ var ErrClosed = net.ErrClosed
 type PoolConfig struct {
 	// Sockets is how many sockets to open; 0 means 256.
 	Sockets int
-	// Receive is called with each datagram that comes in, the index of its
-	// socket, and its sender; needed. The packet is valid during the call only.
-	// Calls may come at once for different sockets; each should be short. It may
-	// call SendFrom and Keep, not Close.
+	// Receive is called with each datagram that comes in (up to 2048 bytes), the
+	// index of its socket, and its sender; needed. The packet is valid during the
+	// call only.
+	// Calls may come at once for different sockets, and before OpenPool has
+	// returned; each should be short. It may call SendFrom and Keep, not Close.
 	Receive func(socket int, from netip.AddrPort, packet []byte)
 	// Control is called for each socket before it is bound, as by
 	// [net.ListenConfig]: for a mark, an interface, or Android's protect. An

@@ -81,10 +81,7 @@ func TestChanceTable(t *testing.T) {
 // TestAttemptsMeet lets both sides of each interesting pair of routers sample,
 // classify, decide and shoot, with both attempts beginning at once, 20 ms apart.
 func TestAttemptsMeet(t *testing.T) {
-	trials := 120
-	if testing.Short() {
-		trials = 40
-	}
+	const trials = 120
 	lossy := func(rng *rand.Rand) func() bool { return func() bool { return rng.IntN(20) == 0 } }
 	for _, c := range []struct {
 		a, b   string
@@ -129,17 +126,17 @@ func TestAttemptsMeet(t *testing.T) {
 				}
 			}
 			slices.Sort(took)
-			rate := float64(len(took)) / float64(trials)
+			rate := float64(len(took)) / trials
 			if rate < c.least || c.most != 0 && rate > c.most {
 				t.Fatalf("%.2f of the attempts got through, want %.2f to %.2f", rate, c.least, c.most)
 			}
 			if median := took[len(took)/2]; median > c.median {
 				t.Errorf("median %v, at most %v", median, c.median)
 			}
-			if plan := chance / float64(trials); rate < plan-0.12 {
+			if plan := chance / trials; rate < plan-0.12 {
 				t.Errorf("%.2f got through; the plans said %.2f", rate, plan)
 			}
-			t.Logf("%.2f, plans %.2f, median %v", rate, chance/float64(trials), took[len(took)/2])
+			t.Logf("%.2f, plans %.2f, median %v", rate, chance/trials, took[len(took)/2])
 		})
 	}
 }
