@@ -35,7 +35,7 @@ var mayImport = map[string][]string{
 	"signaling":                 {"identity", "rendezvous", "pairing", "internal/wire"},
 	"link/punch":                {},
 	"link/relay":                {},
-	"link":                      {"identity", "signaling", "internal/netmon", "internal/wire"},
+	"link":                      {"identity", "signaling", "internal/netmon", "internal/wire", "link/punch"},
 	"link/portmap":              {},
 	"tunnel":                    {"identity"},
 	"app/chat":                  {},
@@ -45,7 +45,8 @@ var mayImport = map[string][]string{
 	"hub":                       {"hub/hubaddr"},
 	".": {
 		"identity", "code", "rendezvous", "rendezvous/lan", "pairing", "registry", "signaling", "link", "tunnel",
-		"app/forward", "internal/netmon", "internal/wire",
+		"app/forward", "internal/netmon", "internal/wire", "link/portmap", "link/punch", "link/relay", "hub/hubaddr",
+		"rendezvous/mqtt",
 	},
 	"internal/control": {"*"},
 	"internal/cli":     {"*"},

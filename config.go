@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 
+	"github.com/kithproject/kith/hub/hubaddr"
 	"github.com/kithproject/kith/pairing"
 	"github.com/kithproject/kith/rendezvous"
 )
@@ -29,6 +30,18 @@ type Config struct {
 	// Exchanges are the media to meet on besides the LAN; all are used at once.
 	// The Node closes them.
 	Exchanges []rendezvous.Exchange
+	// Hubs are servers that help devices to meet and reach each other: each is a
+	// medium to meet on, a STUN server and a relay.
+	Hubs []hubaddr.Address
+	// STUN are further servers (host:port) that say how this device looks from
+	// outside.
+	STUN []string
+	// TURN are further relays.
+	TURN []TURNServer
+	// Relay says when relays are used. Default RelayAuto.
+	Relay RelayPolicy
+	// NoPortMapping leaves the router alone: no PCP, NAT-PMP and UPnP.
+	NoPortMapping bool
 	// NoLAN leaves the LAN out of the media to meet on.
 	NoLAN bool
 	// Logger gets what a developer would want to see. Default: discard.
@@ -75,6 +88,12 @@ func (c Config) withDefaults() (Config, error) {
 			return c, err
 		}
 		c.Dir = dir
+	}
+	if c.Relay == "" {
+		c.Relay = RelayAuto
+	}
+	if _, err := ParseRelayPolicy(string(c.Relay)); err != nil {
+		return c, err
 	}
 	if c.Name == "" {
 		host, err := os.Hostname()

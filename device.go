@@ -38,6 +38,7 @@ type Device struct {
 	Since     time.Time  `json:"since,omitzero"`    // of the connection, or of being without one
 	Path      *link.Path `json:"path,omitempty"`    // the selected one while connected
 	Looking   string     `json:"looking,omitempty"` // what is being waited for while not connected
+	Better    string     `json:"better,omitempty"`  // while relayed: why the path is not straight
 	pairID    registry.PairID
 }
 

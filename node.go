@@ -39,6 +39,8 @@ type Node struct {
 	tunnel   *tunnel.Tunnel
 	events   events
 	forwards forwards
+	reach    *reach
+	relayed  traffic // of relays that are closed
 
 	ctx    context.Context    //nolint:containedctx // ends every goroutine of the node; Close cancels it
 	cancel context.CancelFunc // idempotent
@@ -64,6 +66,7 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{cfg: cfg, peers: make(map[registry.PairID]*peer), pairings: make(map[*Pairing]struct{})}
+	n.reach = newReach(n)
 	n.ctx, n.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if err := n.open(); err != nil {
 		return nil, errors.Join(err, n.Close())
@@ -95,6 +98,7 @@ func (n *Node) open() (err error) {
 	if err := n.openTunnel(); err != nil {
 		return err
 	}
+	n.reach.start()
 	n.wg.Go(n.followNetwork)
 	for _, dev := range append(n.store.List(), n.store.Tombs()...) {
 		n.startPeer(dev)
@@ -122,6 +126,13 @@ func (n *Node) takeDir() error {
 
 func (n *Node) openMedia() error {
 	exchanges := slices.Clone(n.cfg.Exchanges)
+	for _, h := range n.cfg.Hubs {
+		ex, err := hubExchange(h, n.cfg.Logger)
+		if err != nil {
+			return fmt.Errorf("kith: hub %s: %w", h.Host, err)
+		}
+		exchanges = append(exchanges, ex)
+	}
 	if !n.cfg.NoLAN {
 		ex, err := lan.New(lan.Config{Logger: n.cfg.Logger, Monitor: n.mon, IncludeLoopback: n.cfg.Loopback})
 		if err != nil {
@@ -147,7 +158,9 @@ func (n *Node) openTunnel() error {
 }
 
 func (n *Node) openOn(port uint16) (uint16, error) {
-	socket := link.NewSocket(link.SocketConfig{Port: port, Logger: n.cfg.Logger, Loopback: n.cfg.Loopback})
+	socket := link.NewSocket(link.SocketConfig{
+		Port: port, Logger: n.cfg.Logger, Loopback: n.cfg.Loopback, Changed: n.addressesChanged,
+	})
 	tun, err := tunnel.New(tunnel.Config{Identity: n.id, Bind: socket, Port: port, Logger: n.cfg.Logger})
 	if err != nil {
 		return 0, fmt.Errorf("kith: open UDP port %d: %w", port, err)
@@ -196,6 +209,7 @@ func (n *Node) followNetwork() {
 				return
 			}
 			n.cfg.Logger.Info("network changed")
+			n.reach.networkChanged()
 			for _, p := range n.allPeers() {
 				p.post(p.networkChanged)
 			}

@@ -3,12 +3,14 @@ package kith
 import (
 	"context"
 	"crypto/rand"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/kithproject/kith/identity"
 	"github.com/kithproject/kith/internal/wire"
 	"github.com/kithproject/kith/link"
+	"github.com/kithproject/kith/link/punch"
 	"github.com/kithproject/kith/pairing"
 	"github.com/kithproject/kith/registry"
 	"github.com/kithproject/kith/signaling"
@@ -36,7 +38,8 @@ type peer struct {
 
 	boot     [8]byte // the other's run, from its last presence
 	peerDay  int64   // the other's day, from its last presence
-	attached bool    // the tunnel has this peer
+	peerNAT  punch.Behaviour
+	attached bool // the tunnel has this peer
 	verify   context.CancelFunc
 	toldDone chan struct{} // closed when the other has confirmed an unpair
 
@@ -45,6 +48,7 @@ type peer struct {
 	over      chan struct{} // closed when the present connection ends
 	since     time.Time
 	path      *link.Path
+	why       string // no straight path is there, for people
 	looking   string
 	changed   chan struct{} // closed and replaced when the above change
 }
@@ -149,8 +153,12 @@ func (p *peer) open() error {
 }
 
 func (p *peer) presence() signaling.Presence {
+	nat, err := p.n.socket.NAT().MarshalBinary()
+	if err != nil {
+		p.n.cfg.Logger.Error("nat not described", "err", err)
+	}
 	return signaling.Presence{
-		Candidates: p.n.socket.Local(), BootID: p.n.bootID, Day: wire.Day(time.Now()),
+		NAT: nat, Candidates: p.candidates(), BootID: p.n.bootID, Day: wire.Day(time.Now()),
 		Name: p.n.cfg.Name, Version: Version,
 	}
 }
@@ -162,6 +170,62 @@ func (p *peer) networkChanged() {
 	}
 	p.channel.Announce(p.presence())
 	p.link.Probe()
+}
+
+// candidates are the addresses to announce.
+func (p *peer) candidates() []signaling.Candidate {
+	all := p.n.socket.Local()
+	if p.n.cfg.Relay == RelayAuto {
+		return all
+	}
+	return slices.DeleteFunc(all, func(c signaling.Candidate) bool {
+		return (c.Kind == signaling.Relayed) != (p.n.cfg.Relay == RelayAlways)
+	})
+}
+
+// remote are the peer's addresses that are to be tried.
+func (p *peer) remote(pr signaling.Presence) []signaling.Candidate {
+	if p.n.cfg.Relay != RelayNever {
+		return pr.Candidates
+	}
+	return slices.DeleteFunc(slices.Clone(pr.Candidates), func(c signaling.Candidate) bool { return c.Kind == signaling.Relayed })
+}
+
+// addressesChanged tells the peer where this device can be reached by now.
+func (p *peer) addressesChanged() {
+	if p.rec.State != registry.Active || p.link == nil {
+		return
+	}
+	p.link.SetNAT(p.n.socket.NAT(), p.peerNAT)
+	p.channel.Announce(p.presence())
+}
+
+// whyNotStraight says why a path goes through a relay.
+func (p *peer) whyNotStraight() string {
+	self := p.n.socket.NAT()
+	switch {
+	case p.n.cfg.Relay == RelayAlways:
+		return "relays alone are allowed (kith config relay always)"
+	case self.Mapping == punch.Unknown && len(p.n.reach.stunServers()) > 0:
+		return "UDP does not get out of this network"
+	case p.peerNAT.Mapping == punch.Unknown:
+		return "UDP does not get out of its network, or it asks no STUN server"
+	}
+	if plan := punch.Decide(self, p.peerNAT); plan.Role != punch.RoleNone {
+		return plan.Reason
+	}
+	return "no hole in the NATs or firewalls has been found yet"
+}
+
+// needRelay says whether a relay is of use to this peer: it is there, and no
+// straight path leads to it.
+func (p *peer) needRelay() {
+	path, up := link.Path{}, false
+	if p.link != nil {
+		path, up = p.link.Path()
+	}
+	here := p.boot != [8]byte{} && p.rec.State == registry.Active
+	p.n.reach.relays.want(p, here && (!up || path.Kind == link.Relay) || here && p.n.cfg.Relay == RelayAlways)
 }
 
 func (p *peer) onSignal(ev signaling.Event) {
@@ -194,7 +258,14 @@ func (p *peer) onPresence(pr signaling.Presence) {
 	p.forgetOldKeys()
 	p.updatePSK()
 	p.link.SetPeerDay(pr.Day)
-	p.link.SetRemote(pr.Candidates)
+	p.peerNAT = punch.Behaviour{}
+	if err := p.peerNAT.UnmarshalBinary(pr.NAT); err != nil && len(pr.NAT) > 0 {
+		p.n.cfg.Logger.Debug("nat of the peer not understood", "peer", p.id.Short(), "err", err)
+	}
+	p.link.SetNAT(p.n.socket.NAT(), p.peerNAT)
+	p.link.SetRemote(p.remote(pr))
+	p.n.socket.Fresh()
+	p.needRelay()
 	p.link.Probe()
 }
 
@@ -252,6 +323,7 @@ func (p *peer) goodbye(ctx context.Context) {
 
 func (p *peer) shut() {
 	p.detach()
+	p.n.reach.relays.want(p, false)
 	if p.link != nil {
 		p.link.Close()
 	}

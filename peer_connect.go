@@ -24,6 +24,7 @@ func (p *peer) look() error {
 		return err
 	}
 	p.link, p.round = l, 0
+	l.SetRelayOnly(p.n.cfg.Relay == RelayAlways)
 	if err := p.attach(); err != nil {
 		return err
 	}
@@ -73,6 +74,7 @@ func (p *peer) onLink(ev link.Event) {
 	if p.link == nil || ev.Link != p.link || ev.Round != p.round {
 		return // of a link that was closed, or of before a reset
 	}
+	p.needRelay()
 	switch ev.Kind {
 	case link.Up, link.Changed:
 		p.setPath(ev.Path)

@@ -42,6 +42,7 @@ func (p *peer) setPath(path link.Path) {
 	if p.connected {
 		p.path = &path
 	}
+	p.why = p.whyNotStraight()
 	p.signalLocked()
 	p.mu.Unlock()
 	if moved {
@@ -69,6 +70,9 @@ func (p *peer) describe(d *Device) {
 	if p.path != nil {
 		path := *p.path
 		d.Path = &path
+		if path.Kind == link.Relay {
+			d.Better = p.why
+		}
 	}
 }
 

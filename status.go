@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"github.com/kithproject/kith/identity"
+	"github.com/kithproject/kith/link/punch"
 	"github.com/kithproject/kith/rendezvous"
 )
 
@@ -17,7 +18,11 @@ type Status struct {
 	Endpoints  []netip.AddrPort   `json:"endpoints"` // where others may reach it
 	Rendezvous []RendezvousStatus `json:"rendezvous"`
 	Devices    []Device           `json:"devices"`
-	Problems   []string           `json:"problems,omitempty"`
+	// NAT says how this device looks from outside, for people; "" if no server told.
+	NAT           string   `json:"nat,omitempty"`
+	RelaySent     uint64   `json:"relay_sent_bytes,omitempty"`     // bytes through relays since the start
+	RelayReceived uint64   `json:"relay_received_bytes,omitempty"` // bytes through relays since the start
+	Problems      []string `json:"problems,omitempty"`
 }
 
 // A RendezvousStatus is the state of one medium.
@@ -36,6 +41,23 @@ func rendezvousStatus(h rendezvous.Health) RendezvousStatus {
 	return s
 }
 
+// describeNAT says in words how a NAT behaves (RFC 4787).
+func describeNAT(b punch.Behaviour) string {
+	at := b.Public.String()
+	switch {
+	case b.Mapping == punch.Unknown:
+		return ""
+	case b.Mapping == punch.None:
+		return at + ", no NAT"
+	case !b.Hard():
+		return at + ", a NAT that keeps one port for all (easy)"
+	case b.Delta != 0:
+		return at + ", a NAT with a port per destination, one after another (hard)"
+	default:
+		return at + ", a NAT with a random port per destination (hard)"
+	}
+}
+
 // Status returns the node's state at this moment. It does not block.
 func (n *Node) Status() Status {
 	s := Status{
@@ -44,6 +66,8 @@ func (n *Node) Status() Status {
 	for _, c := range n.socket.Local() {
 		s.Endpoints = append(s.Endpoints, c.Addr)
 	}
+	s.NAT = describeNAT(n.socket.NAT())
+	s.RelaySent, s.RelayReceived = n.relayedBytes()
 	for _, h := range n.media.Each() {
 		s.Rendezvous = append(s.Rendezvous, rendezvousStatus(h))
 	}

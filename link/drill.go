@@ -24,7 +24,7 @@ const (
 	// wrong, it needs less.
 	drillDelay = 300 * time.Millisecond
 	// plainDelay is the same where it is not known that plain punching fails.
-	plainDelay = 2 * time.Second
+	plainDelay = 500 * time.Millisecond
 	// maxHits is how many sockets of one attempt may be taken for hit.
 	maxHits = 4
 	// openerTTL gets a socket's first packet past our own NAT and not to the peer's.

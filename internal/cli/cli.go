@@ -230,10 +230,14 @@ func (e *env) open(ctx context.Context) (*kith.Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	node, err := kith.Open(ctx, kith.Config{
+	cfg := kith.Config{
 		Dir: dir, Name: set.Name, Port: set.Port, Exchanges: exchanges, NoLAN: set.NoLAN,
 		Logger: e.logger(), Loopback: e.loopback || set.Loopback,
-	})
+	}
+	if err := set.reach(&cfg); err != nil {
+		return nil, err
+	}
+	node, err := kith.Open(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}

@@ -28,6 +28,12 @@ type settings struct {
 	NoLAN    bool     `json:"no_lan,omitempty"`
 	Loopback bool     `json:"loopback,omitempty"`
 	MQTT     []broker `json:"mqtt,omitempty"`
+
+	Hubs          []string     `json:"hubs,omitempty"` // whole addresses, with their secrets
+	STUN          []string     `json:"stun,omitempty"` // host:port
+	TURN          []turnServer `json:"turn,omitempty"`
+	Relay         string       `json:"relay,omitempty"` // a kith.RelayPolicy
+	NoPortMapping bool         `json:"no_port_mapping,omitempty"`
 }
 
 // broker is one MQTT broker to meet at.
@@ -137,7 +143,11 @@ start.
 		e.settingCommand("loopback on|off", "Whether two nodes on this machine may meet", func(s *settings, v string) error {
 			return onOff(v, func(on bool) { s.Loopback = on })
 		}),
-		e.mqttCommand(),
+		e.settingCommand("relay auto|never|always", "When data may go through a relay", relaySetting),
+		e.settingCommand("portmap on|off", "Whether to ask the router for a port (PCP, NAT-PMP, UPnP)", func(s *settings, v string) error {
+			return onOff(v, func(on bool) { s.NoPortMapping = !on })
+		}),
+		e.mqttCommand(), e.hubSettingCommand(), e.stunCommand(), e.turnCommand(),
 	)
 	return cmd
 }
@@ -187,11 +197,7 @@ func (e *env) showConfig() error {
 	if err != nil {
 		return err
 	}
-	for i := range s.MQTT {
-		if s.MQTT[i].Password != "" {
-			s.MQTT[i].Password = "(set)"
-		}
-	}
+	s.hideSecrets()
 	enc := json.NewEncoder(e.out)
 	enc.SetIndent("", "  ")
 	return enc.Encode(s)

@@ -79,9 +79,13 @@ unit that grants it and nothing else.
 
 func (e *env) hubAddressCommand() *cobra.Command {
 	var host string
+	var secrets bool
 	cmd := &cobra.Command{
 		Use: "address", Short: "Print the hub's address, which lets devices use it", Args: noArgs,
-		Long: "Print the address of the hub of this state directory, as it ran last.\n" + exitHelp,
+		Long: `Print the address of the hub of this state directory, as it ran last. With --secrets,
+print the passwords that devices derive from it, for other servers (MQTT brokers,
+coturn) that are to take over a part of its work.
+` + exitHelp,
 		RunE: func(*cobra.Command, []string) error {
 			dir, err := e.hubDir()
 			if err != nil {
@@ -91,10 +95,15 @@ func (e *env) hubAddressCommand() *cobra.Command {
 			if err != nil {
 				return hubError(err)
 			}
+			if secrets {
+				_, err = fmt.Fprintf(e.out, "mqtt-user %s\nmqtt-password %s\nturn-secret %s\n", hubaddr.MQTTUser, a.MQTTPassword(), a.TURNSecret())
+				return err
+			}
 			_, err = fmt.Fprintln(e.out, a.Text())
 			return err
 		},
 	}
+	cmd.Flags().BoolVar(&secrets, "secrets", false, "print the passwords that devices derive from the address")
 	cmd.Flags().StringVar(&host, "host", "", "another `name` or IP address for it")
 	return cmd
 }

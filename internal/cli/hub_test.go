@@ -154,7 +154,9 @@ func TestHubStops(t *testing.T) {
 	r, w := io.Pipe()
 	e := &env{in: os.Stdin, out: w, err: io.Discard}
 	status := make(chan int, 1)
-	go func() { status <- e.run(ctx, []string{"hub", "--home", t.TempDir(), "--listen", "127.0.0.1:0", "--json"}) }()
+	go func() {
+		status <- e.run(ctx, []string{"hub", "--home", t.TempDir(), "--listen", "127.0.0.1:0", "--json"})
+	}()
 	var ev struct{ Event, Address string }
 	if err := json.NewDecoder(r).Decode(&ev); err != nil {
 		t.Fatal(err)

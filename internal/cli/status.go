@@ -39,6 +39,9 @@ func (e *env) showStatus(ctx context.Context, st kith.Status) error {
 	fmt.Fprintf(e.out, "%s  %s  kith %s\n", st.Name, st.ID.Short(), st.Version)
 	fmt.Fprintf(e.out, "  address in the tunnel  %s\n", st.Addr)
 	fmt.Fprintf(e.out, "  UDP port               %d\n", st.Port)
+	if st.NAT != "" {
+		fmt.Fprintf(e.out, "  seen from outside      %s\n", st.NAT)
+	}
 	for _, r := range st.Rendezvous {
 		line := r.Detail
 		if r.Error != "" {
@@ -56,6 +59,9 @@ func (e *env) showStatus(ctx context.Context, st kith.Status) error {
 	if _, err := control.Connect(ctx, dir); errors.Is(err, control.ErrNoDaemon) {
 		fmt.Fprintln(e.err, "kith up is not running: nothing stays connected.")
 	}
+	if st.RelaySent+st.RelayReceived > 0 {
+		fmt.Fprintf(e.out, "  through relays         %s sent, %s received\n", size(st.RelaySent), size(st.RelayReceived))
+	}
 	if len(st.Devices) == 0 {
 		fmt.Fprintln(e.out, "no device is paired")
 		return nil
@@ -65,14 +71,30 @@ func (e *env) showStatus(ctx context.Context, st kith.Status) error {
 	for _, d := range st.Devices {
 		switch {
 		case d.Connected && d.Path != nil:
-			fmt.Fprintf(w, "%s\tconnected\t%s\trtt %s\tfor %s\n", d.Name, d.Path, rtt(d.Path.RTT), since(d.Since))
+			fmt.Fprintf(w, "%s\tconnected\t%s\tfor %s\n", d.Name, d.Path, since(d.Since))
+			if d.Better != "" {
+				fmt.Fprintf(w, "\t\tnot straight: %s\t\n", d.Better)
+			}
 		case d.State == kith.NotFinished:
-			fmt.Fprintf(w, "%s\tnot finished\twaiting for it to confirm the pairing\t\t\n", d.Name)
+			fmt.Fprintf(w, "%s\tnot finished\twaiting for it to confirm the pairing\t\n", d.Name)
 		default:
-			fmt.Fprintf(w, "%s\tnot connected\t%s\t\tfor %s\n", d.Name, d.Looking, since(d.Since))
+			fmt.Fprintf(w, "%s\tnot connected\t%s\tfor %s\n", d.Name, d.Looking, since(d.Since))
 		}
 	}
 	return w.Flush()
+}
+
+// size is a number of bytes for people.
+func size(n uint64) string {
+	switch {
+	case n < 1000:
+		return fmt.Sprintf("%d B", n)
+	case n < 1000_000:
+		return fmt.Sprintf("%.1f kB", float64(n)/1e3)
+	case n < 1000_000_000:
+		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
+	}
+	return fmt.Sprintf("%.1f GB", float64(n)/1e9)
 }
 
 func rtt(d time.Duration) string {

@@ -1,0 +1,231 @@
+package kith
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/kithproject/kith/hub/hubaddr"
+	"github.com/kithproject/kith/link/portmap"
+	"github.com/kithproject/kith/rendezvous"
+	"github.com/kithproject/kith/rendezvous/mqtt"
+)
+
+// A RelayPolicy says when data may go through a relay.
+type RelayPolicy string
+
+// The policies.
+const (
+	RelayAuto   RelayPolicy = "auto"   // where there is no straight path, or not yet
+	RelayNever  RelayPolicy = "never"  // straight paths or none
+	RelayAlways RelayPolicy = "always" // relays alone: peers do not learn this device's addresses
+)
+
+// ParseRelayPolicy reads "auto", "never" or "always". It errs for any other text.
+func ParseRelayPolicy(text string) (RelayPolicy, error) {
+	switch p := RelayPolicy(text); p {
+	case RelayAuto, RelayNever, RelayAlways:
+		return p, nil
+	}
+	return "", fmt.Errorf("kith: %q is no relay policy: auto, never and always are", text)
+}
+
+// A TURNServer is a relay besides those of hubs.
+type TURNServer struct {
+	// URL is turn:host[:port][?transport=udp|tcp] or turns:host[:port].
+	URL string
+	// User and Password, or the Secret that time-limited ones are made of (as
+	// coturn's use-auth-secret).
+	User, Password, Secret string
+}
+
+// String returns the URL alone.
+func (t TURNServer) String() string { return t.URL }
+
+// LogValue returns String.
+func (t TURNServer) LogValue() slog.Value { return slog.StringValue(t.URL) }
+
+const (
+	// resolveRetry is how long after a failure a STUN server's name is looked up again.
+	resolveRetry = 10 * time.Second
+	// changeDelay collects changes of this device's addresses before peers are told.
+	changeDelay = 15 * time.Millisecond
+	// hubBurst and hubInterval are how often a session publishes at a hub, which
+	// allows more than a public broker.
+	hubBurst    = 12
+	hubInterval = 100 * time.Millisecond
+)
+
+// A reach sees to it that this device can be reached from outside: it asks STUN
+// servers, keeps a port mapping, and opens relays while a peer needs one.
+type reach struct {
+	n      *Node
+	mapper *portmap.Mapper
+	relays *relays
+	kick   chan struct{} // the network changed
+	news   chan struct{} // the socket's addresses changed
+}
+
+func newReach(n *Node) *reach {
+	r := &reach{n: n, kick: make(chan struct{}, 1), news: make(chan struct{}, 1)}
+	if !n.cfg.NoPortMapping {
+		r.mapper = portmap.New(portmap.Config{Gateway: portmap.DefaultGateway, Logger: n.cfg.Logger})
+	}
+	r.relays = newRelays(n)
+	return r
+}
+
+// hubExchange is a hub's broker as a medium.
+func hubExchange(a hubaddr.Address, log *slog.Logger) (rendezvous.Exchange, error) {
+	return mqtt.New(mqtt.Config{
+		URL: a.MQTTURLs()[0], User: hubaddr.MQTTUser, Password: a.MQTTPassword(), TLS: a.TLSConfig(),
+		Burst: hubBurst, Interval: hubInterval, Logger: log,
+	})
+}
+
+func poke(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
+// start runs all parts as goroutines of the node.
+func (r *reach) start() {
+	r.n.wg.Go(func() { _ = r.n.socket.Run(r.n.ctx) })
+	r.n.wg.Go(r.findServers)
+	r.n.wg.Go(r.tellPeers)
+	r.n.wg.Go(r.relays.run)
+	if r.mapper != nil {
+		r.n.wg.Go(r.keepMapping)
+	}
+}
+
+// networkChanged has everything asked anew.
+func (r *reach) networkChanged() {
+	r.n.socket.Gather()
+	if r.mapper != nil {
+		r.mapper.Refresh()
+	}
+	r.relays.check()
+	poke(r.kick)
+}
+
+func (r *reach) keepMapping() {
+	err := r.mapper.Run(r.n.ctx, r.n.socket.Port(), func(m portmap.Mapping, ok bool) {
+		addr := m.External
+		if !ok || m.DoubleNAT {
+			addr = netip.AddrPort{}
+		}
+		r.n.socket.SetMapped(addr)
+	})
+	if r.n.ctx.Err() == nil {
+		r.n.cfg.Logger.Warn("port mapping ended", "err", err)
+	}
+}
+
+// stunServers are host:port of all servers that may be asked, hubs first.
+func (r *reach) stunServers() []string {
+	var out []string
+	for _, h := range r.n.cfg.Hubs {
+		out = append(out, h.STUNServers()...)
+	}
+	return append(out, r.n.cfg.STUN...)
+}
+
+// findServers keeps the addresses of the STUN servers up to date.
+func (r *reach) findServers() {
+	names := r.stunServers()
+	if len(names) == 0 {
+		return
+	}
+	for {
+		addrs, failed := resolveAll(r.n.ctx, names)
+		r.n.socket.SetServers(addrs)
+		var retry <-chan time.Time
+		if failed != nil {
+			r.n.cfg.Logger.Info("stun server not found", "err", failed)
+			retry = time.After(resolveRetry)
+		}
+		select {
+		case <-r.n.ctx.Done():
+			return
+		case <-r.kick:
+		case <-retry:
+		}
+	}
+}
+
+// resolveAll looks up servers, all at once. It errs with the last failure.
+func resolveAll(ctx context.Context, names []string) (out []netip.AddrPort, err error) {
+	ctx, cancel := context.WithTimeout(ctx, resolveRetry)
+	defer cancel()
+	found := make([][]netip.AddrPort, len(names))
+	errs := make([]error, len(names))
+	var wg sync.WaitGroup
+	for i, name := range names {
+		wg.Go(func() { found[i], errs[i] = resolve(ctx, name) })
+	}
+	wg.Wait()
+	for i := range names {
+		out = append(out, found[i]...)
+		if errs[i] != nil {
+			err = errs[i]
+		}
+	}
+	return out, err
+}
+
+// resolve returns one address per family of a host:port.
+func resolve(ctx context.Context, name string) ([]netip.AddrPort, error) {
+	host, portText, err := net.SplitHostPort(name)
+	if err != nil {
+		return nil, err
+	}
+	port, err := strconv.ParseUint(portText, 10, 16)
+	if err != nil {
+		return nil, err
+	}
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return nil, err
+	}
+	var out []netip.AddrPort
+	families := make(map[bool]bool)
+	for _, ip := range ips {
+		if ip = ip.Unmap(); !families[ip.Is4()] {
+			families[ip.Is4()] = true
+			out = append(out, netip.AddrPortFrom(ip, uint16(port)))
+		}
+	}
+	return out, nil
+}
+
+// tellPeers announces this device's addresses anew when they change.
+func (r *reach) tellPeers() {
+	for {
+		select {
+		case <-r.n.ctx.Done():
+			return
+		case <-r.news:
+		}
+		timer := time.NewTimer(changeDelay)
+		select {
+		case <-r.n.ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+		}
+		for _, p := range r.n.allPeers() {
+			p.post(p.addressesChanged)
+		}
+	}
+}
+
+// addressesChanged has peers told of this device's addresses, soon.
+func (n *Node) addressesChanged() { poke(n.reach.news) }

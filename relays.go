@@ -1,0 +1,287 @@
+package kith
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/kithproject/kith/link"
+	"github.com/kithproject/kith/link/relay"
+)
+
+// relays opens relays while at least one peer needs one, and closes them when
+// none did for a while.
+type relays struct {
+	n    *Node
+	kick chan struct{}
+
+	mu   sync.Mutex // guards the fields below
+	need map[*peer]struct{}
+	open map[string]*relay.Relay // by name
+}
+
+// relayLinger is how long a relay stays open when no peer needs it any more: a
+// path that just became straight may not last.
+const relayLinger = 30 * time.Second
+
+func newRelays(n *Node) *relays {
+	return &relays{n: n, kick: make(chan struct{}, 1), need: make(map[*peer]struct{}), open: make(map[string]*relay.Relay)}
+}
+
+// want tells whether a peer has no straight path, and can be hoped for.
+func (r *relays) want(p *peer, needed bool) {
+	r.mu.Lock()
+	_, was := r.need[p]
+	if needed {
+		r.need[p] = struct{}{}
+	} else {
+		delete(r.need, p)
+	}
+	r.mu.Unlock()
+	if was != needed {
+		poke(r.kick)
+	}
+}
+
+func (r *relays) wanted() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.need) > 0 && r.n.cfg.Relay != RelayNever
+}
+
+// check asks open relays whether they are still there.
+func (r *relays) check() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, one := range r.open {
+		one.Check()
+	}
+	poke(r.kick)
+}
+
+// A relayPlace is one server, with its URLs in the order of preference.
+type relayPlace struct {
+	name string
+	cfgs []relay.Config
+}
+
+func (r *relays) places() []relayPlace {
+	var out []relayPlace
+	for _, h := range r.n.cfg.Hubs {
+		place := relayPlace{name: h.Host}
+		for _, u := range h.TURNURLs() {
+			place.cfgs = append(place.cfgs, relay.Config{URL: u, Secret: h.TURNSecret(), TLS: h.TLSConfig(), Logger: r.n.cfg.Logger})
+		}
+		out = append(out, place)
+	}
+	for _, t := range r.n.cfg.TURN {
+		cfg := relay.Config{URL: t.URL, User: t.User, Password: t.Password, Logger: r.n.cfg.Logger}
+		if t.Secret != "" {
+			cfg.Secret = []byte(t.Secret)
+		}
+		out = append(out, relayPlace{name: t.URL, cfgs: []relay.Config{cfg}})
+	}
+	return out
+}
+
+// run keeps one goroutine per server, each of which opens it while wanted.
+func (r *relays) run() {
+	places := r.places()
+	if len(places) == 0 {
+		return
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	kicks := make([]chan struct{}, len(places))
+	for i, place := range places {
+		kicks[i] = make(chan struct{}, 1)
+		wg.Go(func() { r.keep(place, kicks[i]) })
+	}
+	for {
+		select {
+		case <-r.n.ctx.Done():
+			return
+		case <-r.kick:
+			for _, k := range kicks {
+				poke(k)
+			}
+		}
+	}
+}
+
+const (
+	relayRetry    = time.Second
+	relayLastWait = time.Minute
+	// relayStagger is how long a URL of a server waits for the better one before it.
+	relayStagger = 250 * time.Millisecond
+	relayDial    = 10 * time.Second
+)
+
+// keep opens one server while it is wanted.
+func (r *relays) keep(place relayPlace, kick chan struct{}) {
+	wait := relayRetry
+	for {
+		for !r.wanted() {
+			select {
+			case <-r.n.ctx.Done():
+				return
+			case <-kick:
+			}
+		}
+		one, port, err := r.dial(place)
+		if err == nil {
+			wait = relayRetry
+			r.serve(place, one, port, kick)
+			continue
+		}
+		r.n.cfg.Logger.Info("relay not opened", "relay", place.name, "err", err)
+		select {
+		case <-r.n.ctx.Done():
+			return
+		case <-kick:
+			wait = relayRetry
+		case <-time.After(wait):
+			wait = min(2*wait, relayLastWait)
+		}
+	}
+}
+
+// A late is what a relay delivers to once it is attached.
+type late struct {
+	mu   sync.RWMutex
+	port *link.Port
+}
+
+func (l *late) receive(from netip.AddrPort, packet []byte) {
+	l.mu.RLock()
+	port := l.port
+	l.mu.RUnlock()
+	if port != nil {
+		port.Deliver(from, packet)
+	}
+}
+
+// dial races the server's URLs, each a little after the one before it.
+func (r *relays) dial(place relayPlace) (*relay.Relay, *late, error) {
+	ctx, cancel := context.WithTimeout(r.n.ctx, relayDial)
+	defer cancel()
+	type outcome struct {
+		relay *relay.Relay
+		to    *late
+		err   error
+	}
+	results := make(chan outcome)
+	next := make([]chan struct{}, len(place.cfgs)+1) // closed when that URL may begin
+	for i := range next {
+		next[i] = make(chan struct{})
+	}
+	close(next[0])
+	for i, cfg := range place.cfgs {
+		go func() {
+			select {
+			case <-next[i]:
+			case <-ctx.Done():
+				results <- outcome{err: ctx.Err()}
+				return
+			}
+			timer := time.AfterFunc(relayStagger, func() { close(next[i+1]) })
+			to := new(late)
+			cfg.Receive = to.receive
+			one, err := relay.Dial(ctx, cfg)
+			if err != nil && timer.Stop() {
+				close(next[i+1])
+			}
+			results <- outcome{one, to, err}
+		}()
+	}
+	var best outcome
+	for range place.cfgs { // each sends one outcome, soon after ctx has ended
+		o := <-results
+		switch {
+		case o.err != nil:
+			if best.relay == nil && ctx.Err() == nil {
+				best.err = o.err
+			}
+		case best.relay != nil:
+			_ = o.relay.Close() // the other was first
+		default:
+			best = o
+			cancel()
+		}
+	}
+	if best.relay == nil {
+		return nil, nil, best.err
+	}
+	return best.relay, best.to, nil
+}
+
+// serve uses a relay until it is lost or not wanted for a while.
+func (r *relays) serve(place relayPlace, one *relay.Relay, to *late, kick chan struct{}) {
+	port := r.n.socket.AttachRelay(one, place.name, one.Addr())
+	to.mu.Lock()
+	to.port = port
+	to.mu.Unlock()
+	r.mu.Lock()
+	r.open[place.name] = one
+	r.mu.Unlock()
+	r.n.cfg.Logger.Info("relay opened", "relay", place.name, "addr", one.Addr())
+	r.n.addressesChanged()
+	defer func() {
+		r.mu.Lock()
+		delete(r.open, place.name)
+		r.mu.Unlock()
+		port.Detach()
+		tx, rx := one.Stats()
+		r.n.relayed.add(tx, rx)
+		_ = one.Close() // what it was to release is gone with it
+		r.n.cfg.Logger.Info("relay closed", "relay", place.name, "err", one.Err(), "sent", tx, "received", rx)
+		r.n.addressesChanged()
+	}()
+	var idle <-chan time.Time
+	for {
+		switch wanted := r.wanted(); {
+		case wanted:
+			idle = nil
+		case idle == nil:
+			idle = time.After(relayLinger)
+		}
+		select {
+		case <-r.n.ctx.Done():
+			return
+		case <-one.Done():
+			return
+		case <-idle:
+			return
+		case <-kick:
+		}
+	}
+}
+
+// traffic counts bytes through relays that are closed.
+type traffic struct {
+	mu     sync.Mutex
+	tx, rx uint64
+}
+
+func (t *traffic) add(tx, rx uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.tx += tx
+	t.rx += rx
+}
+
+// relayedBytes returns what went through relays since the node was opened.
+func (n *Node) relayedBytes() (tx, rx uint64) {
+	n.relayed.mu.Lock()
+	tx, rx = n.relayed.tx, n.relayed.rx
+	n.relayed.mu.Unlock()
+	r := n.reach.relays
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, one := range r.open {
+		t, x := one.Stats()
+		tx, rx = tx+t, rx+x
+	}
+	return tx, rx
+}
