@@ -226,9 +226,7 @@ func TestMQTT(t *testing.T) {
 	if got := metric(h, "kith_hub_clients"); got != 4 {
 		t.Errorf("clients: %v", got)
 	}
-	if got := metric(h, "kith_hub_publishes_total"); got != 4 {
-		t.Errorf("publishes: %v", got)
-	}
+	await(t, "four messages counted", func() bool { return metric(h, "kith_hub_publishes_total") == 4 })
 	if err := h.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -461,6 +459,25 @@ func TestQuotas(t *testing.T) {
 			user, password := turnUser(h, c.names[2], time.Hour)
 			allocate(t, turnDial(t, h, "udp", user, password))
 		})
+	}
+}
+
+// TestRelayPorts keeps to the range of ports, and gives places back where none is
+// free.
+func TestRelayPorts(t *testing.T) {
+	free := udpConn(t, "127.0.0.1:0")
+	port := addrOf(free.LocalAddr()).Port()
+	h := open(t, func(c *Config) { c.RelayMin, c.RelayMax = port, port })
+	user, password := turnUser(h, "desk", time.Hour)
+	if relay, err := turnDial(t, h, "udp", user, password).Allocate(); err == nil {
+		_ = relay.Close()
+		t.Fatal("a port that is taken was given")
+	}
+	await(t, "the place given back", func() bool { return metric(h, "kith_hub_allocations") == 0 })
+	_ = free.Close()
+	relay := allocate(t, turnDial(t, h, "udp", user, password))
+	if got := addrOf(relay.LocalAddr()).Port(); got != port {
+		t.Errorf("port %d, want %d", got, port)
 	}
 }
 

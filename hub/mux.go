@@ -58,14 +58,19 @@ type tcpConn struct {
 	once sync.Once
 }
 
-// Write writes with a deadline.
+// Write writes with a deadline. After a failure nobody could make sense of more,
+// so that the connection ends.
 func (c *tcpConn) Write(p []byte) (int, error) {
 	until := time.Now().Add(writeTimeout)
 	if end := c.mux.farewell.Load(); end != 0 && end < until.UnixNano() {
 		until = time.Unix(0, end)
 	}
 	_ = c.Conn.SetWriteDeadline(until)
-	return c.Conn.Write(p)
+	n, err := c.Conn.Write(p)
+	if err != nil {
+		_ = c.Close()
+	}
+	return n, err
 }
 
 // SetDeadline sets the deadline for reading.
@@ -205,6 +210,9 @@ func (x *mux) handle(c *tcpConn) {
 	case protoSilent:
 		x.m.drop("timeout")
 		_ = c.Close()
+	case protoBusy:
+		x.m.drop("busy")
+		_ = c.Close()
 	default:
 		x.m.drop("garbage")
 		_ = c.Close()
@@ -219,7 +227,7 @@ func (x *mux) identify(c *tcpConn) (*stream, protocol) {
 	case x.sniffing <- struct{}{}:
 		defer func() { <-x.sniffing }()
 	default:
-		return s, protoSilent
+		return s, protoBusy
 	}
 	_ = c.SetReadDeadline(time.Now().Add(sniffTimeout))
 	p := s.sniff()

@@ -22,6 +22,7 @@ const (
 	protoSTUN
 	protoHTTP
 	protoSilent // nothing came in time
+	protoBusy   // too many are waited for already
 )
 
 // sniff tells the protocol from the first bytes. It reports how many more it

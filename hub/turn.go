@@ -241,17 +241,12 @@ func (c *turnConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Write sends to the client; relayed data beyond its bandwidth is dropped. After
-// a failure the client could not make sense of more.
+// Write sends to the client; relayed data beyond its bandwidth is dropped.
 func (c *turnConn) Write(p []byte) (int, error) {
 	if !c.userOf().deliver(p, c.t.m) {
 		return len(p), nil
 	}
-	n, err := c.Conn.Write(p)
-	if err != nil {
-		_ = c.Conn.Close()
-	}
-	return n, err
+	return c.Conn.Write(p)
 }
 
 func (c *turnConn) userOf() *user {
