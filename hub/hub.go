@@ -261,7 +261,9 @@ func (h *Hub) relayIP(ctx context.Context) (out [2]netip.Addr, err error) {
 	}
 	for i := range out {
 		put(h.socks.bound(i))
-		put(routeIP(i))
+		if a := routeIP(i); i == 0 || h.cfg.AllowPrivate || mayRelay(a, false) {
+			put(a) // a private IPv4 address may be mapped to a public one, an IPv6 one is not
+		}
 	}
 	if !out[0].IsValid() && !out[1].IsValid() {
 		return out, fmt.Errorf("%w: no address to relay from is known: give it with the relay's address", ErrConfig)

@@ -194,8 +194,11 @@ func (e *env) hubHello(h *hub.Hub, cfg hub.Config, asJSON bool) error {
 	if m := h.MetricsAddr(); m != "" {
 		line("metrics", "http://%s/metrics", m)
 	}
-	if ip, err := netip.ParseAddr(a.Host); err == nil && (ip.IsPrivate() || ip.IsLoopback() || ip.IsLinkLocalUnicast()) {
+	private := func(ip netip.Addr) bool { return ip.IsPrivate() || ip.IsLoopback() || ip.IsLinkLocalUnicast() }
+	if ip, err := netip.ParseAddr(a.Host); err == nil && private(ip) {
 		line("note", "%s is private: name what devices elsewhere can reach with --host", ip)
+	} else if ips := h.RelayIPs(); len(ips) > 0 && private(ips[0]) {
+		line("note", "%s is private: name the public address that relayed packets come from with --relay-ip", ips[0])
 	}
 	_, err := fmt.Fprint(e.out, b.String())
 	return err
@@ -295,6 +298,7 @@ MemoryDenyWriteExecute=yes
 SystemCallArchitectures=native
 SystemCallFilter=@system-service
 SystemCallFilter=~@privileged @resources
+SystemCallErrorNumber=EPERM
 
 [Install]
 WantedBy=multi-user.target
