@@ -133,6 +133,7 @@ type core struct {
 	told      bool           // changed knows of mapping
 	suggest   netip.AddrPort // the external address to ask for
 	pmpAddr   netip.Addr     // NAT-PMP says address and port in two answers
+	answered  bool           // NAT-PMP: it was a check's answer that led to the renewal
 	permanent bool           // UPnP: leases are not supported
 	tries     int            // UPnP: of external ports
 	sought    bool           // UPnP: searched again for this renewal or check
@@ -310,7 +311,7 @@ func (c *core) interval() time.Duration {
 
 // renew asks for the mapping that we hold, at once.
 func (c *core) renew(now time.Time) {
-	c.renewAt, c.sought = time.Time{}, false
+	c.renewAt, c.sought, c.answered = time.Time{}, false, false
 	c.request(now)
 }
 

@@ -114,35 +114,29 @@ func (c *core) pmp(now time.Time, a pmpAnswer) {
 		c.settle(now)
 	case toCheck:
 		c.missed = 0
-		if a.result == 0 && a.address != c.pmpAddr {
+		moved := a.result == 0 && a.address != c.pmpAddr
+		if moved {
 			c.pmpAddr = a.address
-			c.moved(a.address)
 		}
-		if !same {
-			c.renew(now)
+		if moved || !same {
+			c.renew(now) // and report the address when the mapping is there
+			c.answered = true
 		}
 	case toMap:
 		if a.lifetime < minLife {
 			c.refuse(now, kindPMP, quietFor)
 			return
 		}
-		renewed := c.phase == phaseHeld
+		// The address comes in another answer; ask for it after a renewal, but not
+		// if it was an answer that led to the renewal.
+		ask := c.phase == phaseHeld && !c.answered
 		c.hold(now, netip.AddrPortFrom(c.pmpAddr, a.external), a.lifetime)
-		if renewed {
-			c.checkAt = now // the address comes in another answer
+		if ask {
+			c.checkAt = now
 		}
 	case toRemove:
 		c.phase = phaseDone
 	}
-}
-
-// moved is when the gateway has another external address; the mapping stays.
-func (c *core) moved(addr netip.Addr) {
-	m := c.mapping
-	m.External = netip.AddrPortFrom(addr, m.External.Port())
-	m.DoubleNAT = natted(addr)
-	c.suggest = m.External
-	c.tell(m)
 }
 
 // unreachable is when the gateway's host said that nobody listens there (ICMP).
@@ -180,13 +174,10 @@ func (c *core) done(now time.Time, r jobResult) {
 		switch {
 		case r.err != nil:
 			c.seek()
-		case r.gone:
+		case r.gone, r.external.IsValid() && r.external != c.mapping.External.Addr():
 			c.renew(now)
 		default:
 			c.missed = 0
-			if r.external.IsValid() && r.external != c.mapping.External.Addr() {
-				c.moved(r.external)
-			}
 		}
 	case toRemove:
 		c.phase = phaseDone

@@ -321,8 +321,19 @@ func TestChecks(t *testing.T) {
 		s.run(DefaultLifetime/2 + grace - time.Millisecond) // it was mapped after the grace
 		g.external = netip.MustParseAddr("198.51.100.9")
 		s.run(time.Second)
-		if g.maps != 2 || s.last().mapping.External.Addr() != g.external {
+		if g.maps != 3 || s.last().mapping.External.Addr() != g.external {
 			t.Errorf("%d requests, reported %+v", g.maps, s.last())
+		}
+	})
+	t.Run("two uplinks in turn", func(t *testing.T) {
+		for _, g := range []*fakeGateway{{pmp: true}, {upnp: true}, {pcp: true}} {
+			g.external, g.other = public, netip.MustParseAddr("198.51.100.9")
+			s := newSim(t, g)
+			s.network()
+			s.run(time.Hour)
+			if len(s.notices) > 62 || s.sent > 250 {
+				t.Errorf("%s: %d reports and %d datagrams in an hour", s.last().mapping.Protocol, len(s.notices), s.sent)
+			}
 		}
 	})
 	t.Run("the gateway starts anew before a renewal", func(t *testing.T) {

@@ -14,6 +14,7 @@ type fakeGateway struct {
 
 	pcp, pmp, upnp bool
 	external       netip.Addr
+	other          netip.Addr // valid: the next answer has this external address
 	boot           time.Time
 	granted        time.Duration // 0: as asked
 	pcpError       byte
@@ -53,6 +54,7 @@ func (g *fakeGateway) packet(now time.Time, b []byte) []byte {
 	if g.mute || len(b) < 2 {
 		return nil
 	}
+	g.swap()
 	epoch := uint32(now.Sub(g.boot) / time.Second)
 	switch {
 	case b[0] == 2 && g.pcp:
@@ -153,6 +155,12 @@ func (g *fakeGateway) grant(internal, suggest uint16) {
 	g.internal = internal
 }
 
+func (g *fakeGateway) swap() {
+	if g.other.IsValid() {
+		g.external, g.other = g.other, g.external
+	}
+}
+
 // reboot forgets everything.
 func (g *fakeGateway) reboot(now time.Time) {
 	g.mu.Lock()
@@ -164,6 +172,7 @@ func (g *fakeGateway) reboot(now time.Time) {
 func (g *fakeGateway) job(j job) jobResult {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.swap()
 	r := jobResult{id: j.id, external: g.external}
 	if g.stale = g.stale && j.purpose != toProbe; !g.upnp || g.mute || g.stale {
 		r.err = errNoIGD
