@@ -1,0 +1,6 @@
+//go:build !race
+
+package link
+
+// raceDetector says whether the race detector is on: it makes pools forget.
+const raceDetector = false
