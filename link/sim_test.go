@@ -92,6 +92,16 @@ func (n *simNode) source(to netip.AddrPort) netip.AddrPort {
 	return best
 }
 
+// relayAddr is where a node is reached through one of its relays.
+func (n *simNode) relayAddr(number int) netip.AddrPort {
+	for _, i := range n.carriers {
+		if i.id == number {
+			return i.addr
+		}
+	}
+	return netip.AddrPort{}
+}
+
 func (n *simNode) send(to place, via conn.Endpoint, p probe, size int) error {
 	if n.sendErr != nil {
 		if err := n.sendErr(to, via); err != nil {
@@ -105,6 +115,9 @@ func (n *simNode) send(to place, via conn.Endpoint, p probe, size int) error {
 	}
 	n.bytes += size
 	pkt := simPacket{src: n.source(to.addr), dst: to.addr, p: p, size: size}
+	if to.carrier != 0 {
+		pkt.src = n.relayAddr(to.carrier)
+	}
 	if !pkt.src.IsValid() {
 		return fmt.Errorf("no route to %s", to.addr)
 	}
@@ -194,14 +207,17 @@ func (n *simNet) run(d time.Duration) {
 
 func (n *simNet) deliver(pkt simPacket) {
 	for _, node := range n.nodes {
-		if !slices.Contains(node.addrs, pkt.dst) {
+		from := onSocket(pkt.src)
+		var ep conn.Endpoint = &udpEndpoint{remote: pkt.src, local: pkt.dst.Addr()}
+		if i := slices.IndexFunc(node.carriers, func(i carrierInfo) bool { return i.addr == pkt.dst }); i >= 0 {
+			from.carrier, ep = node.carriers[i].id, nil
+		} else if !slices.Contains(node.addrs, pkt.dst) {
 			continue
 		}
-		ep := &udpEndpoint{remote: pkt.src, local: pkt.dst.Addr()}
 		if pkt.p.kind == ping {
-			node.onPing(n.now, onSocket(pkt.src), ep, pkt.p)
+			node.onPing(n.now, from, ep, pkt.p)
 		} else {
-			node.onPong(n.now, onSocket(pkt.src), ep, pkt.p)
+			node.onPong(n.now, from, ep, pkt.p)
 		}
 		node.check(n.t)
 	}
