@@ -47,6 +47,8 @@ type reachLab struct {
 	up    *nettest.Process // the hub
 	text  string           // the hub's address
 	v6    bool             // there is no IPv4
+
+	spare, hard *nettest.Site // to move to
 }
 
 func newReachLab(ctx context.Context, t *testing.T, a, b nettest.NAT) *reachLab {

@@ -133,14 +133,15 @@ type PingResult struct {
 
 // Ping measures one round trip through the tunnel, over WireGuard. It waits for
 // the device to be connected, and sends another echo request when one may be lost:
-// after a second, then two, then four, and when the device went and came back. It
-// errs as Dial does, or with the context's error if no answer came.
+// after a quarter of a second, then ever later, and when the device went and came
+// back. It errs as Dial does, or with the context's error if no answer came.
 func (n *Node) Ping(ctx context.Context, ref string) (PingResult, error) {
 	rec, err := n.find(ref)
 	if err != nil {
 		return PingResult{}, err
 	}
-	for wait := firstPing; ; wait *= 2 {
+	for try := 0; ; try++ {
+		wait := firstPing << min(try/2, 6) // two of each length
 		over, err := n.await(ctx, rec)
 		if err != nil {
 			return PingResult{}, err
@@ -156,7 +157,7 @@ func (n *Node) Ping(ctx context.Context, ref string) (PingResult, error) {
 }
 
 // firstPing is how long the first echo request of a Ping waits for its reply.
-const firstPing = time.Second
+const firstPing = 250 * time.Millisecond
 
 // pingOnce sends one echo request and waits for the reply, no longer than the
 // connection lasts.

@@ -45,6 +45,7 @@ type peer struct {
 
 	mu        sync.Mutex // guards the fields below
 	connected bool
+	was       bool          // it was connected before
 	over      chan struct{} // closed when the present connection ends
 	since     time.Time
 	path      *link.Path

@@ -79,8 +79,11 @@ func (p *peer) onLink(ev link.Event) {
 	case link.Up, link.Changed:
 		p.setPath(ev.Path)
 		p.connect()
+	case link.Silent:
+		p.n.reach.doubt()
 	case link.Down:
 		p.disconnected("no path answers")
+		p.n.reach.doubt()
 		p.channel.Announce(p.presence())
 	}
 }

@@ -13,7 +13,7 @@ func (p *peer) disconnected(why string) {
 	was := p.connected
 	p.connected, p.path = false, nil
 	if was {
-		p.since = time.Now()
+		p.since, p.was = time.Now(), true
 		close(p.over)
 	}
 	p.looking = "looking for it: " + why

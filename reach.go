@@ -68,11 +68,12 @@ type reach struct {
 	mapper *portmap.Mapper
 	relays *relays
 	kick   chan struct{} // the network changed
+	doubts chan struct{} // a path does not answer
 	news   chan struct{} // the socket's addresses changed
 }
 
 func newReach(n *Node) *reach {
-	r := &reach{n: n, kick: make(chan struct{}, 1), news: make(chan struct{}, 1)}
+	r := &reach{n: n, kick: make(chan struct{}, 1), doubts: make(chan struct{}, 1), news: make(chan struct{}, 1)}
 	if !n.cfg.NoPortMapping {
 		r.mapper = portmap.New(portmap.Config{Gateway: portmap.DefaultGateway, Logger: n.cfg.Logger})
 	}
@@ -81,10 +82,11 @@ func newReach(n *Node) *reach {
 }
 
 // hubExchange is a hub's broker as a medium.
-func hubExchange(a hubaddr.Address, log *slog.Logger) (rendezvous.Exchange, error) {
+func (r *reach) hubExchange(a hubaddr.Address) (rendezvous.Exchange, error) {
 	return mqtt.New(mqtt.Config{
 		URL: a.MQTTURLs()[0], User: hubaddr.MQTTUser, Password: a.MQTTPassword(), TLS: a.TLSConfig(),
-		Burst: hubBurst, Interval: hubInterval, Logger: log,
+		Burst: hubBurst, Interval: hubInterval, Logger: r.n.cfg.Logger,
+		Again: r.doubt, // a hub that restarted has forgotten its relays
 	})
 }
 
@@ -100,6 +102,7 @@ func (r *reach) start() {
 	r.n.wg.Go(func() { _ = r.n.socket.Run(r.n.ctx) })
 	r.n.wg.Go(r.findServers)
 	r.n.wg.Go(r.tellPeers)
+	r.n.wg.Go(r.recover)
 	r.n.wg.Go(r.relays.run)
 	if r.mapper != nil {
 		r.n.wg.Go(r.keepMapping)
@@ -108,12 +111,60 @@ func (r *reach) start() {
 
 // networkChanged has everything asked anew.
 func (r *reach) networkChanged() {
+	r.n.media.Check()
 	r.n.socket.Gather()
 	if r.mapper != nil {
 		r.mapper.Refresh()
 	}
 	r.relays.check()
 	poke(r.kick)
+}
+
+// doubt says that a path is silent: perhaps it is this device's own network that
+// changed, although nothing told so.
+func (r *reach) doubt() { poke(r.doubts) }
+
+const (
+	// recoverEvery is how often everything is asked anew while a device that was
+	// connected is not, and recoverFor for how long after it was lost.
+	recoverEvery = 1500 * time.Millisecond
+	recoverFor   = 5 * time.Minute
+)
+
+// recover asks whether media, relays and mappings are still there when a path
+// goes silent, and again and again until it is back.
+func (r *reach) recover() {
+	var again <-chan time.Time
+	var until time.Time
+	for {
+		select {
+		case <-r.n.ctx.Done():
+			return
+		case <-r.doubts:
+			until = time.Now().Add(recoverFor)
+		case <-again:
+		}
+		r.n.socket.Gather()
+		r.n.media.Check()
+		r.relays.check()
+		again = nil
+		if time.Now().Before(until) && r.anyLost() {
+			again = time.After(recoverEvery)
+		}
+	}
+}
+
+// anyLost reports whether a device is not connected that was lately.
+func (r *reach) anyLost() bool {
+	for _, p := range r.n.allPeers() {
+		p.mu.Lock()
+		lost := !p.connected && !p.since.IsZero() && time.Since(p.since) < recoverFor && p.was
+		p.mu.Unlock()
+		if lost {
+			return true
+		}
+	}
+	return false
 }
 
 func (r *reach) keepMapping() {

@@ -70,11 +70,24 @@ func (c *checker) ping(now time.Time, cand *candidate) {
 	case c.up && cand.attempts >= standbyTry:
 		cand.next = time.Time{}
 	default:
-		wait := lastRetry
+		wait := c.longestRetry(now)
 		if cand.attempts < 12 {
-			wait = min(firstRetry<<(cand.attempts-1), lastRetry)
+			wait = min(firstRetry<<(cand.attempts-1), wait)
 		}
 		cand.next = now.Add(c.jitter(wait))
+	}
+}
+
+// longestRetry is the longest wait between two pings to one candidate: short
+// while whoever was connected a moment ago may come back at any time.
+func (c *checker) longestRetry(now time.Time) time.Duration {
+	switch since := now.Sub(c.lost); {
+	case c.lost.IsZero() || since > lostBefore:
+		return lastRetry
+	case since > lostLately:
+		return laterRetry
+	default:
+		return soonRetry
 	}
 }
 

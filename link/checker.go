@@ -37,6 +37,10 @@ const (
 	pongWait    = 3 * time.Second        // an answer that takes longer does not count
 	firstRetry  = 100 * time.Millisecond
 	lastRetry   = time.Minute
+	soonRetry   = time.Second // between pings to one candidate, for lostLately after the last path was lost
+	laterRetry  = 5 * time.Second
+	lostLately  = 2 * time.Minute
+	lostBefore  = 10 * time.Minute
 	lostAfter   = 3 // unanswered pings end a path that is not selected
 	standbyTry  = 7 // pings to an unproven candidate while a path is up
 	idlePing    = 25 * time.Second
@@ -105,6 +109,7 @@ type checker struct {
 	activeUntil time.Time
 	refreshAt   time.Time
 	waiting     time.Time // since when data got no answer; zero: none did
+	lost        time.Time // when the last path was lost; zero: there was none
 	warmed      time.Time // when the next best path was asked last
 	alarm       time.Time // since when all candidates are asked because the selected one is silent
 }

@@ -242,7 +242,13 @@ func TestDownBacksOffAndComesBack(t *testing.T) {
 	a.remotes(lanB, netB)
 	n.run(time.Second)
 	n.pass = func(simPacket) (time.Duration, bool) { return 0, false }
-	n.run(5 * time.Minute)
+	n.run(time.Minute)
+	soon := a.pings
+	n.run(30 * time.Second)
+	if got := a.pings - soon; got < 2*25 || got > 2*35 {
+		t.Errorf("%d pings to two addresses in half a minute soon after the loss, want one per second each", got)
+	}
+	n.run(15 * time.Minute)
 	if a.last().kind != Down {
 		t.Fatalf("events %v", a.events)
 	}

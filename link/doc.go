@@ -40,7 +40,8 @@
 //
 // # Timers
 //
-//	new candidates      all at once, 2 ms apart; again after 100, 200, 400 ms ... up to 60 s
+//	new candidates      all at once, 2 ms apart; again after 100, 200, 400 ms ... up to 60 s,
+//	                    but up to 1 s (5 s) for two (ten) minutes after the last path was lost
 //	selected, idle      one ping per 25 s: this is the keepalive. Leave WireGuard's
 //	                    persistent keepalive off: a probe is no dearer, and also
 //	                    measures and proves the path

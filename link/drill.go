@@ -87,12 +87,16 @@ func (d *drill) set(now time.Time, self, peer punch.Behaviour) {
 	if d.self == self && d.peer == peer {
 		return
 	}
-	if d.self.Public != self.Public || d.peer.Public != peer.Public || d.peer.Mapping != peer.Mapping || d.self.Mapping != self.Mapping {
+	if other(d.self, self) || other(d.peer, peer) {
 		d.backoff.Reset()
 		d.ports = nil
+		d.news = now
 	}
-	d.self, d.peer, d.news = self, peer, now
+	d.self, d.peer = self, peer
 }
+
+// other reports whether it is another NAT than before, or is known only now.
+func other(was, is punch.Behaviour) bool { return was.Public != is.Public || was.Mapping != is.Mapping }
 
 // plan says what is to be done at the moment, and from when; the role is none
 // if a straight path is there.

@@ -199,23 +199,31 @@ func (g *gatherer) round(ctx context.Context) {
 	if ctx.Err() != nil || len(samples) == 0 {
 		return
 	}
-	samples = append(samples, g.filter(ctx, servers, others)...)
-	all := samples
-	if punch.Classify(samples).Hard() {
-		all = append(slices.Clone(samples), furtherSockets(ctx, samples[0].Server)...)
-	}
-	if ctx.Err() != nil {
-		return
-	}
-	g.keep(samples)
-	nat := punch.Classify(all)
-	g.mu.Lock()
-	news := g.nat != nat
-	g.nat = nat
-	g.mu.Unlock()
-	if now := g.reflexive(); news || !slices.Equal(now, told) {
+	// What is known by now is worth telling before the details are.
+	if g.classify(samples) || !slices.Equal(g.reflexive(), told) {
 		g.socket.changed()
 	}
+	var further []punch.Sample
+	var sockets sync.WaitGroup
+	if punch.Classify(samples).Hard() {
+		sockets.Go(func() { further = furtherSockets(ctx, samples[0].Server) })
+	}
+	filter := g.filter(ctx, servers, others)
+	sockets.Wait()
+	if ctx.Err() == nil && g.classify(slices.Concat(samples, filter, further)) {
+		g.socket.changed()
+	}
+}
+
+// classify concludes from samples how our NAT behaves, and reports whether that
+// is news.
+func (g *gatherer) classify(samples []punch.Sample) bool {
+	nat := punch.Classify(samples)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	news := g.nat != nat
+	g.nat = nat
+	return news
 }
 
 func (g *gatherer) keep(samples []punch.Sample) {

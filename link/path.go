@@ -101,6 +101,7 @@ const (
 	Up      EventKind = 1 // there was no path, now there is one
 	Changed EventKind = 2 // another path is selected, or the selected one's Size changed
 	Down    EventKind = 3 // the last path was lost; the Link keeps trying
+	Silent  EventKind = 4 // the selected path misses answers; all others are being asked
 )
 
 // String returns the kind in one lower-case word.
@@ -112,6 +113,8 @@ func (k EventKind) String() string {
 		return "changed"
 	case Down:
 		return "down"
+	case Silent:
+		return "silent"
 	default:
 		return "unknown"
 	}

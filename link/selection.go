@@ -63,7 +63,7 @@ func (c *checker) selectPath(now time.Time, cand *candidate) {
 	c.out.use(cand)
 	switch {
 	case cand == nil:
-		c.up = false
+		c.up, c.lost = false, now
 		c.out.event(Down, c.path(old))
 		return
 	case !c.up:
@@ -92,6 +92,7 @@ func (c *checker) supervise(now time.Time) {
 	if c.alarm.IsZero() {
 		c.alarm = now
 		c.probe(now)
+		c.out.event(Silent, c.path(sel))
 	}
 	var other *candidate
 	for _, cand := range c.all {

@@ -262,6 +262,9 @@ func (n *simNode) check(t interface {
 	}
 	up := false
 	for _, ev := range n.events {
+		if ev.kind == Silent {
+			continue
+		}
 		if (ev.kind == Up) == up {
 			t.Fatalf("%s: events out of order: %v", n.name, n.events)
 		}

@@ -40,6 +40,7 @@ type Racer struct {
 var (
 	_ Exchange   = (*Racer)(nil)
 	_ Endpointer = (*Racer)(nil)
+	_ Checker    = (*Racer)(nil)
 )
 
 // Race joins exchanges into one, which owns them from now on. Without members it
@@ -96,6 +97,16 @@ func (r *Racer) Endpoints() []netip.AddrPort {
 		}
 	}
 	return out
+}
+
+// Check has the members that can (Checker) look whether they still work. It does
+// not block.
+func (r *Racer) Check() {
+	for _, m := range r.members {
+		if c, ok := m.(Checker); ok {
+			c.Check()
+		}
+	}
 }
 
 // Close ends all sessions, closes the members side by side, waits for them and

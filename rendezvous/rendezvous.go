@@ -131,6 +131,13 @@ type Health struct {
 	Err    error // why it is not ready; nil if it is
 }
 
+// A Checker is an Exchange that can find out by itself whether it still works.
+type Checker interface {
+	// Check asks it to do so now, since the network may have changed. It does not
+	// block.
+	Check()
+}
+
 // An Endpointer is an Exchange that listens at addresses which a QR code can
 // carry.
 type Endpointer interface {

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/tun"
@@ -79,13 +80,22 @@ func newNIC(addr netip.Addr, mtu int) (*nic, error) {
 	return n, nil
 }
 
+const (
+	// maxRTO bounds the wait between two retransmissions: when a path is back after
+	// an absence, connections go on that soon.
+	maxRTO = 2 * time.Second
+	// absence is how long a connection outlives a peer that does not answer.
+	absence = 15 * time.Minute
+)
+
 func tuneTCP(s *stack.Stack) error {
 	sack := tcpip.TCPSACKEnabled(true)
 	cc := tcpip.CongestionControlOption("cubic")
 	rx := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: defaultBuffer, Max: maxBuffer}
 	tx := tcpip.TCPSendBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: defaultBuffer, Max: maxBuffer}
 	moderate := tcpip.TCPModerateReceiveBufferOption(true)
-	for _, opt := range []tcpip.SettableTransportProtocolOption{&sack, &cc, &rx, &tx, &moderate} {
+	rto, retries := tcpip.TCPMaxRTOOption(maxRTO), tcpip.TCPMaxRetriesOption(absence/maxRTO)
+	for _, opt := range []tcpip.SettableTransportProtocolOption{&sack, &cc, &rx, &tx, &moderate, &rto, &retries} {
 		if err := s.SetTransportProtocolOption(tcp.ProtocolNumber, opt); err != nil {
 			return fmt.Errorf("tunnel: tune TCP: %v", err)
 		}

@@ -34,7 +34,10 @@ import (
 const (
 	topicPrefix     = "kith/1/"
 	keepAlive       = 30 // seconds
-	connectTimeout  = 10 * time.Second
+	connectTimeout  = 3 * time.Second
+	checkTimeout    = time.Second     // for the answer of a broker that is asked whether it is there
+	soonFor         = 5 * time.Minute // after a loss, attempts to connect follow each other fast
+	soonRetry       = time.Second
 	firstReconnect  = 500 * time.Millisecond
 	longestRetry    = 30 * time.Second
 	operationLimit  = 10 * time.Second // of one subscribe or publish
@@ -60,6 +63,9 @@ type Config struct {
 	Burst int
 	// Interval is how often a session sends after that. Default one second.
 	Interval time.Duration
+	// Again is called when a broker is there again after a connection was lost. It
+	// must not block. Default: nothing is called.
+	Again func()
 	// Logger: default discard.
 	Logger *slog.Logger
 }
@@ -75,12 +81,15 @@ type Exchange struct {
 	cancel context.CancelFunc
 	conn   *autopaho.ConnectionManager
 	wg     sync.WaitGroup
+	echo   string // a topic of random name, to ask the broker whether it is there
 
 	mu     sync.Mutex // guards the fields below; not held while calling the client
 	closed bool
 	up     bool
 	ready  chan struct{} // closed while connected
 	err    error         // of the last attempt to connect
+	lost   time.Time     // when the last connection ended
+	asking bool          // Check is at work
 	topics map[string]map[*session]struct{}
 }
 
@@ -119,11 +128,11 @@ func New(cfg Config) (*Exchange, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	e := &Exchange{cfg: cfg, log: cfg.Logger, ready: make(chan struct{}), topics: make(map[string]map[*session]struct{})}
+	e := &Exchange{cfg: cfg, log: cfg.Logger, echo: topicPrefix + randomTopic(), ready: make(chan struct{}), topics: make(map[string]map[*session]struct{})}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	cc := autopaho.ClientConfig{
 		ServerUrls: []*url.URL{u}, TlsCfg: cfg.TLS, KeepAlive: keepAlive, ConnectTimeout: connectTimeout,
-		CleanStartOnInitialConnection: true, ReconnectBackoff: backoff, OnConnectionUp: e.connected,
+		CleanStartOnInitialConnection: true, ReconnectBackoff: e.backoff, OnConnectionUp: e.connected,
 		OnConnectionDown: e.disconnected, OnConnectError: e.failed, ConnectUsername: cfg.User,
 		ConnectPacketBuilder: func(c *paho.Connect, _ *url.URL) (*paho.Connect, error) {
 			size := uint32(maxPacket)
@@ -149,12 +158,19 @@ func New(cfg Config) (*Exchange, error) {
 }
 
 // backoff is the wait before the nth attempt: none before the first, then from
-// half a second, doubling up to half a minute, with jitter.
-func backoff(attempt int) time.Duration {
+// half a second, doubling up to half a minute, or to a second for five minutes
+// after a connection was lost, with jitter.
+func (e *Exchange) backoff(attempt int) time.Duration {
 	if attempt <= 0 {
 		return 0
 	}
-	wait := min(firstReconnect<<min(attempt-1, 10), longestRetry)
+	longest := longestRetry
+	e.mu.Lock()
+	if !e.lost.IsZero() && time.Since(e.lost) < soonFor {
+		longest = soonRetry
+	}
+	e.mu.Unlock()
+	wait := min(firstReconnect<<min(attempt-1, 10), longest)
 	n, err := rand.Int(rand.Reader, big.NewInt(int64(wait)/2))
 	if err != nil {
 		return wait
@@ -197,6 +213,9 @@ func (e *Exchange) connected(conn *autopaho.ConnectionManager, _ *paho.Connack) 
 		return
 	}
 	e.up, e.err = true, nil
+	if again := e.cfg.Again; again != nil && !e.lost.IsZero() {
+		defer again()
+	}
 	var subscribe []string
 	for topic, set := range e.topics {
 		if wanted(set) {
@@ -224,13 +243,47 @@ func (e *Exchange) connected(conn *autopaho.ConnectionManager, _ *paho.Connack) 
 func (e *Exchange) disconnected() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.up = false
+	e.up, e.lost = false, time.Now()
 	select {
 	case <-e.ready:
 		e.ready = make(chan struct{})
 	default:
 	}
 	return true // connect again
+}
+
+// Check asks the broker whether it is still there, and connects anew if it does
+// not answer within a second: TCP itself may take minutes to notice. It does not
+// block.
+func (e *Exchange) Check() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.up || e.asking || e.closed {
+		return
+	}
+	e.asking = true
+	e.wg.Go(e.check)
+}
+
+func (e *Exchange) check() {
+	ctx, cancel := context.WithTimeout(e.ctx, checkTimeout)
+	defer cancel()
+	// The client sends PINGREQ only by its own clock, but SUBSCRIBE has an answer,
+	// too. Nobody publishes to this topic.
+	_, err := e.conn.Subscribe(ctx, &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: e.echo}}})
+	if errors.Is(err, context.DeadlineExceeded) {
+		e.log.Info("broker does not answer", "exchange", e.Name())
+		e.conn.TerminateConnectionForTest() // the only way to have it dropped
+	}
+	e.mu.Lock()
+	e.asking = false
+	e.mu.Unlock()
+}
+
+func randomTopic() string {
+	var b [20]byte
+	_, _ = rand.Read(b[:]) // it never fails
+	return hex.EncodeToString(b[:])
 }
 
 func (e *Exchange) failed(err error) {
