@@ -97,13 +97,10 @@ type outcome struct {
 	path     string
 }
 
-// restart starts both daemons anew and waits until they are connected, and until
+// restart starts both daemons, which do not run, and waits until they are connected, and until
 // the path is straight or patience ends.
 func (r *reachLab) restart(ctx context.Context, t *testing.T, patience time.Duration) outcome {
 	t.Helper()
-	for _, s := range r.nodes {
-		s.up.Stop()
-	}
 	start := time.Now()
 	for _, s := range r.nodes {
 		s.up = s.start("up", "--json")
@@ -146,6 +143,9 @@ func TestNetworkReach(t *testing.T) {
 			patience := 10 * time.Second
 			if !row.straight {
 				patience = 0
+			}
+			for _, s := range r.nodes {
+				s.up.Stop()
 			}
 			o := r.restart(ctx, t, patience)
 			t.Logf("first byte %v, straight %v: %s", o.first.Round(time.Millisecond), o.straight.Round(time.Millisecond), o.path)

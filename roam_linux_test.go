@@ -96,7 +96,7 @@ func (r *reachLab) transfer(ctx context.Context, t *testing.T) <-chan error {
 			if err != nil {
 				return
 			}
-			if sum, ok := pour(conn, first); ok {
+			if sum, ok := pour(conn); ok {
 				sent <- sum
 				return
 			} // it only asked whether anybody listens
@@ -115,7 +115,13 @@ func (r *reachLab) transfer(ctx context.Context, t *testing.T) <-chan error {
 	done := make(chan error, 1)
 	go func() {
 		sum := sha256.New()
-		n, err := io.Copy(sum, conn)
+		n, err := io.CopyN(sum, conn, 1<<20)
+		close(first)
+		if err == nil {
+			var rest int64
+			rest, err = io.Copy(sum, conn)
+			n += rest
+		}
 		switch {
 		case err != nil:
 			done <- err
@@ -135,8 +141,8 @@ func (r *reachLab) transfer(ctx context.Context, t *testing.T) <-chan error {
 	return done
 }
 
-// pour writes transferSize bytes, the first megabyte of which it tells.
-func pour(conn net.Conn, first chan<- struct{}) (hash [32]byte, ok bool) {
+// pour writes transferSize bytes and returns their hash.
+func pour(conn net.Conn) (hash [32]byte, ok bool) {
 	defer conn.Close()
 	sum, chunk := sha256.New(), make([]byte, 1<<20)
 	tick := time.NewTicker(5 * time.Millisecond)
@@ -148,9 +154,6 @@ func pour(conn net.Conn, first chan<- struct{}) (hash [32]byte, ok bool) {
 		sum.Write(chunk)
 		if _, err := conn.Write(chunk); err != nil {
 			return hash, false
-		}
-		if i == 0 {
-			close(first)
 		}
 		<-tick.C
 	}
