@@ -11,6 +11,7 @@ import (
 
 	"github.com/kithproject/kith"
 	"github.com/kithproject/kith/internal/control"
+	"github.com/kithproject/kith/link"
 )
 
 func (e *env) statusCommand() *cobra.Command {
@@ -121,6 +122,7 @@ func since(t time.Time) string {
 func (e *env) pingCommand() *cobra.Command {
 	var (
 		asJSON bool
+		direct bool
 		count  int
 		wait   time.Duration
 	)
@@ -135,16 +137,30 @@ used. It waits for the device to connect.
 			if count < 1 {
 				return usage("--count must be 1 or more", "")
 			}
-			return e.ping(cmd.Context(), args[0], count, wait, asJSON)
+			if direct && !cmd.Flags().Changed("count") {
+				count = untilDirectCount
+			}
+			return e.ping(cmd.Context(), args[0], pingOptions{count: count, wait: wait, asJSON: asJSON, untilDirect: direct})
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON object per answer")
+	cmd.Flags().BoolVar(&direct, "until-direct", false, "go on until the path leads through no relay, at most 30 times unless --count is given")
 	cmd.Flags().IntVarP(&count, "count", "c", 4, "how many `times`")
 	cmd.Flags().DurationVar(&wait, "wait", 15*time.Second, "how `long` to wait for the device and for each answer")
 	return cmd
 }
 
-func (e *env) ping(ctx context.Context, device string, count int, wait time.Duration, asJSON bool) error {
+// untilDirectCount is how often ping --until-direct asks at most, about half a minute.
+const untilDirectCount = 30
+
+type pingOptions struct {
+	count       int
+	wait        time.Duration
+	asJSON      bool
+	untilDirect bool
+}
+
+func (e *env) ping(ctx context.Context, device string, opt pingOptions) error {
 	c, end, err := e.client(ctx)
 	if err != nil {
 		return err
@@ -153,18 +169,18 @@ func (e *env) ping(ctx context.Context, device string, count int, wait time.Dura
 	const pause = time.Second
 	next := time.NewTimer(0)
 	defer next.Stop()
-	for i := range count {
+	for i := range opt.count {
 		select {
 		case <-next.C:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 		next.Reset(pause)
-		r, err := c.Do(ctx, control.Request{Op: control.OpPing, Device: device, Wait: wait})
+		r, err := c.Do(ctx, control.Request{Op: control.OpPing, Device: device, Wait: opt.wait})
 		if err != nil {
 			return err
 		}
-		if asJSON {
+		if opt.asJSON {
 			err = e.printJSON(r.Ping)
 		} else {
 			path := "path unknown"
@@ -175,6 +191,15 @@ func (e *env) ping(ctx context.Context, device string, count int, wait time.Dura
 		}
 		if err != nil {
 			return err
+		}
+		if opt.untilDirect && r.Ping.Path != nil && r.Ping.Path.Kind != link.Relay {
+			return nil
+		}
+	}
+	if opt.untilDirect {
+		return &control.Error{
+			Kind: control.KindOther, Text: fmt.Sprintf("the path to %s still leads through a relay", device),
+			Hint: "kith status says why",
 		}
 	}
 	return nil

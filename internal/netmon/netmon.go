@@ -1,6 +1,7 @@
 // Package netmon lists the machine's network interfaces and says when they
 // change: at once on Linux (netlink), and by looking every few seconds where the
-// system tells nothing or does not allow to ask.
+// system tells nothing or does not allow to ask. Waking up from sleep, which shows
+// as a jump of the wall clock, counts as a change.
 package netmon
 
 import (
@@ -18,6 +19,11 @@ import (
 const (
 	defaultPoll     = 5 * time.Second
 	defaultDebounce = 200 * time.Millisecond
+	// wakeCheck is how often the wall clock is compared with the time that passed
+	// for this program, and sleepJump what they differ by after a sleep: connections
+	// and NAT mappings are as good as new then, although no address changed.
+	wakeCheck = 5 * time.Second
+	sleepJump = 10 * time.Second
 )
 
 // An Interface is one network interface and its addresses.
@@ -100,6 +106,9 @@ type Config struct {
 	Logger   *slog.Logger  // default: discard
 	// Source replaces the system in tests. Default: Interfaces.
 	Source func() ([]Interface, error)
+	// Wall replaces the wall clock in tests. Default: time.Now without its
+	// monotonic reading.
+	Wall func() time.Time
 }
 
 // A Monitor tells subscribers when interfaces or their addresses change. It is
@@ -121,6 +130,9 @@ func New(cfg Config) *Monitor {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Wall == nil {
+		cfg.Wall = func() time.Time { return time.Now().Round(0) }
 	}
 	return &Monitor{cfg: cfg, subs: make(map[chan struct{}]struct{})}
 }
@@ -176,6 +188,9 @@ func (m *Monitor) Run(ctx context.Context) error {
 	}
 	ticker := time.NewTicker(poll)
 	defer ticker.Stop()
+	wake := time.NewTicker(wakeCheck)
+	defer wake.Stop()
+	wall, run := m.cfg.Wall(), time.Now()
 	last := m.snapshot()
 	var settle <-chan time.Time
 	for {
@@ -185,6 +200,15 @@ func (m *Monitor) Run(ctx context.Context) error {
 		case <-hints:
 			if settle == nil {
 				settle = time.After(m.cfg.Debounce)
+			}
+			continue
+		case <-wake.C:
+			wallNow, runNow := m.cfg.Wall(), time.Now()
+			slept := wallNow.Sub(wall) - runNow.Sub(run)
+			wall, run = wallNow, runNow
+			if slept > sleepJump {
+				m.cfg.Logger.Info("woke up", "slept", slept)
+				m.tell()
 			}
 			continue
 		case <-settle:
