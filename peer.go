@@ -39,7 +39,8 @@ type peer struct {
 	boot     [8]byte // the other's run, from its last presence
 	peerDay  int64   // the other's day, from its last presence
 	peerNAT  punch.Behaviour
-	attached bool // the tunnel has this peer
+	heard    time.Time // when its last presence came; zero after a goodbye
+	attached bool      // the tunnel has this peer
 	verify   context.CancelFunc
 	toldDone chan struct{} // closed when the other has confirmed an unpair
 
@@ -225,7 +226,7 @@ func (p *peer) needRelay() {
 	if p.link != nil {
 		path, up = p.link.Path()
 	}
-	here := p.boot != [8]byte{} && p.rec.State == registry.Active
+	here := p.rec.State == registry.Active && (p.isConnected() || time.Since(p.heard) < recoverFor)
 	p.n.reach.relays.want(p, here && (!up || path.Kind == link.Relay) || here && p.n.cfg.Relay == RelayAlways)
 }
 
@@ -237,7 +238,8 @@ func (p *peer) onSignal(ev signaling.Event) {
 		if p.link != nil {
 			p.resetLink("it said goodbye")
 		}
-		p.boot = [8]byte{}
+		p.boot, p.heard = [8]byte{}, time.Time{}
+		p.needRelay()
 	case signaling.PresenceEvent:
 		p.onPresence(ev.Presence)
 	}
@@ -255,7 +257,7 @@ func (p *peer) onPresence(pr signaling.Presence) {
 		// Another run of the same device: its old session and port are gone.
 		p.resetLink("it restarted")
 	}
-	p.boot, p.peerDay = pr.BootID, pr.Day
+	p.boot, p.peerDay, p.heard = pr.BootID, pr.Day, time.Now()
 	p.forgetOldKeys()
 	p.updatePSK()
 	p.link.SetPeerDay(pr.Day)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/kithproject/kith/hub/hubaddr"
+	"github.com/kithproject/kith/internal/wire"
 	"github.com/kithproject/kith/link/portmap"
 	"github.com/kithproject/kith/rendezvous"
 	"github.com/kithproject/kith/rendezvous/mqtt"
@@ -74,9 +75,6 @@ type reach struct {
 
 func newReach(n *Node) *reach {
 	r := &reach{n: n, kick: make(chan struct{}, 1), doubts: make(chan struct{}, 1), news: make(chan struct{}, 1)}
-	if !n.cfg.NoPortMapping {
-		r.mapper = portmap.New(portmap.Config{Gateway: portmap.DefaultGateway, Logger: n.cfg.Logger})
-	}
 	r.relays = newRelays(n)
 	return r
 }
@@ -99,6 +97,12 @@ func poke(ch chan struct{}) {
 
 // start runs all parts as goroutines of the node.
 func (r *reach) start() {
+	if !r.n.cfg.NoPortMapping {
+		secret := r.n.id.WireGuardPrivate()
+		r.mapper = portmap.New(portmap.Config{
+			Gateway: portmap.DefaultGateway, Logger: r.n.cfg.Logger, NonceKey: wire.Expand(secret[:], "port mapping"),
+		})
+	}
 	r.n.wg.Go(func() { _ = r.n.socket.Run(r.n.ctx) })
 	r.n.wg.Go(r.findServers)
 	r.n.wg.Go(r.tellPeers)

@@ -25,6 +25,10 @@ type relays struct {
 // path that just became straight may not last.
 const relayLinger = 30 * time.Second
 
+// relayReview is how often it is asked whether peers that need a relay can still
+// be hoped for.
+const relayReview = time.Minute
+
 func newRelays(n *Node) *relays {
 	return &relays{n: n, kick: make(chan struct{}, 1), need: make(map[*peer]struct{}), open: make(map[string]*relay.Relay)}
 }
@@ -98,10 +102,16 @@ func (r *relays) run() {
 		kicks[i] = make(chan struct{}, 1)
 		wg.Go(func() { r.keep(place, kicks[i]) })
 	}
+	review := time.NewTicker(relayReview)
+	defer review.Stop()
 	for {
 		select {
 		case <-r.n.ctx.Done():
 			return
+		case <-review.C:
+			for _, p := range r.n.allPeers() {
+				p.post(p.needRelay)
+			}
 		case <-r.kick:
 			for _, k := range kicks {
 				poke(k)

@@ -12,9 +12,10 @@ import (
 	"github.com/pion/stun/v4"
 )
 
-// credentialLife is for how long time-limited credentials are made. A day
-// forgives clocks that are wrong by hours; coturn's own examples use it.
-const credentialLife = 24 * time.Hour
+// credentialLife is for how long time-limited credentials are made. Half a day
+// forgives clocks that are wrong by hours either way: servers also refuse what
+// lies too far ahead (kith hub: a day).
+const credentialLife = 12 * time.Hour
 
 // auth is what the server knows us by (RFC 8489 section 9.2). Its methods are
 // safe for concurrent use.
