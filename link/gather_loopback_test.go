@@ -142,6 +142,7 @@ func TestFurtherSocketsEnd(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := serveSTUN(t, "127.0.0.1:0", answer)
 			start := time.Now()
 			got := furtherSockets(t.Context(), s.addr())
