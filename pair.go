@@ -158,7 +158,7 @@ func (n *Node) pair(ctx context.Context, c code.Code, cfg pairing.Config) (*Pair
 	cfg.Identity, cfg.Rand = n.id, rand.Reader
 	cfg.Info = pairing.Info{
 		Name: n.cfg.Name, OS: runtime.GOOS, WireGuard: n.id.WireGuardPublic(), Version: Version, Day: wire.Day(now),
-		Endpoints: addresses(n.socket.Local()),
+		Endpoints: addresses(n.candidates()),
 	}
 	m, err := pairing.New(cfg, now)
 	if err != nil {

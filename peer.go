@@ -159,6 +159,9 @@ func (p *peer) presence() signaling.Presence {
 	if err != nil {
 		p.n.cfg.Logger.Error("nat not described", "err", err)
 	}
+	if p.n.cfg.Relay == RelayAlways {
+		nat = nil // it holds our public address
+	}
 	return signaling.Presence{
 		NAT: nat, Candidates: p.candidates(), BootID: p.n.bootID, Day: wire.Day(time.Now()),
 		Name: p.n.cfg.Name, Version: Version,
@@ -175,13 +178,16 @@ func (p *peer) networkChanged() {
 }
 
 // candidates are the addresses to announce.
-func (p *peer) candidates() []signaling.Candidate {
-	all := p.n.socket.Local()
-	if p.n.cfg.Relay == RelayAuto {
+func (p *peer) candidates() []signaling.Candidate { return p.n.candidates() }
+
+// candidates are the addresses that other devices may learn.
+func (n *Node) candidates() []signaling.Candidate {
+	all := n.socket.Local()
+	if n.cfg.Relay == RelayAuto {
 		return all
 	}
 	return slices.DeleteFunc(all, func(c signaling.Candidate) bool {
-		return (c.Kind == signaling.Relayed) != (p.n.cfg.Relay == RelayAlways)
+		return (c.Kind == signaling.Relayed) != (n.cfg.Relay == RelayAlways)
 	})
 }
 
@@ -199,7 +205,16 @@ func (p *peer) addressesChanged() {
 		return
 	}
 	p.link.SetNAT(p.n.socket.NAT(), p.peerNAT)
+	p.explain()
 	p.channel.Announce(p.presence())
+}
+
+// explain notes why a path may go through a relay at the moment.
+func (p *peer) explain() {
+	why := p.whyNotStraight()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.why = why
 }
 
 // whyNotStraight says why a path goes through a relay.
@@ -266,6 +281,7 @@ func (p *peer) onPresence(pr signaling.Presence) {
 		p.n.cfg.Logger.Debug("nat of the peer not understood", "peer", p.id.Short(), "err", err)
 	}
 	p.link.SetNAT(p.n.socket.NAT(), p.peerNAT)
+	p.explain()
 	p.link.SetRemote(p.remote(pr))
 	p.n.socket.Fresh()
 	p.needRelay()

@@ -42,7 +42,6 @@ func (p *peer) setPath(path link.Path) {
 	if p.connected {
 		p.path = &path
 	}
-	p.why = p.whyNotStraight()
 	p.signalLocked()
 	p.mu.Unlock()
 	if moved {

@@ -37,6 +37,10 @@ func changes() []change {
 			r.up.Kill()
 			r.startHub(ctx)
 		}},
+		{"NAT reboot, port not kept, and no hub any more", nettest.NATEIM, nettest.NATEasy, func(_ context.Context, r *reachLab) {
+			r.up.Kill()
+			r.sites[0].Reboot(false)
+		}},
 		{"hub restart, relayed", nettest.NATHard, nettest.NATHard, func(ctx context.Context, r *reachLab) {
 			r.up.Kill()
 			r.startHub(ctx)

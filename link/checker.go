@@ -110,6 +110,7 @@ type checker struct {
 	refreshAt   time.Time
 	waiting     time.Time // since when data got no answer; zero: none did
 	lost        time.Time // when the last path was lost; zero: there was none
+	lostPlace   place     // where it led
 	warmed      time.Time // when the next best path was asked last
 	alarm       time.Time // since when all candidates are asked because the selected one is silent
 }

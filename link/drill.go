@@ -31,6 +31,9 @@ const (
 	openerTTL = 4
 )
 
+// newsGap is how far apart news of the peer's NAT have to be to end a back-off.
+const newsGap = 15 * time.Second
+
 // A drill punches holes through a hard NAT for one link, an attempt at a time
 // (package punch). All but the goroutine of an attempt is owned by Link.run.
 type drill struct {
@@ -44,6 +47,8 @@ type drill struct {
 	over       chan *attempt       // attempts that have ended
 	guesses    chan netip.AddrPort // for the checker to ping
 	won        uint64              // attempts that made a path
+	rescues    int                 // since loss
+	loss       time.Time           // of the path that the rescues are for
 }
 
 func newDrill(l *Link) *drill {
@@ -88,7 +93,11 @@ func (d *drill) set(now time.Time, self, peer punch.Behaviour) {
 		return
 	}
 	if other(d.self, self) || other(d.peer, peer) {
-		d.backoff.Reset()
+		// A peer that changes what it says all the time must not have us probe
+		// without a pause.
+		if other(d.self, self) || now.Sub(d.news) > newsGap {
+			d.backoff.Reset()
+		}
 		d.ports = nil
 		d.news = now
 	}
@@ -102,8 +111,11 @@ func other(was, is punch.Behaviour) bool { return was.Public != is.Public || was
 // if a straight path is there.
 func (d *drill) plan() (punch.Plan, time.Time) {
 	plan := punch.Decide(d.self, d.peer)
-	if plan.Role == punch.RoleNone || plan.Role == punch.RoleHopeless || d.l.core.straight() || d.l.core.relayed {
-		return punch.Plan{Reason: plan.Reason}, time.Time{}
+	if d.l.core.straight() || d.l.core.relayed {
+		return punch.Plan{}, time.Time{}
+	}
+	if plan.Role == punch.RoleNone || plan.Role == punch.RoleHopeless {
+		return d.rescue()
 	}
 	if plan.Plain {
 		return plan, d.news.Add(plainDelay)
@@ -134,11 +146,15 @@ func (d *drill) step(now time.Time) time.Time {
 	if plan.Role == punch.RoleNone {
 		return time.Time{}
 	}
-	if ready, ok := d.backoff.Ready(now); !ok && ready.After(at) {
+	rescue := plan.Reason == rescueReason
+	if ready, ok := d.backoff.Ready(now); !ok && ready.After(at) && !rescue {
 		at = ready
 	}
 	if now.Before(at) {
 		return at
+	}
+	if rescue {
+		d.rescues++
 	}
 	d.begin(plan)
 	return time.Time{}
@@ -180,6 +196,9 @@ func (d *drill) begin(plan punch.Plan) {
 		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
+	if plan.Reason == rescueReason {
+		ctx, cancel = context.WithTimeout(context.Background(), rescueTime)
+	}
 	a := &attempt{link: d.l, plan: plan, cancel: cancel, proven: make(chan *hole, 1), holes: make(map[int]*hole)}
 	d.attempt = a
 	send := d.l.keys.send
@@ -208,6 +227,7 @@ func (d *drill) ended(now time.Time, a *attempt) {
 	}
 	if d.l.core.straight() {
 		d.backoff.Reset()
+		d.rescues = 0
 		return
 	}
 	d.backoff.Failed(now)

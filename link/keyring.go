@@ -11,6 +11,7 @@ type keyring struct {
 	day, skew int64
 	send      *sealer
 	receive   []*sealer
+	today     *sealer // of receive: of our day
 }
 
 // renewKeys derives the sealers again if the day has changed, or what is known
@@ -34,7 +35,11 @@ func (l *Link) renewKeys() error {
 	for _, d := range days {
 		// A day before the pairing has no keys, and nobody uses them.
 		if _, receive, err := l.cfg.Keys(d); err == nil {
-			fresh.receive = append(fresh.receive, newSealer(receive))
+			sealer := newSealer(receive)
+			fresh.receive = append(fresh.receive, sealer)
+			if d == day {
+				fresh.today = sealer
+			}
 		}
 	}
 	l.keys = fresh

@@ -388,6 +388,7 @@ func (l *Link) obey() {
 		l.waiting.Store(0)
 		l.drill.stop()
 		l.drill.backoff.Reset()
+		l.drill.rescues = 0
 		old := l.core
 		l.core = l.newCore()
 		l.core.networks, l.core.carriers, l.core.relayed = old.networks, old.carriers, old.relayed

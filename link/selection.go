@@ -63,7 +63,7 @@ func (c *checker) selectPath(now time.Time, cand *candidate) {
 	c.out.use(cand)
 	switch {
 	case cand == nil:
-		c.up, c.lost = false, now
+		c.up, c.lost, c.lostPlace = false, now, old.place
 		c.out.event(Down, c.path(old))
 		return
 	case !c.up:

@@ -6,7 +6,8 @@
 //
 //	0x10 presence  1 boot id 8, 2 counter, 3 day, 4 echo 8, 5 seen, 6 want,
 //	               7 name, 8 version, 9 capabilities,
-//	               10 candidates [kind, address and port, priority]
+//	               10 candidates [kind, address and port, priority],
+//	               12 NAT behaviour (package link/punch)
 //	0x11 goodbye   1 boot id 8, 2 counter, 4 echo 8
 //	0x12 commit    1 boot id 8, 2 counter, 11 body (package pairing, Commit)
 //

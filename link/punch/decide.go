@@ -62,7 +62,7 @@ type Plan struct {
 	// are right and no packet is lost.
 	Chance float64
 	// Plain is true if plain punching may work as well, since not everything is
-	// known: give it two seconds first.
+	// known: give it a moment first.
 	Plain bool
 	// Reason says in a few words, for people, why it is this role.
 	Reason string
