@@ -371,7 +371,7 @@ func TestForgedPacketsMakeNoHole(t *testing.T) {
 		}
 	}
 	for i := range 20 {
-		at.receive(i, from, sealed(t, probe{kind: ping, session: 4, seq: uint64(i + 1)}))
+		at.receive(i, from, sealed(t, probe{kind: ping, session: 4, seq: uint64(i + 1), tx: txid{byte(i)}}))
 	}
 	if at.holesNow() != maxHits || len(n.socket.testPorts()) != maxHits {
 		t.Errorf("%d holes, want %d", at.holesNow(), maxHits)
