@@ -24,6 +24,9 @@ type blindPing struct {
 
 // guess sends a ping to an address that may lead to the peer.
 func (c *checker) guess(now time.Time, to netip.AddrPort) {
+	if c.relayed {
+		return
+	}
 	b := &c.blind
 	if b.sent == nil {
 		b.sent = make(map[txid]blindPing, maxBlind)
@@ -41,7 +44,7 @@ func (c *checker) guess(now time.Time, to netip.AddrPort) {
 // hit makes a candidate of a guess that answered; nil: the pong belongs to none.
 func (c *checker) hit(now time.Time, from place, p probe) *candidate {
 	g, ok := c.blind.sent[p.tx]
-	if !ok || from != onSocket(g.to) || now.Sub(g.at) > pongWait {
+	if !ok || c.relayed || from != onSocket(g.to) || now.Sub(g.at) > pongWait {
 		return nil
 	}
 	delete(c.blind.sent, p.tx)

@@ -25,7 +25,6 @@ type candidate struct {
 	priority uint32
 	origin   signaling.Kind // as the peer named it; zero: it did not
 	network  PathKind       // by its address and our interfaces
-	answers  bucket         // pongs, before it is proven
 
 	heard    time.Time     // when its last ping or pong came
 	attempts int           // small pings since it was restarted or lost
@@ -55,6 +54,12 @@ type candidate struct {
 
 // ping sends a small ping and says when the next one is due if nothing answers.
 func (c *checker) ping(now time.Time, cand *candidate) {
+	if !cand.usable {
+		if ok, at := c.allow(now, cand.place.addr); !ok {
+			cand.next = at
+			return
+		}
+	}
 	via := cand.via
 	if !cand.silent.IsZero() {
 		via = nil // perhaps our own address is what is wrong

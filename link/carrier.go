@@ -158,18 +158,27 @@ func (c *checker) setCarriers(now time.Time, list []carrierInfo) {
 		return p.carrier != 0 && !slices.ContainsFunc(list, func(i carrierInfo) bool { return i.id == p.carrier })
 	}
 	c.carriers = list
-	for _, cand := range c.all {
-		if !gone(cand.place) {
-			continue
-		}
-		c.lose(now, cand)
-		if cand == c.selected {
-			c.selectPath(now, c.bestBut(cand))
-			c.probe(now)
-		}
-		c.remove(cand)
-	}
+	c.leave(now, gone)
 	c.expand(now)
+}
+
+// leave gives up all candidates at some places, and moves to the best other one
+// if the selected one is among them.
+func (c *checker) leave(now time.Time, gone func(place) bool) {
+	for _, cand := range c.all {
+		if gone(cand.place) {
+			c.lose(now, cand)
+		}
+	}
+	if sel := c.selected; sel != nil && gone(sel.place) {
+		c.selectPath(now, c.bestBut(sel))
+		c.probe(now)
+	}
+	for p, cand := range c.all {
+		if gone(p) {
+			c.remove(cand)
+		}
+	}
 }
 
 // bestBut returns the best usable candidate other than one, or nil.
@@ -208,16 +217,7 @@ func (c *checker) kindOf(cand *candidate, local netip.Addr) PathKind {
 // relayOnly begins or ends to use relays alone.
 func (c *checker) relayOnly(now time.Time, only bool) {
 	c.relayed = only
-	for _, cand := range c.all {
-		if !only || c.relays(cand.place.carrier) {
-			continue
-		}
-		c.lose(now, cand)
-		if cand == c.selected {
-			c.selectPath(now, nil)
-		}
-		c.remove(cand)
-	}
+	c.leave(now, func(p place) bool { return only && !c.relays(p.carrier) })
 	c.expand(now)
 	c.probe(now)
 }

@@ -26,8 +26,14 @@ const (
 	maxZones    = 4  // own interfaces on which a link-local candidate is tried
 	pongBurst   = 64 // answers to pings at once to addresses that have answered us
 	pongGap     = time.Second / pongBurst
-	otherBurst  = 10 // the same to each other address, and to all unknown ones together
+	otherBurst  = 10 // the same to all addresses together that are no candidates
 	otherGap    = time.Second / otherBurst
+	// Packets, pings and pongs, to one address that has not answered us: with the
+	// burst at most 10 in any second, however often and from whichever list the
+	// peer names it.
+	strangeBurst = 5
+	strangeGap   = time.Second / strangeBurst
+	maxQuotas    = 256 // such addresses at a time
 )
 
 // Timers; the package comment explains them.
@@ -99,12 +105,13 @@ type checker struct {
 	moved    time.Time // when selected last changed
 	paced    time.Time // when the last new candidate was given its time
 
-	session  uint64
-	seq      uint64
-	sessions []replayWindow // newest first
-	known    bucket         // pongs to admitted addresses
-	strange  bucket         // pongs to unknown addresses
-	blind    blind
+	session uint64
+	seq     uint64
+	replays *replays
+	known   bucket // pongs to admitted addresses
+	strange bucket // pongs to unknown addresses
+	blind   blind
+	quotas  map[netip.AddrPort]*bucket // packets to addresses that have not answered us
 
 	activeUntil time.Time
 	refreshAt   time.Time
@@ -137,8 +144,36 @@ func (b *bucket) take(now time.Time, burst int, gap time.Duration) bool {
 	return true
 }
 
+// soonest is when the next one is allowed.
+func (b *bucket) soonest(burst int, gap time.Duration) time.Time {
+	return b.full.Add(-time.Duration(burst-1) * gap)
+}
+
+// allow reports whether a packet may go to an address that has not answered us,
+// and if not, when it may.
+func (c *checker) allow(now time.Time, to netip.AddrPort) (ok bool, at time.Time) {
+	q := c.quotas[to]
+	if q == nil {
+		if len(c.quotas) >= maxQuotas {
+			maps.DeleteFunc(c.quotas, func(_ netip.AddrPort, b *bucket) bool { return !b.full.After(now) })
+		}
+		if len(c.quotas) >= maxQuotas {
+			return false, now.Add(strangeGap)
+		}
+		if c.quotas == nil {
+			c.quotas = make(map[netip.AddrPort]*bucket)
+		}
+		q = new(bucket)
+		c.quotas[to] = q
+	}
+	if q.take(now, strangeBurst, strangeGap) {
+		return true, now
+	}
+	return false, q.soonest(strangeBurst, strangeGap)
+}
+
 func newChecker(out outlet, random io.Reader, dataSize int) *checker {
-	c := &checker{out: out, random: random, all: make(map[place]*candidate), sizes: []int{dataSize}}
+	c := &checker{out: out, random: random, all: make(map[place]*candidate), sizes: []int{dataSize}, replays: new(replays)}
 	for _, size := range []int{1280 + 32, 1200} {
 		if size < dataSize {
 			c.sizes = append(c.sizes, size)
@@ -344,9 +379,9 @@ func (c *checker) onPing(now time.Time, from place, via conn.Endpoint, p probe) 
 	case cand != nil && cand.usable:
 		limit, burst, gap = &c.known, pongBurst, pongGap
 	case cand != nil:
-		limit = &cand.answers
+		limit = nil
 	}
-	if !limit.take(now, burst, gap) {
+	if limit != nil && !limit.take(now, burst, gap) {
 		return
 	}
 	if cand == nil {
@@ -371,6 +406,11 @@ func (c *checker) onPing(now time.Time, from place, via conn.Endpoint, p probe) 
 			c.ping(now, cand)
 		}
 	}
+	if usable := cand != nil && cand.usable; !usable {
+		if ok, _ := c.allow(now, from.addr); !ok {
+			return
+		}
+	}
 	_ = c.out.send(from, via, probe{kind: pong, tx: p.tx, observed: from.addr}, smallProbe)
 	if cand == nil {
 		return
@@ -390,17 +430,7 @@ func (c *checker) fresh(session, seq uint64) bool {
 	if session == c.session {
 		return false // our own
 	}
-	for i := range c.sessions {
-		if c.sessions[i].session == session {
-			return c.sessions[i].accept(seq)
-		}
-	}
-	w := replayWindow{session: session}
-	if !w.accept(seq) {
-		return false
-	}
-	c.sessions = append([]replayWindow{w}, c.sessions[:min(len(c.sessions), maxSessions-1)]...)
-	return true
+	return c.replays.accept(session, seq)
 }
 
 // onPong proves a candidate, if the pong comes from where the ping went.

@@ -5,15 +5,10 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
-
-	"golang.zx2c4.com/wireguard/conn"
 
 	"github.com/kithproject/kith/link/punch"
 )
@@ -68,25 +63,6 @@ type attempt struct {
 	ended bool
 }
 
-// A hole is one socket of an attempt that the peer has reached: a Carrier of its
-// link. It sends through the attempt's pool, and when it was proven through a
-// socket of its own.
-type hole struct {
-	index int
-	pool  *punch.Pool
-	port  *Port
-	own   atomic.Pointer[udpConn]
-	done  chan struct{} // closed when own is read no more
-}
-
-// Send sends datagrams to an address. It errs if the system refuses them.
-func (h *hole) Send(bufs [][]byte, to netip.AddrPort) error {
-	if u := h.own.Load(); u != nil {
-		return u.send(bufs, newEndpoint(to, netip.Addr{}))
-	}
-	return h.pool.SendFrom(h.index, bufs, to)
-}
-
 // set tells what is known of both sides' NATs.
 func (d *drill) set(now time.Time, self, peer punch.Behaviour) {
 	if d.self == self && d.peer == peer {
@@ -137,7 +113,7 @@ func (c *checker) straight() bool {
 func (d *drill) step(now time.Time) time.Time {
 	if a := d.attempt; a != nil {
 		d.prove(a)
-		if d.l.core.uses(0) {
+		if d.l.core.uses(0) || d.l.core.relayed {
 			a.cancel() // the shared socket has a way: a prober's hit, or better
 		}
 		return time.Time{} // its end wakes run
@@ -366,10 +342,11 @@ func (a *attempt) receive(socket int, from netip.AddrPort, packet []byte) {
 	h := a.holes[socket]
 	a.mu.Unlock()
 	if h == nil {
-		if !a.genuine(packet) {
+		p, ok := a.genuine(packet)
+		if !ok {
 			return
 		}
-		if h = a.hit(socket); h == nil {
+		if h = a.hit(socket, p); h == nil {
 			return
 		}
 		a.link.order(func(o *orders) { o.try = append(o.try, place{addr: onSocket(from).addr, carrier: h.port.info.id}) })
@@ -377,21 +354,21 @@ func (a *attempt) receive(socket int, from netip.AddrPort, packet []byte) {
 	h.port.Deliver(from, packet)
 }
 
-// genuine reports whether a packet is a probe that the link's peer has sealed.
-func (a *attempt) genuine(packet []byte) bool {
+// genuine opens a ping that the link's peer has sealed, and that is no replay.
+func (a *attempt) genuine(packet []byte) (p probe, ok bool) {
 	if !isProbe(packet) {
-		return false
+		return p, false
 	}
 	k, ok := a.link.socket.table.Load().tags[probeTag(packet[4:4+tagSize])]
 	if !ok || k.link != a.link {
-		return false
+		return p, false
 	}
-	_, err := k.sealer.open(bytes.Clone(packet))
-	return err == nil
+	p, err := k.sealer.open(bytes.Clone(packet))
+	return p, err == nil && p.kind == ping && !a.link.replays.knows(p.session, p.seq)
 }
 
 // hit makes a hole of a socket, unless there are enough.
-func (a *attempt) hit(socket int) *hole {
+func (a *attempt) hit(socket int, by probe) *hole {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if h := a.holes[socket]; h != nil {
@@ -400,7 +377,12 @@ func (a *attempt) hit(socket int) *hole {
 	if a.ended || a.pool == nil || len(a.holes) >= maxHits {
 		return nil
 	}
-	h := &hole{index: socket, pool: a.pool, done: make(chan struct{})}
+	for _, h := range a.holes {
+		if h.by == by.tx {
+			return nil // the same ping, played to another socket
+		}
+	}
+	h := &hole{index: socket, pool: a.pool, by: by.tx, done: make(chan struct{})}
 	h.port = a.link.socket.attach(&Port{socket: a.link.socket, carrier: h, link: a.link})
 	a.holes[socket] = h
 	return h
@@ -408,6 +390,8 @@ func (a *attempt) hit(socket int) *hole {
 
 // keep turns a hole's socket into one of its own and closes all others.
 func (a *attempt) keep(h *hole) error {
+	h.keeps.Lock()
+	defer h.keeps.Unlock()
 	c, err := a.pool.Keep(h.index)
 	if err != nil {
 		return err
@@ -421,32 +405,6 @@ func (a *attempt) keep(h *hole) error {
 	h.own.Store(u)
 	go h.read(u)
 	return nil
-}
-
-// read hands up what comes to a hole's own socket, until it is closed.
-func (h *hole) read(u *udpConn) {
-	defer close(h.done)
-	bufs, sizes, eps := make([][]byte, udpBatch), make([]int, udpBatch), make([]conn.Endpoint, udpBatch)
-	for i := range bufs {
-		bufs[i] = make([]byte, asideSize)
-	}
-	for {
-		n, err := u.receive(bufs, sizes, eps)
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		for i := range n { // after another error, such as a refused packet's, n is 0
-			h.port.Deliver(sourceOf(eps[i]), bufs[i][:sizes[i]])
-		}
-	}
-}
-
-func (h *hole) close() {
-	h.port.Detach()
-	if u := h.own.Load(); u != nil {
-		_ = u.conn.Close() // nothing was to be written
-		<-h.done
-	}
 }
 
 // end closes the pool, and all holes that were not proven.
@@ -473,6 +431,9 @@ func (a *attempt) end() {
 // tryPlaces asks places from which the peer was heard over a new carrier.
 func (c *checker) tryPlaces(now time.Time, list []place) {
 	for _, p := range list {
+		if c.relayed && !c.relays(p.carrier) {
+			continue
+		}
 		cand := c.all[p]
 		if cand == nil {
 			cand = c.add(p)
@@ -484,5 +445,3 @@ func (c *checker) tryPlaces(now time.Time, list []place) {
 		}
 	}
 }
-
-var _ Carrier = (*hole)(nil)

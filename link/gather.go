@@ -89,6 +89,9 @@ func parseAnswer(b []byte) (stunAnswer, bool) {
 	if !ok || mapped.Port <= 0 || mapped.Port > 65535 {
 		return stunAnswer{}, false
 	}
+	if v, err := m.Get(stun.AttrXORMappedAddress); err != nil || len(v) != 8 && len(v) != 20 {
+		return stunAnswer{}, false // a short one would be filled up with zeros
+	}
 	a.mapped = netip.AddrPortFrom(ip.Unmap(), uint16(mapped.Port))
 	var other stun.OtherAddress
 	if other.GetFrom(m) == nil {
@@ -180,18 +183,24 @@ func (g *gatherer) round(ctx context.Context) {
 	servers := slices.Clone(g.servers)
 	g.asked = time.Now()
 	g.mu.Unlock()
-	before := g.reflexive()
+	before, told := g.samples, g.reflexive() // only this goroutine writes samples
 	var samples []punch.Sample
 	var others []netip.AddrPort
-	told := before
 	g.ask(ctx, servers, func(a punch.Sample, other netip.AddrPort) {
 		samples = append(samples, a)
 		if other.IsValid() && !slices.Contains(servers, other) && !slices.Contains(others, other) {
 			others = append(others, other)
 		}
-		g.keep(samples)
-		// The first address is worth telling at once, the others together.
-		if now := g.reflexive(); len(samples) == 1 && !slices.Equal(now, told) {
+		// What a server said the last time is true until it, or its silence, says
+		// otherwise.
+		g.keep(slices.Concat(samples, slices.DeleteFunc(slices.Clone(before), func(old punch.Sample) bool {
+			return slices.ContainsFunc(samples, func(s punch.Sample) bool { return s.Server == old.Server })
+		})))
+		// The first address is worth telling at once, the others together; how the
+		// NAT maps as soon as two answers show it.
+		now := g.reflexive()
+		rough := punch.Classify(samples)
+		if len(samples) == 1 && !slices.Equal(now, told) || rough.Mapping != punch.Unknown && g.classified(rough) {
 			told = now
 			g.socket.changed()
 		}
@@ -199,20 +208,35 @@ func (g *gatherer) round(ctx context.Context) {
 	if ctx.Err() != nil || len(samples) == 0 {
 		return
 	}
+	g.keep(samples)
 	// What is known by now is worth telling before the details are.
-	if g.classify(samples) || !slices.Equal(g.reflexive(), told) {
+	if g.classified(punch.Classify(samples)) || !slices.Equal(g.reflexive(), told) {
 		g.socket.changed()
 	}
 	var further []punch.Sample
 	var sockets sync.WaitGroup
 	if punch.Classify(samples).Hard() {
-		sockets.Go(func() { further = furtherSockets(ctx, samples[0].Server) })
+		// An IPv6 server shows nothing of it.
+		i := slices.IndexFunc(samples, func(s punch.Sample) bool { return s.Server.Addr().Is4() })
+		sockets.Go(func() { further = furtherSockets(ctx, samples[i].Server) })
 	}
 	filter := g.filter(ctx, servers, others)
 	sockets.Wait()
 	if ctx.Err() == nil && g.classify(slices.Concat(samples, filter, further)) {
 		g.socket.changed()
 	}
+}
+
+// classified takes a first conclusion, without details, if it is about another
+// NAT or another mapping than the last one, and reports whether it is.
+func (g *gatherer) classified(rough punch.Behaviour) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	news := other(g.nat, rough)
+	if news {
+		g.nat = rough
+	}
+	return news
 }
 
 // classify concludes from samples how our NAT behaves, and reports whether that

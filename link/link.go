@@ -52,6 +52,8 @@ type Link struct {
 	round  int      // number of Resets obeyed; owned by run
 	drill  *drill   // owned by run
 
+	replays replays
+
 	listing bool // our interfaces are being listed; owned by run
 	listed  chan networks
 	again   bool // the list is asked for once more; owned by run
@@ -184,7 +186,10 @@ func (l *Link) Probe() { l.order(func(o *orders) { o.probe = true }) }
 func (l *Link) Reset() {
 	l.mu.Lock()
 	reset := l.todo.resets + 1
-	l.todo = orders{resets: reset, peerDay: l.todo.peerDay, skewed: l.todo.skewed}
+	old := l.todo
+	l.todo = orders{ // what is not about the peer's run stays
+		resets: reset, peerDay: old.peerDay, skewed: old.skewed, ports: old.ports, relayed: old.relayed, nats: old.nats,
+	}
 	l.mu.Unlock()
 	l.poke()
 }
@@ -221,7 +226,7 @@ func (l *Link) Close() {
 
 func (l *Link) newCore() *checker {
 	c := newChecker(l, rand.Reader, l.cfg.DataSize)
-	c.loopback = l.socket.cfg.Loopback
+	c.loopback, c.replays = l.socket.cfg.Loopback, &l.replays
 	return c
 }
 
@@ -434,6 +439,9 @@ func (l *Link) list() {
 
 // handle opens a datagram that carries one of our tags.
 func (l *Link) handle(d *datagram) {
+	if n := d.from.carrier; n != 0 && l.socket.table.Load().ports[n] == nil {
+		return // its carrier went while it waited
+	}
 	p, err := d.sealer.open(d.buf[:d.n])
 	if err != nil {
 		l.socket.stats.forged.Add(1)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/netip"
+	"sync"
 
 	"golang.org/x/crypto/chacha20poly1305"
 
@@ -134,6 +135,42 @@ func (s *sealer) open(raw []byte) (probe, error) {
 		p.observed = netip.AddrPortFrom(addr, binary.BigEndian.Uint16(plain[46:]))
 	}
 	return p, nil
+}
+
+// replays remember which pings of the peer came in. They are safe for concurrent
+// use; the zero value is ready.
+type replays struct {
+	mu       sync.Mutex
+	sessions []replayWindow // newest first
+}
+
+// accept reports whether a ping of that session and number is new, and remembers it.
+func (r *replays) accept(session, seq uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i := range r.sessions {
+		if r.sessions[i].session == session {
+			return r.sessions[i].accept(seq)
+		}
+	}
+	w := replayWindow{session: session}
+	if !w.accept(seq) {
+		return false
+	}
+	r.sessions = append([]replayWindow{w}, r.sessions[:min(len(r.sessions), maxSessions-1)]...)
+	return true
+}
+
+// knows reports whether accept would say no.
+func (r *replays) knows(session, seq uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, w := range r.sessions { // a copy: accept changes it
+		if w.session == session {
+			return !w.accept(seq)
+		}
+	}
+	return seq == 0
 }
 
 // A replayWindow remembers which of the last 1024 pings of a session came in.

@@ -246,8 +246,8 @@ func (n *simNode) check(t interface {
 			t.Fatalf("%s: %d pending pings", n.name, len(cand.pending))
 		}
 	}
-	if named > maxRemote+maxZones+maxThrough*len(n.carriers) || learned > maxLearned || len(n.sessions) > maxSessions {
-		t.Fatalf("%s: %d named, %d learned candidates, %d sessions", n.name, named, learned, len(n.sessions))
+	if named > maxRemote+maxZones+maxThrough*len(n.carriers) || learned > maxLearned || len(n.replays.sessions) > maxSessions {
+		t.Fatalf("%s: %d named, %d learned candidates, %d sessions", n.name, named, learned, len(n.replays.sessions))
 	}
 	if sel := n.selected; sel != nil && (!sel.usable || n.all[sel.place] != sel || n.data == nil || n.data.place != sel.place) {
 		t.Fatalf("%s: selected %+v, data goes to %+v", n.name, sel, n.data)
