@@ -155,3 +155,35 @@ func TestNetworkReach(t *testing.T) {
 		})
 	}
 }
+
+// TestNetworkHubFromQR pairs a device that knows no hub, by a QR code that names
+// one, across the internet; both then meet there again after a restart.
+func TestNetworkHubFromQR(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), netTimeout)
+	defer cancel()
+	lab := nettest.New(t)
+	r := &reachLab{lab: lab, inet: lab.Internet()}
+	r.hub = newStation(t, r.inet.Server("hub"))
+	r.startHub(ctx)
+	for i, nat := range []nettest.NAT{nettest.NATEasy, nettest.NATUDPBlocked} {
+		r.sites[i] = r.inet.Site([]string{"left", "right"}[i], nat)
+		r.nodes[i] = newStation(t, r.sites[i].Host([]string{"desk", "laptop"}[i]))
+	}
+	r.nodes[0].run(ctx, "config", "hub", r.text)
+	for _, s := range r.nodes {
+		s.daemon(ctx)
+	}
+	code := pairStations(ctx, t, r.nodes[0], r.nodes[1], "qr")
+	r.nodes[0].run(ctx, "ping", "-c", "1", "laptop")
+	for _, s := range r.nodes {
+		s.up.Stop()
+		s.daemon(ctx)
+	}
+	r.nodes[1].run(ctx, "ping", "-c", "1", "desk")
+	if got := r.nodes[1].run(ctx, "config"); !strings.Contains(got, "kith-hub:") || strings.Contains(code, "kith-hub") {
+		t.Errorf("the joiner's settings: %s", got)
+	}
+	if strings.Contains(r.nodes[1].run(ctx, "config"), r.text) {
+		t.Error("kith config shows the hub's secret")
+	}
+}

@@ -126,7 +126,7 @@ func (n *Node) takeDir() error {
 
 func (n *Node) openMedia() error {
 	exchanges := slices.Clone(n.cfg.Exchanges)
-	for _, h := range n.cfg.Hubs {
+	for _, h := range n.reach.hubs {
 		ex, err := n.reach.hubExchange(h)
 		if err != nil {
 			return fmt.Errorf("kith: hub %s: %w", h.Host, err)

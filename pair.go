@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/kithproject/kith/code"
+	"github.com/kithproject/kith/hub/hubaddr"
 	"github.com/kithproject/kith/identity"
 	"github.com/kithproject/kith/internal/wire"
 	"github.com/kithproject/kith/pairing"
@@ -104,9 +105,15 @@ func (n *Node) Offer(ctx context.Context, cfg OfferConfig) (*Pairing, error) {
 	if method == 0 {
 		method = code.MethodWords
 	}
-	c, err := code.New(method, code.Options{
+	opts := code.Options{
 		Rand: rand.Reader, Now: now, Lifetime: cfg.Lifetime, Commit: n.ID().Commitment(), Endpoints: n.mediaEndpoints(),
-	})
+		Hints: n.hintHubs(),
+	}
+	c, err := code.New(method, opts)
+	if err != nil && len(opts.Hints) > 0 { // no room: the LAN is worth more
+		opts.Hints = nil
+		c, err = code.New(method, opts)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -120,11 +127,17 @@ func (n *Node) Offer(ctx context.Context, cfg OfferConfig) (*Pairing, error) {
 }
 
 // Join uses a code that another device shows. The pairing ends with ctx or when
-// the code expires. It errs if the code has expired.
+// the code expires. A hub that the code names is used from now on (UseHub). It errs
+// if the code has expired.
 func (n *Node) Join(ctx context.Context, c code.Code, cfg JoinConfig) (*Pairing, error) {
 	now := time.Now()
 	if c.Expired(now) {
 		return nil, &PairError{Reason: pairing.Expired}
+	}
+	if a, ok := hubaddr.FromHints(c.Hints()); ok {
+		if err := n.UseHub(a); err != nil {
+			n.cfg.Logger.Warn("hub of the code not used", "err", err)
+		}
 	}
 	keys, err := c.Keys(now)
 	if err != nil {

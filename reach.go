@@ -2,10 +2,12 @@ package kith
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -71,10 +73,13 @@ type reach struct {
 	kick   chan struct{} // the network changed
 	doubts chan struct{} // a path does not answer
 	news   chan struct{} // the socket's addresses changed
+
+	mu   sync.Mutex // guards hubs after start
+	hubs []hubaddr.Address
 }
 
 func newReach(n *Node) *reach {
-	r := &reach{n: n, kick: make(chan struct{}, 1), doubts: make(chan struct{}, 1), news: make(chan struct{}, 1)}
+	r := &reach{n: n, kick: make(chan struct{}, 1), doubts: make(chan struct{}, 1), news: make(chan struct{}, 1), hubs: slices.Clone(n.cfg.Hubs)}
 	r.relays = newRelays(n)
 	return r
 }
@@ -86,6 +91,40 @@ func (r *reach) hubExchange(a hubaddr.Address) (rendezvous.Exchange, error) {
 		Burst: hubBurst, Interval: hubInterval, Logger: r.n.cfg.Logger,
 		Again: r.doubt, // a hub that restarted has forgotten its relays
 	})
+}
+
+// UseHub also meets at a hub, asks it, and is relayed by it, until the node is
+// closed: in pairings that begin, and with pairs that are made, from now on. It
+// does nothing for a hub that is in use. It errs for an address that cannot be
+// used, and with net.ErrClosed.
+func (n *Node) UseHub(a hubaddr.Address) error {
+	r := n.reach
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if slices.Contains(r.hubs, a) {
+		return nil
+	}
+	ex, err := r.hubExchange(a)
+	if err != nil {
+		return fmt.Errorf("kith: hub %s: %w", a.Host, err)
+	}
+	if err := n.media.Add(ex); err != nil {
+		return errors.Join(fmt.Errorf("kith: hub %s: %w", a.Host, err), ex.Close())
+	}
+	r.hubs = append(r.hubs, a)
+	r.relays.add(hubPlace(a, n.cfg.Logger))
+	poke(r.kick)
+	return nil
+}
+
+// hintHubs are as many hubs as a code has room to name: the first.
+func (n *Node) hintHubs() []string {
+	n.reach.mu.Lock()
+	defer n.reach.mu.Unlock()
+	if len(n.reach.hubs) == 0 {
+		return nil
+	}
+	return n.reach.hubs[0].Hints()
 }
 
 func poke(ch chan struct{}) {
@@ -186,8 +225,10 @@ func (r *reach) keepMapping() {
 
 // stunServers are host:port of all servers that may be asked, hubs first.
 func (r *reach) stunServers() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	var out []string
-	for _, h := range r.n.cfg.Hubs {
+	for _, h := range r.hubs {
 		out = append(out, h.STUNServers()...)
 	}
 	return append(out, r.n.cfg.STUN...)
@@ -195,13 +236,11 @@ func (r *reach) stunServers() []string {
 
 // findServers keeps the addresses of the STUN servers up to date.
 func (r *reach) findServers() {
-	names := r.stunServers()
-	if len(names) == 0 {
-		return
-	}
 	for {
-		addrs, failed := resolveAll(r.n.ctx, names)
-		r.n.socket.SetServers(addrs)
+		addrs, failed := resolveAll(r.n.ctx, r.stunServers())
+		if len(addrs) > 0 {
+			r.n.socket.SetServers(addrs)
+		}
 		var retry <-chan time.Time
 		if failed != nil {
 			r.n.cfg.Logger.Info("stun server not found", "err", failed)

@@ -2,10 +2,12 @@ package kith
 
 import (
 	"context"
+	"log/slog"
 	"net/netip"
 	"sync"
 	"time"
 
+	"github.com/kithproject/kith/hub/hubaddr"
 	"github.com/kithproject/kith/link"
 	"github.com/kithproject/kith/link/relay"
 )
@@ -18,6 +20,7 @@ type relays struct {
 
 	mu   sync.Mutex // guards the fields below
 	need map[*peer]struct{}
+	more []relayPlace            // that run does not keep yet
 	open map[string]*relay.Relay // by name
 }
 
@@ -70,14 +73,26 @@ type relayPlace struct {
 	cfgs []relay.Config
 }
 
+func hubPlace(h hubaddr.Address, log *slog.Logger) relayPlace {
+	place := relayPlace{name: h.Host}
+	for _, u := range h.TURNURLs() {
+		place.cfgs = append(place.cfgs, relay.Config{URL: u, Secret: h.TURNSecret(), TLS: h.TLSConfig(), Logger: log})
+	}
+	return place
+}
+
+// add has one more server kept from now on.
+func (r *relays) add(place relayPlace) {
+	r.mu.Lock()
+	r.more = append(r.more, place)
+	r.mu.Unlock()
+	poke(r.kick)
+}
+
 func (r *relays) places() []relayPlace {
 	var out []relayPlace
 	for _, h := range r.n.cfg.Hubs {
-		place := relayPlace{name: h.Host}
-		for _, u := range h.TURNURLs() {
-			place.cfgs = append(place.cfgs, relay.Config{URL: u, Secret: h.TURNSecret(), TLS: h.TLSConfig(), Logger: r.n.cfg.Logger})
-		}
-		out = append(out, place)
+		out = append(out, hubPlace(h, r.n.cfg.Logger))
 	}
 	for _, t := range r.n.cfg.TURN {
 		cfg := relay.Config{URL: t.URL, User: t.User, Password: t.Password, Logger: r.n.cfg.Logger}
@@ -91,17 +106,17 @@ func (r *relays) places() []relayPlace {
 
 // run keeps one goroutine per server, each of which opens it while wanted.
 func (r *relays) run() {
-	places := r.places()
-	if len(places) == 0 {
-		return
-	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	kicks := make([]chan struct{}, len(places))
-	for i, place := range places {
-		kicks[i] = make(chan struct{}, 1)
-		wg.Go(func() { r.keep(place, kicks[i]) })
+	var kicks []chan struct{}
+	keep := func(places []relayPlace) {
+		for _, place := range places {
+			kick := make(chan struct{}, 1)
+			kicks = append(kicks, kick)
+			wg.Go(func() { r.keep(place, kick) })
+		}
 	}
+	keep(r.places())
 	review := time.NewTicker(relayReview)
 	defer review.Stop()
 	for {
@@ -113,6 +128,11 @@ func (r *relays) run() {
 				p.post(p.needRelay)
 			}
 		case <-r.kick:
+			r.mu.Lock()
+			more := r.more
+			r.more = nil
+			r.mu.Unlock()
+			keep(more)
 			for _, k := range kicks {
 				poke(k)
 			}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -28,11 +29,11 @@ var errNoMember = errors.New("rendezvous: no medium takes this topic")
 // a retransmission that wants an answer, and only the stages above can tell,
 // because they can open it.
 type Racer struct {
-	members []Exchange
+	members atomic.Pointer[[]Exchange] // replaced by Add, never changed
 	once    sync.Once
 	err     error // of Close
 
-	mu       sync.Mutex // guards the fields below
+	mu       sync.Mutex // guards the fields below, and writing members
 	closed   bool
 	sessions map[*raceSession]struct{}
 }
@@ -46,13 +47,16 @@ var (
 // Race joins exchanges into one, which owns them from now on. Without members it
 // takes no topic.
 func Race(members ...Exchange) *Racer {
-	return &Racer{members: slices.Clone(members), sessions: make(map[*raceSession]struct{})}
+	r := &Racer{sessions: make(map[*raceSession]struct{})}
+	r.members.Store(new(slices.Clone(members)))
+	return r
 }
 
 // Name returns the members' names, joined by "+".
 func (r *Racer) Name() string {
-	names := make([]string, len(r.members))
-	for i, m := range r.members {
+	members := *r.members.Load()
+	names := make([]string, len(members))
+	for i, m := range members {
 		names[i] = m.Name()
 	}
 	return strings.Join(names, "+")
@@ -71,7 +75,7 @@ func (r *Racer) Health() Health {
 		}
 	}
 	h.Detail = strings.Join(details, "; ")
-	if len(r.members) == 0 {
+	if len(*r.members.Load()) == 0 {
 		h.Detail, h.Err = "no medium is configured", errNoMember
 	} else if !h.Ready {
 		h.Err = errors.Join(errs...)
@@ -81,8 +85,9 @@ func (r *Racer) Health() Health {
 
 // Each returns the health of every member, in their order.
 func (r *Racer) Each() []Health {
-	out := make([]Health, len(r.members))
-	for i, m := range r.members {
+	members := *r.members.Load()
+	out := make([]Health, len(members))
+	for i, m := range members {
 		out[i] = m.Health()
 	}
 	return out
@@ -91,7 +96,7 @@ func (r *Racer) Each() []Health {
 // Endpoints returns the members' endpoints, in the order of the members.
 func (r *Racer) Endpoints() []netip.AddrPort {
 	var out []netip.AddrPort
-	for _, m := range r.members {
+	for _, m := range *r.members.Load() {
 		if e, ok := m.(Endpointer); ok {
 			out = append(out, e.Endpoints()...)
 		}
@@ -99,10 +104,23 @@ func (r *Racer) Endpoints() []netip.AddrPort {
 	return out
 }
 
+// Add takes one more member, for sessions that begin later. It errs with
+// net.ErrClosed after Close; then the caller keeps the exchange.
+func (r *Racer) Add(e Exchange) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return fmt.Errorf("rendezvous: add: %w", net.ErrClosed)
+	}
+	more := append(slices.Clone(*r.members.Load()), e)
+	r.members.Store(&more)
+	return nil
+}
+
 // Check has the members that can (Checker) look whether they still work. It does
 // not block.
 func (r *Racer) Check() {
-	for _, m := range r.members {
+	for _, m := range *r.members.Load() {
 		if c, ok := m.(Checker); ok {
 			c.Check()
 		}
@@ -116,14 +134,15 @@ func (r *Racer) Close() error {
 		r.mu.Lock()
 		r.closed = true
 		open := slices.Collect(maps.Keys(r.sessions))
+		members := *r.members.Load()
 		r.mu.Unlock()
-		errs := make([]error, len(open)+len(r.members))
+		errs := make([]error, len(open)+len(members))
 		var wg sync.WaitGroup
 		for i, s := range open {
 			wg.Go(func() { errs[i] = s.Close() })
 		}
 		wg.Wait()
-		for i, m := range r.members {
+		for i, m := range members {
 			wg.Go(func() { errs[len(open)+i] = m.Close() })
 		}
 		wg.Wait()

@@ -49,7 +49,7 @@ type raceMember struct {
 func newRaceSession(ctx context.Context, r *Racer) *raceSession {
 	s := &raceSession{racer: r}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	for _, e := range r.members {
+	for _, e := range *r.members.Load() {
 		s.members = append(s.members, &raceMember{
 			exchange: e, joined: make(chan struct{}), slots: make(chan struct{}, maxInFlight),
 		})

@@ -116,10 +116,14 @@ func (e *env) join(ctx context.Context, f pairFlags) error {
 	if err != nil {
 		return err
 	}
-	if _, err := code.Parse(text, time.Now()); err != nil { // said before a node is opened
+	parsed, err := code.Parse(text, time.Now())
+	if err != nil { // said before a node is opened
 		return codeError(err)
 	}
-	return e.follow(ctx, f, control.Request{Op: control.OpJoin, Code: text, Yes: f.yes, Wait: f.wait}, in)
+	if err := e.follow(ctx, f, control.Request{Op: control.OpJoin, Code: text, Yes: f.yes, Wait: f.wait}, in); err != nil {
+		return err
+	}
+	return e.keepHub(parsed.Hints(), f.json)
 }
 
 // maxCodeFile is more than any form of a code needs, in bytes.

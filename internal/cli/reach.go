@@ -92,6 +92,26 @@ func (e *env) hubText(ctx context.Context, args []string) (string, error) {
 	return strings.TrimSpace(text), nil
 }
 
+// keepHub writes the hub of a code that led to a pair into the settings, unless
+// there is a hub already: the other device is met there.
+func (e *env) keepHub(hints []string, quiet bool) error {
+	a, ok := hubaddr.FromHints(hints)
+	if !ok {
+		return nil
+	}
+	kept := false
+	err := e.change(func(s *settings) error {
+		if len(s.Hubs) == 0 {
+			s.Hubs, kept = []string{a.Text()}, true
+		}
+		return nil
+	})
+	if kept && !quiet {
+		fmt.Fprintf(e.out, "The code named the hub %s: it is used from now on (kith config hub --remove %s ends that).\n", a.Host, a.Host)
+	}
+	return err
+}
+
 func sameHub(text, host string) bool {
 	a, err := hubaddr.Parse(text)
 	return err == nil && a.Host == host
