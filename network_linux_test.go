@@ -74,7 +74,11 @@ func (s *station) start(args ...string) *nettest.Process {
 
 func (s *station) daemon(ctx context.Context) {
 	s.t.Helper()
-	s.up = s.start("up", "--json")
+	args := []string{"up", "--json"}
+	if os.Getenv("KITH_TEST_VERBOSE") != "" {
+		args = append(args, "-v")
+	}
+	s.up = s.start(args...)
 	s.up.Await(ctx, `"event":"up"`)
 }
 

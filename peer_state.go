@@ -38,7 +38,7 @@ func (p *peer) isConnected() bool {
 
 func (p *peer) setPath(path link.Path) {
 	p.mu.Lock()
-	moved := p.connected && (p.path == nil || p.path.Remote != path.Remote)
+	moved := p.connected && (p.path == nil || p.path.Remote != path.Remote || p.path.Kind != path.Kind)
 	if p.connected {
 		p.path = &path
 	}

@@ -65,12 +65,15 @@ func TestNetworkRoam(t *testing.T) {
 			defer cancel()
 			r := newReachLab(ctx, t, c.a, c.b)
 			r.spare, r.hard = r.inet.Site("spare", nettest.NATEasy), r.inet.Site("hard", nettest.NATHard)
-			r.nodes[0].run(ctx, "ping", "-c", "1", "laptop")
+			if c.a != nettest.NATHard {
+				r.nodes[0].run(ctx, "ping", "--until-direct", "laptop")
+				r.nodes[1].run(ctx, "ping", "--until-direct", "desk")
+			}
 			done := r.transfer(ctx, t)
 			c.do(ctx, r)
 			start := time.Now()
 			r.nodes[0].run(ctx, "ping", "-c", "1", "--wait", "30s", "laptop")
-			t.Logf("traffic again after %v", time.Since(start).Round(time.Millisecond))
+			t.Logf("%s: traffic again after %v", c.name, time.Since(start).Round(time.Millisecond))
 			if err := <-done; err != nil {
 				t.Errorf("transfer: %v", err)
 			}

@@ -52,9 +52,10 @@ const (
 	idlePing    = 25 * time.Second
 	activePing  = 5 * time.Second
 	refreshPing = time.Minute
-	warmPing    = 15 * time.Second // to the next best path, while data flows
-	activeFor   = 10 * time.Second // data makes a link active for so long
-	silence     = time.Second      // data without any answer for so long asks for a ping
+	warmPing    = 15 * time.Second       // to the next best path, while data flows
+	activeFor   = 10 * time.Second       // data makes a link active for so long
+	minSilence  = 300 * time.Millisecond // data without any answer for so long, or for four
+	maxSilence  = time.Second            // round trips, asks for a ping
 	pathLimit   = 3 * time.Second
 	minPatience = 250 * time.Millisecond
 	maxPatience = time.Second
@@ -113,13 +114,13 @@ type checker struct {
 	blind   blind
 	quotas  map[netip.AddrPort]*bucket // packets to addresses that have not answered us
 
-	activeUntil time.Time
-	refreshAt   time.Time
-	waiting     time.Time // since when data got no answer; zero: none did
-	lost        time.Time // when the last path was lost; zero: there was none
-	lostPlace   place     // where it led
-	warmed      time.Time // when the next best path was asked last
-	alarm       time.Time // since when all candidates are asked because the selected one is silent
+	activeUntil  time.Time
+	refreshAt    time.Time
+	waiting      time.Time      // since when data got no answer; zero: none did
+	lost         time.Time      // when the last path was lost; zero: there was none
+	straightAddr netip.AddrPort // where the last path led that went through no relay
+	warmed       time.Time      // when the next best path was asked last
+	alarm        time.Time      // since when all candidates are asked because the selected one is silent
 }
 
 // A namedAddr is a candidate as the peer named it.

@@ -46,8 +46,8 @@
 //	                    persistent keepalive off: a probe is no dearer, and also
 //	                    measures and proves the path
 //	selected, in use    one ping per 5 s; all other candidates once per 60 s
-//	no answer           1 s after a packet that nothing answered: a ping; unanswered for
-//	                    four round trips (250 ms - 1 s): all candidates are pinged
+//	no answer           four round trips (300 ms - 1 s) after a packet that nothing answered:
+//	                    a ping; unanswered for as long (250 ms - 1 s): all candidates are pinged
 //	path left           as soon as it has missed two pings and another has answered, at the
 //	                    latest 3 s after the first sign of trouble; it displaces no other
 //	                    for the next 10 s

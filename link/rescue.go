@@ -22,9 +22,12 @@ const (
 // mapping is not known: they take turns, and which begins follows from the keys.
 func (d *drill) rescue() (punch.Plan, time.Time) {
 	c := d.l.core
-	from := c.lostPlace
-	if c.lost.IsZero() || d.news.After(c.lost) || c.selected != nil || from.carrier != 0 ||
-		!from.addr.Addr().Is4() || !outside(from.addr.Addr()) || time.Since(c.lost) > rescueFor {
+	from := c.straightAddr
+	if !from.IsValid() && d.peer.Public.IsValid() { // never straight: aim at what the peer's STUN server saw
+		from = netip.AddrPortFrom(d.peer.Public, d.peer.LastPort)
+	}
+	if c.lost.IsZero() || d.news.After(c.lost) || c.selected != nil || from.Port() == 0 ||
+		!from.Addr().Is4() || !outside(from.Addr()) || time.Since(c.lost) > rescueFor {
 		return punch.Plan{}, time.Time{}
 	}
 	if d.loss != c.lost {
@@ -36,9 +39,9 @@ func (d *drill) rescue() (punch.Plan, time.Time) {
 	}
 	plan := punch.Plan{Reason: rescueReason, Chance: punch.Chance(rescueSockets, 1<<16-1024, punch.AttemptProbes)}
 	if first := bytes.Compare(own[:], theirs[:]) < 0; first == (d.rescues%2 == 0) {
-		plan.Role, plan.Sockets, plan.Target = punch.RoleOpener, rescueSockets, from.addr
+		plan.Role, plan.Sockets, plan.Target = punch.RoleOpener, rescueSockets, from
 	} else {
-		plan.Role, plan.Target = punch.RoleProber, netip.AddrPortFrom(from.addr.Addr(), 0)
+		plan.Role, plan.Target = punch.RoleProber, netip.AddrPortFrom(from.Addr(), 0)
 	}
 	return plan, c.lost
 }

@@ -61,9 +61,12 @@ func (c *checker) selectPath(now time.Time, cand *candidate) {
 	old := c.selected
 	c.selected, c.moved, c.alarm = cand, now, time.Time{}
 	c.out.use(cand)
+	if cand != nil && cand.kind != Relay {
+		c.straightAddr = cand.place.addr
+	}
 	switch {
 	case cand == nil:
-		c.up, c.lost, c.lostPlace = false, now, old.place
+		c.up, c.lost = false, now
 		c.out.event(Down, c.path(old))
 		return
 	case !c.up:
@@ -117,7 +120,7 @@ func (c *checker) doubtAt() time.Time {
 	if c.waiting.IsZero() {
 		return time.Time{}
 	}
-	at := c.waiting.Add(silence)
+	at := c.waiting.Add(min(max(4*c.selected.rtt, minSilence), maxSilence))
 	if !c.selected.lastPing.Before(at) || !c.selected.lastPong.Before(at) {
 		return time.Time{}
 	}

@@ -21,7 +21,9 @@ import (
 	"log/slog"
 	"math/big"
 	"net"
+	"net/netip"
 	"net/url"
+	"os"
 	"sync"
 	"time"
 
@@ -35,8 +37,9 @@ const (
 	topicPrefix     = "kith/1/"
 	keepAlive       = 30 // seconds
 	connectTimeout  = 3 * time.Second
-	checkTimeout    = time.Second     // for the answer of a broker that is asked whether it is there
-	soonFor         = 5 * time.Minute // after a loss, attempts to connect follow each other fast
+	checkLeast      = 300 * time.Millisecond // for the answer of a broker that is asked whether it is there:
+	checkMost       = 2 * time.Second        // as long as connecting took, which is several round trips
+	soonFor         = 5 * time.Minute        // after a loss, attempts to connect follow each other fast
 	soonRetry       = time.Second
 	firstReconnect  = 500 * time.Millisecond
 	longestRetry    = 30 * time.Second
@@ -90,6 +93,9 @@ type Exchange struct {
 	err    error         // of the last attempt to connect
 	lost   time.Time     // when the last connection ended
 	asking bool          // Check is at work
+	local  netip.Addr    // ours, of the connection; invalid if it is not known
+	took   time.Duration // to connect
+	dialed time.Time     // when the last attempt to connect began
 	topics map[string]map[*session]struct{}
 }
 
@@ -149,6 +155,9 @@ func New(cfg Config) (*Exchange, error) {
 	}
 	if cfg.Password != "" {
 		cc.ConnectPassword = []byte(cfg.Password)
+	}
+	if (u.Scheme == "mqtt" || u.Scheme == "mqtts") && os.Getenv("all_proxy") == "" {
+		cc.AttemptConnection = e.dial
 	}
 	if e.conn, err = autopaho.NewConnection(e.ctx, cc); err != nil {
 		e.cancel()
@@ -213,6 +222,9 @@ func (e *Exchange) connected(conn *autopaho.ConnectionManager, _ *paho.Connack) 
 		return
 	}
 	e.up, e.err = true, nil
+	if !e.dialed.IsZero() {
+		e.took = time.Since(e.dialed)
+	}
 	if again := e.cfg.Again; again != nil && !e.lost.IsZero() {
 		defer again()
 	}
@@ -250,40 +262,6 @@ func (e *Exchange) disconnected() bool {
 	default:
 	}
 	return true // connect again
-}
-
-// Check asks the broker whether it is still there, and connects anew if it does
-// not answer within a second: TCP itself may take minutes to notice. It does not
-// block.
-func (e *Exchange) Check() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if !e.up || e.asking || e.closed {
-		return
-	}
-	e.asking = true
-	e.wg.Go(e.check)
-}
-
-func (e *Exchange) check() {
-	ctx, cancel := context.WithTimeout(e.ctx, checkTimeout)
-	defer cancel()
-	// The client sends PINGREQ only by its own clock, but SUBSCRIBE has an answer,
-	// too. Nobody publishes to this topic.
-	_, err := e.conn.Subscribe(ctx, &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: e.echo}}})
-	if errors.Is(err, context.DeadlineExceeded) {
-		e.log.Info("broker does not answer", "exchange", e.Name())
-		e.conn.TerminateConnectionForTest() // the only way to have it dropped
-	}
-	e.mu.Lock()
-	e.asking = false
-	e.mu.Unlock()
-}
-
-func randomTopic() string {
-	var b [20]byte
-	_, _ = rand.Read(b[:]) // it never fails
-	return hex.EncodeToString(b[:])
 }
 
 func (e *Exchange) failed(err error) {
