@@ -30,7 +30,7 @@ that were refused.
 }
 
 func (e *env) up(ctx context.Context, asJSON bool) (err error) {
-	node, err := e.open(ctx)
+	node, err := e.openPatiently(ctx)
 	if err != nil {
 		return err
 	}
@@ -64,6 +64,41 @@ func (e *env) up(ctx context.Context, asJSON bool) (err error) {
 			if err := e.showEvent(ev, asJSON); err != nil {
 				return err
 			}
+		}
+	}
+}
+
+const (
+	// inUsePatience is how long kith up waits for another command that works on the
+	// state directory without a daemon.
+	inUsePatience = 20 * time.Second
+	inUseRetry    = 100 * time.Millisecond
+)
+
+// openPatiently opens the node. Another command may hold the state directory for
+// a moment; another daemon holds it for good, and answers.
+func (e *env) openPatiently(ctx context.Context) (*kith.Node, error) {
+	dir, err := e.dir()
+	if err != nil {
+		return nil, err
+	}
+	said := false
+	for end := time.Now().Add(inUsePatience); ; {
+		node, err := e.open(ctx)
+		if !errors.Is(err, kith.ErrInUse) || time.Now().After(end) {
+			return node, err
+		}
+		if _, there := control.Connect(ctx, dir); there == nil {
+			return nil, err
+		}
+		if !said {
+			said = true
+			fmt.Fprintln(e.err, "waiting for another kith command to end")
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(inUseRetry):
 		}
 	}
 }
