@@ -263,7 +263,9 @@ func (r *Relay) allocate(ctx context.Context) error {
 	if r.addr.IsValid() {
 		return nil
 	}
+	start := time.Now()
 	answer, err := r.ask(ctx.Done(), stun.MethodAllocate, r.times.request, requestedTransport())
+	took := time.Since(start)
 	if errors.Is(err, ErrFamily) {
 		// A server without IPv4: that is what is meant by saying nothing.
 		answer, err = r.ask(ctx.Done(), stun.MethodAllocate, r.times.request, requestedTransport(), requestedIPv6())
@@ -271,8 +273,15 @@ func (r *Relay) allocate(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, ctx.Err())
 	}
+	if r.server.via == overUDP { // a near server that is silent is lost sooner
+		r.times.check.wait = min(r.times.check.wait, max(4*took, leastCheck))
+	}
 	return r.allocated(answer)
 }
+
+// leastCheck is the least wait for one answer of a near server to a check: a pause
+// of its machine, or of a radio, is no loss.
+const leastCheck = 250 * time.Millisecond
 
 // abandon gives back, without waiting, what the server may have allocated while
 // its answer got lost: it would count against the quota until it expires.

@@ -48,14 +48,15 @@
 //	 at once (once a second) when the system says that nobody listens, and on Check
 //	 at half of the allocation's lifetime anyway (mostly 5 of 10 minutes)
 //
-// On UDP it is asked 3 times, half a second apart; on TCP and TLS once, for 4
-// seconds, because lost segments are the system's business there. If no proof of
-// life came meanwhile, Done is closed: 6.5 to 8.5 s after the server vanished when
-// there is traffic, 16.5 s when there is none (on TCP 2.5 s later). A closed
-// connection, an allocation that the server does not know, and refused
-// credentials end it at once; a port where nobody listens, after 1.5 s.
+// On UDP it is asked 3 times, half a second apart (a near server, four round trips
+// but at least a quarter of a second); on TCP and TLS once, for 4 seconds, because
+// lost segments are the system's business there. If no proof of life came
+// meanwhile, Done is closed: 5.75 to 8.5 s after the server vanished when there is
+// traffic, 16.5 s at most when there is none (on TCP 2.5 s later). A closed
+// connection, an allocation that the server says it does not know, and refused
+// credentials end it at once; a port where nobody listens, after 0.75 to 1.5 s.
 //
-// With Config.Secret the credentials are made anew by every Dial, for 24 hours,
+// With Config.Secret the credentials are made anew by every Dial, for 12 hours,
 // and once more when the server refuses them later: same random part, later end.
 //
 // # Bounds
