@@ -40,7 +40,7 @@ func TestNATMatrix(t *testing.T) {
 		"delay on the wires; both daemons are started, and the time runs until the first answer\n" +
 		"through the tunnel, and until the path goes through no relay. Before each run the routers\n" +
 		"forget all their mappings. `make natmatrix` writes this table.\n\n" + table.String()
-	if err := os.WriteFile(file, []byte(text), 0o644); err != nil { //nolint:gosec // for everybody to read
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }

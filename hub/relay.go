@@ -26,7 +26,7 @@ var (
 // denied are the networks besides those that netip knows by name which a relay
 // on the internet must not send to: they are this machine's, its provider's, or
 // lead there by translation (RFC 6890 and RFC 8656 section 21.1.4).
-var denied = []netip.Prefix{
+var denied = []netip.Prefix{ //nolint:gochecknoglobals // never changed
 	netip.MustParsePrefix("0.0.0.0/8"),      // this network
 	netip.MustParsePrefix("100.64.0.0/10"),  // shared address space
 	netip.MustParsePrefix("192.0.0.0/24"),   // protocol assignments

@@ -47,7 +47,7 @@ func (i carrierInfo) places(n namedAddr) []place {
 }
 
 // sharedRange is that of carrier NATs (RFC 6598).
-var sharedRange = netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 64, 0, 0}), 10)
+var sharedRange = netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 64, 0, 0}), 10) //nolint:gochecknoglobals // never changed
 
 // outside reports whether an address is one of the internet.
 func outside(ip netip.Addr) bool {

@@ -266,7 +266,7 @@ func (c *checker) expand(now time.Time) {
 	c.trim()
 }
 
-var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255}) //nolint:gochecknoglobals // never changed
 
 // places are where an address that the peer named may be; none if no peer can
 // have it.

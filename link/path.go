@@ -21,7 +21,7 @@ const (
 	Loopback PathKind = 7 // the peer runs on this machine
 )
 
-var kindNames = [...]string{
+var kindNames = [...]string{ //nolint:gochecknoglobals // never changed
 	Relay: "relay", Virtual: "virtual", Punched: "punched", Mapped: "mapped", Direct: "direct", LAN: "lan", Loopback: "loopback",
 }
 

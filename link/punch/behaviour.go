@@ -25,7 +25,7 @@ const (
 	rules
 )
 
-var ruleNames = [rules]string{"unknown", "none", "endpoint-independent", "address-dependent", "address-and-port-dependent"}
+var ruleNames = [rules]string{"unknown", "none", "endpoint-independent", "address-dependent", "address-and-port-dependent"} //nolint:gochecknoglobals // never changed
 
 // String returns the rule's name as RFC 4787 has it.
 func (r Rule) String() string {

@@ -102,7 +102,7 @@ func (t *Turn) Leave() {
 	})
 }
 
-var delays = [...]time.Duration{
+var delays = [...]time.Duration{ //nolint:gochecknoglobals // never changed
 	10 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 5 * time.Minute, 10 * time.Minute,
 }
 
