@@ -240,7 +240,7 @@ func (e *Exchange) take(b []byte, from netip.AddrPort) {
 	}
 	e.mu.Unlock()
 	for _, s := range to {
-		s.deliver(rendezvous.Message{Frame: slices.Clone(b[rendezvous.TagSize:]), Exchange: e.Name(), From: from})
+		s.Deliver(rendezvous.Message{Frame: slices.Clone(b[rendezvous.TagSize:]), Exchange: e.Name(), From: from})
 	}
 }
 
@@ -345,7 +345,7 @@ func (e *Exchange) Join(ctx context.Context, p rendezvous.Point) (rendezvous.Ses
 	}
 	const maxEndpoints = 16
 	p.Endpoints = slices.Clone(p.Endpoints[:min(len(p.Endpoints), maxEndpoints)])
-	s := &session{e: e, point: p, tag: p.Topic.Tag(), queue: make(chan rendezvous.Message, rendezvous.QueueSize), done: make(chan struct{})}
+	s := &session{e: e, point: p, tag: p.Topic.Tag(), Inbox: rendezvous.NewInbox("lan")}
 	e.mu.Lock()
 	if e.closed {
 		e.mu.Unlock()

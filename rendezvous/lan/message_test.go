@@ -1,6 +1,7 @@
 package lan
 
 import (
+	"context"
 	"net/netip"
 	"testing"
 	"time"
@@ -90,19 +91,19 @@ func FuzzMDNS(f *testing.F) {
 func FuzzDatagram(f *testing.F) {
 	e := &Exchange{topics: map[rendezvous.Tag]map[*session]struct{}{}, peers: nil, socks: &sockets{}}
 	e.peers = make(map[rendezvous.Tag]map[netip.AddrPort]time.Time)
-	s := &session{e: e, tag: testTag, queue: make(chan rendezvous.Message, 1)}
+	s := &session{e: e, tag: testTag, Inbox: rendezvous.NewInbox("lan")}
 	e.topics[testTag] = map[*session]struct{}{s: {}}
 	good := append(testTag[:], make([]byte, rendezvous.FrameSize)...)
 	f.Add(good)
 	f.Add(good[:100])
+	over, cancel := context.WithCancel(context.Background())
+	cancel() // only what waits is received
 	f.Fuzz(func(t *testing.T, b []byte) {
 		e.take(b, netip.MustParseAddrPort("10.0.0.9:9"))
-		select {
-		case m := <-s.queue:
+		if m, err := s.Receive(over); err == nil {
 			if len(b) != datagramSize || rendezvous.Tag(b[:8]) != testTag || len(m.Frame) != rendezvous.FrameSize {
 				t.Fatal("a datagram that is none was delivered")
 			}
-		default:
 		}
 	})
 }

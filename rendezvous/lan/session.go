@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"sync"
 	"time"
 
 	"github.com/kithproject/kith/rendezvous"
@@ -16,9 +14,7 @@ type session struct {
 	e     *Exchange
 	point rendezvous.Point
 	tag   rendezvous.Tag
-	queue chan rendezvous.Message
-	done  chan struct{}
-	once  sync.Once
+	*rendezvous.Inbox
 
 	last    []byte    // datagram published last; guarded by e.mu
 	queried time.Time // last mDNS question; guarded by e.mu
@@ -30,33 +26,11 @@ const (
 	longestQuery = time.Minute
 )
 
-func (s *session) deliver(m rendezvous.Message) {
-	select {
-	case s.queue <- m:
-	default: // a receiver that is busy: the newest goes
-	}
-}
-
-func (s *session) closed() bool {
-	select {
-	case <-s.done:
-		return true
-	default:
-		return false
-	}
-}
-
 // Publish sends the frame to the groups, to the addresses that are known, and
 // asks mDNS for more.
 func (s *session) Publish(ctx context.Context, frame []byte) error {
-	if err := ctx.Err(); err != nil {
+	if err := s.MayPublish(ctx, frame); err != nil {
 		return err
-	}
-	if s.closed() {
-		return fmt.Errorf("lan: publish: %w", net.ErrClosed)
-	}
-	if len(frame) != rendezvous.FrameSize {
-		return rendezvous.ErrFrameSize
 	}
 	d := make([]byte, 0, datagramSize)
 	d = append(append(d, s.tag[:]...), frame...)
@@ -104,25 +78,9 @@ func (s *session) remember(d []byte) bool {
 	return true
 }
 
-// Receive returns the next frame.
-func (s *session) Receive(ctx context.Context) (rendezvous.Message, error) {
-	if s.closed() {
-		return rendezvous.Message{}, fmt.Errorf("lan: receive: %w", net.ErrClosed)
-	}
-	select {
-	case m := <-s.queue:
-		return m, nil
-	case <-ctx.Done():
-		return rendezvous.Message{}, ctx.Err()
-	case <-s.done:
-		return rendezvous.Message{}, fmt.Errorf("lan: receive: %w", net.ErrClosed)
-	}
-}
-
 // Close leaves the topic; it says so to mDNS.
 func (s *session) Close() error {
-	s.once.Do(func() {
-		close(s.done)
+	s.Shut(func() {
 		e := s.e
 		e.mu.Lock()
 		delete(e.topics[s.tag], s)

@@ -329,7 +329,7 @@ func (e *Exchange) received(p paho.PublishReceived) (bool, error) {
 	}
 	e.mu.Unlock()
 	for _, s := range to {
-		s.deliver(rendezvous.Message{Frame: append([]byte(nil), p.Packet.Payload...), Exchange: e.Name()})
+		s.Deliver(rendezvous.Message{Frame: append([]byte(nil), p.Packet.Payload...), Exchange: e.Name()})
 	}
 	return true, nil
 }
@@ -341,8 +341,7 @@ func (e *Exchange) Join(ctx context.Context, p rendezvous.Point) (rendezvous.Ses
 	}
 	s := &session{
 		e: e, topic: topicPrefix + hex.EncodeToString(p.Topic[:]), mode: p.Mode,
-		queue: make(chan rendezvous.Message, rendezvous.QueueSize), done: make(chan struct{}),
-		wake: make(chan struct{}, 1),
+		Inbox: rendezvous.NewInbox("mqtt"), wake: make(chan struct{}, 1),
 	}
 	s.limit = limiter{burst: e.cfg.Burst, interval: e.cfg.Interval}
 	e.mu.Lock()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"sync"
 	"time"
 
@@ -18,10 +17,8 @@ type session struct {
 	e     *Exchange
 	topic string
 	mode  rendezvous.Mode
-	queue chan rendezvous.Message
-	done  chan struct{}
-	wake  chan struct{} // holds a token while frames wait
-	once  sync.Once
+	*rendezvous.Inbox
+	wake chan struct{} // holds a token while frames wait
 
 	mu      sync.Mutex // guards the fields below
 	waiting [][]byte   // frames to send, oldest first, at most burst
@@ -52,33 +49,11 @@ func (l *limiter) wait(now time.Time) time.Duration {
 	return l.last.Add(l.interval).Sub(now)
 }
 
-func (s *session) deliver(m rendezvous.Message) {
-	select {
-	case s.queue <- m:
-	default: // a receiver that is busy: the newest goes
-	}
-}
-
-func (s *session) closed() bool {
-	select {
-	case <-s.done:
-		return true
-	default:
-		return false
-	}
-}
-
 // Publish hands a frame to the broker's connection, under the rate limit: when
 // more wait than the burst, the oldest is dropped.
 func (s *session) Publish(ctx context.Context, frame []byte) error {
-	if err := ctx.Err(); err != nil {
+	if err := s.MayPublish(ctx, frame); err != nil {
 		return err
-	}
-	if s.closed() {
-		return fmt.Errorf("mqtt: publish: %w", net.ErrClosed)
-	}
-	if len(frame) != rendezvous.FrameSize {
-		return rendezvous.ErrFrameSize
 	}
 	if s.mode == rendezvous.ReceiveOnly {
 		return errors.New("mqtt: this session only receives")
@@ -104,7 +79,7 @@ func (s *session) Publish(ctx context.Context, frame []byte) error {
 func (s *session) send() {
 	for {
 		select {
-		case <-s.done:
+		case <-s.Done():
 			return
 		case <-s.wake:
 		}
@@ -125,8 +100,8 @@ func (s *session) awaitBroker() bool {
 	s.e.mu.Unlock()
 	select {
 	case <-ready:
-		return !s.closed()
-	case <-s.done:
+		return !s.Closed()
+	case <-s.Done():
 		return false
 	}
 }
@@ -153,7 +128,7 @@ func (s *session) next() ([]byte, bool) {
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
-		case <-s.done:
+		case <-s.Done():
 			timer.Stop()
 			return nil, false
 		}
@@ -169,26 +144,8 @@ func (s *session) publish(frame []byte) {
 	}
 }
 
-// Receive returns the next frame.
-func (s *session) Receive(ctx context.Context) (rendezvous.Message, error) {
-	if s.closed() {
-		return rendezvous.Message{}, fmt.Errorf("mqtt: receive: %w", net.ErrClosed)
-	}
-	select {
-	case m := <-s.queue:
-		return m, nil
-	case <-ctx.Done():
-		return rendezvous.Message{}, ctx.Err()
-	case <-s.done:
-		return rendezvous.Message{}, fmt.Errorf("mqtt: receive: %w", net.ErrClosed)
-	}
-}
-
 // Close leaves the topic.
 func (s *session) Close() error {
-	s.once.Do(func() {
-		close(s.done)
-		s.e.leave(s)
-	})
+	s.Shut(func() { s.e.leave(s) })
 	return nil
 }

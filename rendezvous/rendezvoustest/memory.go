@@ -193,7 +193,7 @@ func (e *Memory) Join(ctx context.Context, p rendezvous.Point) (rendezvous.Sessi
 	}
 	s := &session{
 		e: e, point: p, timers: make(map[*time.Timer]struct{}),
-		queue: make(chan rendezvous.Message, rendezvous.QueueSize), done: make(chan struct{}),
+		Inbox: rendezvous.NewInbox("memory"),
 	}
 	e.net.sessions[p.Topic] = append(e.net.sessions[p.Topic], s)
 	return s, nil
@@ -219,11 +219,9 @@ func (e *Memory) Close() error {
 }
 
 type session struct {
-	e      *Memory
-	point  rendezvous.Point
-	queue  chan rendezvous.Message
-	done   chan struct{}
-	once   sync.Once
+	e     *Memory
+	point rendezvous.Point
+	*rendezvous.Inbox
 	timers map[*time.Timer]struct{} // deliveries under way; guarded by e.net.mu
 }
 
@@ -246,32 +244,14 @@ func (s *session) deliver(m rendezvous.Message, delay time.Duration) {
 
 // arrive is the end of a delivery. The caller holds net.mu.
 func (s *session) arrive(m rendezvous.Message) {
-	if s.isClosed() || s.e.off() {
-		return
-	}
-	select {
-	case s.queue <- m:
-	default:
-	}
-}
-
-func (s *session) isClosed() bool {
-	select {
-	case <-s.done:
-		return true
-	default:
-		return false
+	if !s.Closed() && !s.e.off() {
+		s.Deliver(m)
 	}
 }
 
 func (s *session) Publish(ctx context.Context, frame []byte) error {
-	switch {
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case s.isClosed():
-		return fmt.Errorf("memory: publish: %w", net.ErrClosed)
-	case len(frame) != rendezvous.FrameSize:
-		return rendezvous.ErrFrameSize
+	if err := s.MayPublish(ctx, frame); err != nil {
+		return err
 	}
 	n := s.e.net
 	n.mu.Lock()
@@ -284,26 +264,11 @@ func (s *session) Publish(ctx context.Context, frame []byte) error {
 	return nil
 }
 
-func (s *session) Receive(ctx context.Context) (rendezvous.Message, error) {
-	if s.isClosed() {
-		return rendezvous.Message{}, fmt.Errorf("memory: receive: %w", net.ErrClosed)
-	}
-	select {
-	case m := <-s.queue:
-		return m, nil
-	case <-ctx.Done():
-		return rendezvous.Message{}, ctx.Err()
-	case <-s.done:
-		return rendezvous.Message{}, fmt.Errorf("memory: receive: %w", net.ErrClosed)
-	}
-}
-
 func (s *session) Close() error {
-	s.once.Do(func() {
+	s.Shut(func() {
 		n := s.e.net
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		close(s.done)
 		for t := range s.timers {
 			t.Stop()
 		}
