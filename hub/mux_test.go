@@ -173,7 +173,7 @@ func TestNestedTLS(t *testing.T) {
 // waiting meanwhile.
 func TestSlowClients(t *testing.T) {
 	if testing.Short() {
-		t.Skip("takes eleven seconds")
+		t.Skip("-short: it takes eleven seconds")
 	}
 	t.Parallel()
 	h := open(t, nil)

@@ -107,7 +107,7 @@ func TestBindingTwoPorts(t *testing.T) {
 // of its four sockets (RFC 5780).
 func TestBindingTwoAddresses(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("needs 127.0.0.2")
+		t.Skip("only Linux has 127.0.0.2 without being told to")
 	}
 	h := open(t, func(c *Config) { c.AltIP = netip.MustParseAddr("127.0.0.2") })
 	a := h.Address()
@@ -136,7 +136,7 @@ func TestBindingTwoAddresses(t *testing.T) {
 // answers from the one that was asked, for STUN and TURN.
 func TestWildcardAnswersFromWhereItWasAsked(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("needs 127.0.0.2")
+		t.Skip("only Linux has 127.0.0.2 without being told to")
 	}
 	h := open(t, func(c *Config) { c.Listen, c.Host, c.RelayIP = ":0", "127.0.0.2", netip.MustParseAddr("127.0.0.1") })
 	conn := udpConn(t, "0.0.0.0:0")
@@ -333,7 +333,7 @@ func TestPermit(t *testing.T) {
 // TestLifetimes ends TCP clients without an allocation, and keeps those with one.
 func TestLifetimes(t *testing.T) {
 	if testing.Short() {
-		t.Skip("takes eleven seconds")
+		t.Skip("-short: it takes eleven seconds")
 	}
 	t.Parallel()
 	h := open(t, nil)

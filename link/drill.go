@@ -41,7 +41,6 @@ type drill struct {
 	kept       []*hole
 	over       chan *attempt       // attempts that have ended
 	guesses    chan netip.AddrPort // for the checker to ping
-	won        uint64              // attempts that made a path
 	rescues    int                 // since loss
 	loss       time.Time           // of the path that the rescues are for
 }
@@ -197,10 +196,7 @@ func seed() uint64 {
 // ended takes note of the end of an attempt.
 func (d *drill) ended(now time.Time, a *attempt) {
 	d.attempt = nil
-	for _, h := range a.kept() {
-		d.kept = append(d.kept, h)
-		d.won++
-	}
+	d.kept = append(d.kept, a.kept()...)
 	if d.l.core.straight() {
 		d.backoff.Reset()
 		d.rescues = 0
