@@ -387,13 +387,28 @@ func TestOldKeysAreForgotten(t *testing.T) {
 		return d
 	}
 	for _, dir := range dirs {
-		record(dir, func(d *registry.Device) { d.Chain, d.ChainDay = [32]byte{7}, today-30 })
+		record(dir, func(d *registry.Device) {
+			d.Chain, d.ChainDay, d.LastSeen = [32]byte{7}, today-30, time.Time{}
+		})
+	}
+	// A ping may get through before both have heard the other's day.
+	pingUntilSeen := func(n *kith.Node, ref string) {
+		t.Helper()
+		for seen := false; !seen; {
+			if _, err := n.Ping(ctx, ref); err != nil {
+				t.Fatal(err)
+			}
+			d, err := n.Device(ref)
+			if err != nil {
+				t.Fatal(err)
+			}
+			seen = !d.LastSeen.IsZero()
+		}
 	}
 	for range 2 {
 		a, b = openNode(t, network, dirs[0], "desk"), openNode(t, network, dirs[1], "laptop")
-		if _, err := a.Ping(ctx, "laptop"); err != nil {
-			t.Fatal(err)
-		}
+		pingUntilSeen(a, "laptop")
+		pingUntilSeen(b, "desk")
 		if err := errors.Join(a.Close(), b.Close()); err != nil {
 			t.Fatal(err)
 		}
