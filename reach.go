@@ -93,9 +93,8 @@ func (r *reach) hubExchange(a hubaddr.Address) (rendezvous.Exchange, error) {
 	})
 }
 
-// UseHub also meets at a hub, asks it, and is relayed by it, until the node is
-// closed: in pairings that begin, and with pairs that are made, from now on. It
-// does nothing for a hub that is in use. It errs for an address that cannot be
+// UseHub also meets at a hub, asks it, and is relayed by it, from now until the
+// node is closed. It does nothing for a hub that is in use. It errs for an address that cannot be
 // used, and with net.ErrClosed.
 func (n *Node) UseHub(a hubaddr.Address) error {
 	r := n.reach

@@ -104,7 +104,7 @@ func (r *Racer) Endpoints() []netip.AddrPort {
 	return out
 }
 
-// Add takes one more member, for sessions that begin later. It errs with
+// Add takes one more member, which open sessions join, too. It errs with
 // net.ErrClosed after Close; then the caller keeps the exchange.
 func (r *Racer) Add(e Exchange) error {
 	r.mu.Lock()
@@ -114,6 +114,9 @@ func (r *Racer) Add(e Exchange) error {
 	}
 	more := append(slices.Clone(*r.members.Load()), e)
 	r.members.Store(&more)
+	for s := range r.sessions {
+		s.add(e)
+	}
 	return nil
 }
 
@@ -159,22 +162,23 @@ func (r *Racer) Join(ctx context.Context, p Point) (Session, error) {
 		return nil, err
 	}
 	p.Endpoints = slices.Clone(p.Endpoints) // a slow member reads them later
-	s := newRaceSession(ctx, r)
+	s := newRaceSession(ctx, r, p)
 	r.mu.Lock()
 	if r.closed {
 		r.mu.Unlock()
 		s.cancel()
 		return nil, fmt.Errorf("rendezvous: join: %w", net.ErrClosed)
 	}
+	for _, e := range *r.members.Load() {
+		s.add(e)
+	}
 	r.sessions[s] = struct{}{}
 	r.mu.Unlock()
-	for i := range s.members {
-		s.start(func() { s.run(i, p) })
-	}
+	members := *s.members.Load()
 	timer := time.NewTimer(joinPatience)
 	defer timer.Stop()
 	refused := 0
-	for _, m := range s.members {
+	for _, m := range members {
 		select {
 		case <-m.joined:
 			if m.err != nil {
@@ -188,11 +192,11 @@ func (r *Racer) Join(ctx context.Context, p Point) (Session, error) {
 			return nil, errors.Join(ctx.Err(), s.Close())
 		}
 	}
-	if refused < len(s.members) {
+	if refused < len(members) {
 		return s, nil
 	}
-	errs := make([]error, 0, len(s.members)+1)
-	for _, m := range s.members {
+	errs := make([]error, 0, len(members)+1)
+	for _, m := range members {
 		errs = append(errs, m.err)
 	}
 	err := s.Close()

@@ -23,7 +23,8 @@ const (
 // A raceSession merges one session per member.
 type raceSession struct {
 	racer   *Racer
-	members []*raceMember
+	point   Point
+	members atomic.Pointer[[]*raceMember] // replaced by add, never changed
 	merge   merge
 	ctx     context.Context //nolint:containedctx // ends with Close
 	cancel  context.CancelFunc
@@ -46,16 +47,21 @@ type raceMember struct {
 	slots    chan struct{}
 }
 
-func newRaceSession(ctx context.Context, r *Racer) *raceSession {
-	s := &raceSession{racer: r}
+func newRaceSession(ctx context.Context, r *Racer, p Point) *raceSession {
+	s := &raceSession{racer: r, point: p, merge: merge{more: make(chan struct{}, 1)}}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	for _, e := range *r.members.Load() {
-		s.members = append(s.members, &raceMember{
-			exchange: e, joined: make(chan struct{}), slots: make(chan struct{}, maxInFlight),
-		})
-	}
-	s.merge.init(len(s.members))
+	s.members.Store(new([]*raceMember))
 	return s
+}
+
+// add has one more exchange join. The Racer's lock is held.
+func (s *raceSession) add(e Exchange) {
+	m := &raceMember{exchange: e, joined: make(chan struct{}), slots: make(chan struct{}, maxInFlight)}
+	old := *s.members.Load()
+	members := append(slices.Clone(old), m)
+	s.members.Store(&members)
+	s.merge.grow()
+	s.start(func() { s.run(len(old), m) })
 }
 
 // start runs f in a goroutine that Close waits for; after Close it reports false.
@@ -70,9 +76,8 @@ func (s *raceSession) start(f func()) bool {
 }
 
 // run is the life of one member's session.
-func (s *raceSession) run(i int, p Point) {
-	m := s.members[i]
-	session, err := m.exchange.Join(s.ctx, p)
+func (s *raceSession) run(i int, m *raceMember) {
+	session, err := m.exchange.Join(s.ctx, s.point)
 	if err != nil {
 		m.err = fmt.Errorf("%s: %w", m.exchange.Name(), err)
 		close(m.joined)
@@ -80,7 +85,7 @@ func (s *raceSession) run(i int, p Point) {
 	}
 	m.session = session
 	close(m.joined)
-	for p.Mode != SendOnly {
+	for s.point.Mode != SendOnly {
 		msg, err := session.Receive(s.ctx)
 		if err != nil {
 			break
@@ -130,12 +135,13 @@ func (s *raceSession) Publish(ctx context.Context, frame []byte) error {
 		err    error
 	}
 	frame = slices.Clone(frame) // slower members need it after this returns
-	results := make(chan result, len(s.members))
+	members := *s.members.Load()
+	results := make(chan result, len(members))
 	sending, cancel := context.WithTimeout(s.ctx, publishLimit)
 	defer context.AfterFunc(ctx, cancel)() // the caller's context counts until somebody has the frame
 	var left atomic.Int32
-	left.Store(int32(len(s.members))) // a handful
-	for i, m := range s.members {
+	left.Store(int32(len(members))) // a handful
+	for i, m := range members {
 		started := s.start(func() {
 			results <- result{i, m.publish(sending, frame)}
 			if left.Add(-1) == 0 {
@@ -147,8 +153,8 @@ func (s *raceSession) Publish(ctx context.Context, frame []byte) error {
 			return fmt.Errorf("rendezvous: publish: %w", net.ErrClosed)
 		}
 	}
-	errs := make([]error, len(s.members))
-	for range s.members {
+	errs := make([]error, len(members))
+	for range members {
 		select {
 		case r := <-results:
 			if r.err == nil {
@@ -192,9 +198,9 @@ func (s *raceSession) Close() error {
 		s.mu.Unlock()
 		s.cancel()
 		s.wg.Wait()
-		errs := make([]error, len(s.members))
-		for i, m := range s.members {
-			errs[i] = m.closeErr
+		var errs []error
+		for _, m := range *s.members.Load() {
+			errs = append(errs, m.closeErr)
 		}
 		s.err = errors.Join(errs...)
 		s.racer.mu.Lock()
@@ -207,19 +213,21 @@ func (s *raceSession) Close() error {
 // A merge holds what the members received, each in a queue with its own share of
 // QueueSize: who floods one medium crowds out nobody on another.
 type merge struct {
-	share int
-	more  chan struct{} // holds a token while there may be messages
+	more chan struct{} // holds a token while there may be messages
 
 	mu      sync.Mutex // guards the fields below
+	share   int        // messages per queue
 	queues  [][]Message
 	turn    int // whose message is next
 	waiting int // messages in all queues
 }
 
-func (q *merge) init(members int) {
-	q.share = max(1, QueueSize/max(1, members))
-	q.more = make(chan struct{}, 1)
-	q.queues = make([][]Message, members)
+// grow makes room for one more member.
+func (q *merge) grow() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.queues = append(q.queues, nil)
+	q.share = max(1, QueueSize/len(q.queues))
 }
 
 // put queues a message of one member, or drops it if that member's share is full.

@@ -152,6 +152,35 @@ func TestRaceJoinDoesNotWait(t *testing.T) {
 	})
 }
 
+// TestRaceAdd holds that a medium that comes later carries the frames of sessions
+// that were there before it, in both directions.
+func TestRaceAdd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := rendezvoustest.NewNetwork(1, rendezvoustest.Faults{})
+		r, other := rendezvous.Race(&stub{name: "quick", join: joins, publish: takes}), network.Exchange("other")
+		defer closed(t, other)
+		point := rendezvous.Point{Topic: rendezvous.Topic{1}}
+		s, peer := join(t, r, point), join(t, other, point)
+		if err := r.Add(network.Exchange("added")); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		for i, way := range []struct{ from, to rendezvous.Session }{{s, peer}, {peer, s}} {
+			if err := way.from.Publish(t.Context(), frame(byte(i))); err != nil {
+				t.Fatal(err)
+			}
+			msg, err := way.to.Receive(t.Context())
+			if err != nil || !bytes.Equal(msg.Frame, frame(byte(i))) {
+				t.Errorf("way %d: got %x, %v", i, msg.Frame[:1], err)
+			}
+		}
+		closed(t, r)
+		if err := r.Add(network.Exchange("too late")); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("add after close: %v, want net.ErrClosed", err)
+		}
+	})
+}
+
 func TestRaceJoinQuick(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := rendezvous.Race(&stub{name: "a", join: joins}, &stub{name: "b", join: joins})
