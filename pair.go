@@ -185,7 +185,7 @@ func (n *Node) pair(ctx context.Context, c code.Code, cfg pairing.Config) (*Pair
 	stop := context.AfterFunc(ctx, func() { p.Cancel() })
 	for _, k := range cfg.Keys {
 		s, err := n.media.Join(p.ctx, rendezvous.Point{
-			Topic: k.Topic, Endpoints: c.Endpoints(), Announce: cfg.Role == pairing.Offerer,
+			Topic: k.Topic, Side: side(cfg.Role), Endpoints: c.Endpoints(), Announce: cfg.Role == pairing.Offerer,
 		})
 		if err != nil {
 			p.cancel()
@@ -276,6 +276,14 @@ func (p *Pairing) lingers() time.Duration {
 		return max(linger, time.Until(p.code.Expiry()))
 	}
 	return linger
+}
+
+// side is a role's number at a meeting point.
+func side(r pairing.Role) uint8 {
+	if r == pairing.Joiner {
+		return 1
+	}
+	return 0
 }
 
 func (p *Pairing) run() {

@@ -67,6 +67,10 @@ const (
 type Point struct {
 	Topic Topic
 	Mode  Mode
+	// Side tells the two apart that use a topic both ways: 0 is the offerer, 1 the
+	// joiner. A medium that keeps messages lets each side write where the other
+	// reads. With another Mode than Both it is 0.
+	Side uint8
 	// Endpoints are addresses at which the other side may listen for LAN
 	// frames, from a QR code or from earlier contact. Drivers that cannot send
 	// to an address ignore them. At most 16 are used.

@@ -1,0 +1,6 @@
+package dht
+
+import (
+	_ "github.com/anacrolix/dht/v2"
+	_ "github.com/anacrolix/dht/v2/exts/getput"
+)
