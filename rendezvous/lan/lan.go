@@ -26,37 +26,6 @@ const (
 	rateLimit    = 2000             // frames per second that are looked at
 )
 
-// Group4 is the IPv4 multicast group: 239.255.107.105, organisation-local (RFC
-// 2365), whose last bytes spell "ki".
-func Group4() netip.Addr { return netip.AddrFrom4([4]byte{239, 255, 'k', 'i'}) }
-
-// Group6 is the IPv6 multicast group ff12::6b69:7468: transient, link-local (RFC
-// 4291 section 2.7), whose last bytes spell "kith".
-func Group6() netip.Addr {
-	return netip.AddrFrom16([16]byte{0: 0xff, 1: 0x12, 12: 'k', 13: 'i', 14: 't', 15: 'h'})
-}
-
-// Config is what New may be given. The zero value uses every interface but
-// loopback.
-type Config struct {
-	Logger *slog.Logger // default: discard
-	// Monitor says when interfaces change; the caller runs it. Default: one of
-	// the Exchange's own.
-	Monitor *netmon.Monitor
-	// Port is the port number of the multicast groups. Default: Port. All
-	// devices of a network must use the same.
-	Port uint16
-	// MDNSPort is the port number of mDNS. Default: 5353.
-	MDNSPort uint16
-	// DisableMulticast leaves kith's own groups out.
-	DisableMulticast bool
-	// DisableMDNS leaves mDNS out.
-	DisableMDNS bool
-	// IncludeLoopback also uses the loopback interface, so that two processes
-	// of one machine meet with no network up.
-	IncludeLoopback bool
-}
-
 // An Exchange is the LAN as a medium. It is safe for concurrent use.
 type Exchange struct {
 	cfg    Config
@@ -65,7 +34,9 @@ type Exchange struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	socks  *sockets
-	mdns   *mdns // nil if disabled or not possible
+	groups *groups       // nil if disabled or not possible
+	mdns   *mdns         // nil if disabled or not possible
+	again  chan struct{} // holds a token when all is to be joined again
 	rate   bucket
 
 	mu       sync.Mutex // guards the fields below; not held while sending
@@ -80,28 +51,24 @@ var (
 	_ rendezvous.Endpointer = (*Exchange)(nil)
 )
 
-// New opens the LAN. It errs only if no UDP socket can be opened at all; what
-// else does not work is told by Health.
+// New opens the LAN. It errs if no UDP socket can be opened at all, and for a
+// Config that contradicts itself; what else does not work is told by Health.
 func New(cfg Config) (*Exchange, error) {
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
-	if cfg.Port == 0 {
-		cfg.Port = Port
-	}
-	if cfg.MDNSPort == 0 {
-		cfg.MDNSPort = mdnsPort
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
 	}
 	e := &Exchange{
 		cfg: cfg, log: cfg.Logger, topics: make(map[rendezvous.Tag]map[*session]struct{}),
-		peers: make(map[rendezvous.Tag]map[netip.AddrPort]time.Time),
+		peers: make(map[rendezvous.Tag]map[netip.AddrPort]time.Time), again: make(chan struct{}, 1),
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
-	var err error
 	if e.socks, err = openSockets(cfg); err != nil {
 		e.cancel()
 		return nil, err
 	}
+	e.socks.receive(&e.wg, e.takeUnicast)
+	e.openGroups()
 	if !cfg.DisableMDNS {
 		if e.mdns, err = openMDNS(e); err != nil {
 			e.problems = append(e.problems, "mDNS: "+err.Error())
@@ -122,15 +89,30 @@ func New(cfg Config) (*Exchange, error) {
 				return
 			case <-changes:
 				e.refresh(mon)
-				e.announceAll()
+			case <-e.again:
+				e.rejoin(mon)
 			}
+			e.announceAll()
 		}
 	})
-	e.socks.receive(&e.wg, e.take)
-	if e.mdns != nil {
-		e.mdns.start(&e.wg)
-	}
 	return e, nil
+}
+
+// openGroups opens kith's own groups.
+func (e *Exchange) openGroups() {
+	if e.cfg.DisableMulticast {
+		return
+	}
+	g := newGroups(e.cfg.Port, e.cfg.HopLimit, datagramSize, Group4(), Group6(), &e.wg, e.takeGroup)
+	g.from = e.socks.conns
+	if e.cfg.Groups == GroupsBoth {
+		g.scope = e.cfg.Scope
+	}
+	if err := g.open(); err != nil {
+		e.problems = append(e.problems, "multicast: "+err.Error())
+		return
+	}
+	e.groups = g
 }
 
 // refresh joins the groups on the interfaces that are there now.
@@ -141,14 +123,39 @@ func (e *Exchange) refresh(mon *netmon.Monitor) {
 		return
 	}
 	use := slices.DeleteFunc(list, func(i netmon.Interface) bool {
-		return !i.Up || len(i.Addrs) == 0 || (i.Loopback && !e.cfg.IncludeLoopback)
+		if len(e.cfg.Interfaces) > 0 && !slices.Contains(e.cfg.Interfaces, i.Name) {
+			return true
+		}
+		return !i.Up || len(i.Addrs) == 0 || (i.Loopback && !e.cfg.IncludeLoopback && len(e.cfg.Interfaces) == 0)
 	})
 	// Interfaces of VPNs and containers come last: they are less likely to be
 	// the network that a person means.
 	slices.SortStableFunc(use, func(a, b netmon.Interface) int { return rank(a) - rank(b) })
 	e.socks.setInterfaces(use)
+	if e.groups != nil {
+		e.groups.setInterfaces(use)
+	}
 	if e.mdns != nil {
-		e.mdns.setInterfaces(use)
+		e.mdns.groups.setInterfaces(use)
+	}
+}
+
+// rejoin joins all groups again, as after a change that nobody told of.
+func (e *Exchange) rejoin(mon *netmon.Monitor) {
+	if e.groups != nil {
+		e.groups.again()
+	}
+	if e.mdns != nil {
+		e.mdns.groups.again()
+	}
+	e.refresh(mon)
+}
+
+// Check joins all groups again and announces again what was announced.
+func (e *Exchange) Check() {
+	select {
+	case e.again <- struct{}{}:
+	default: // it is to be done already
 	}
 }
 
@@ -168,19 +175,40 @@ func (e *Exchange) Name() string { return "lan" }
 // Health says on which interfaces frames are sent and received.
 func (e *Exchange) Health() rendezvous.Health {
 	h := rendezvous.Health{Name: e.Name()}
-	names, failed := e.socks.state()
+	on := names(e.socks.interfaces())
 	e.mu.Lock()
-	problems := append(slices.Clone(e.problems), failed...)
+	problems := slices.Clone(e.problems)
 	e.mu.Unlock()
-	if len(names) == 0 {
-		h.Err = errors.New("no network interface is up")
-		h.Detail = "no network interface is up"
-	} else {
-		h.Ready = true
-		h.Detail = "multicast and mDNS on " + strings.Join(names, ", ")
-		if e.mdns == nil {
-			h.Detail = "multicast on " + strings.Join(names, ", ")
+	var ways []string
+	if e.groups != nil {
+		problems = append(problems, e.groups.state()...)
+		ways = append(ways, "multicast")
+	}
+	switch {
+	case e.cfg.MulticastOnly:
+		ways = append(ways, "nothing else")
+	case e.mdns != nil:
+		ways = append(ways, "mDNS")
+	}
+	for _, name := range e.cfg.Interfaces {
+		if !slices.Contains(on, name) {
+			problems = append(problems, name+" is not up")
 		}
+	}
+	switch {
+	case len(on) == 0:
+		h.Err = errNoInterface
+	case e.cfg.MulticastOnly && !e.groups.works():
+		h.Err = errNoGroup
+	case len(ways) == 0:
+		ways = append(ways, "unicast")
+		fallthrough
+	default:
+		h.Ready = true
+		h.Detail = strings.Join(ways, " and ") + " on " + strings.Join(on, ", ")
+	}
+	if h.Err != nil {
+		h.Detail = h.Err.Error()
 	}
 	if len(problems) > 0 {
 		h.Detail += " (" + strings.Join(problems, "; ") + ")"
@@ -188,9 +216,19 @@ func (e *Exchange) Health() rendezvous.Health {
 	return h
 }
 
+var (
+	errNoInterface = errors.New("no network interface is up")
+	errNoGroup     = errors.New("no interface has joined a multicast group")
+)
+
 // Endpoints returns the local-network addresses on which unicast frames are
-// taken, those of real interfaces first.
-func (e *Exchange) Endpoints() []netip.AddrPort { return e.socks.endpoints() }
+// taken, those of real interfaces first. With MulticastOnly there are none.
+func (e *Exchange) Endpoints() []netip.AddrPort {
+	if e.cfg.MulticastOnly {
+		return nil
+	}
+	return e.socks.endpoints()
+}
 
 // Close ends all sessions and waits for the driver's goroutines.
 func (e *Exchange) Close() error {
@@ -211,12 +249,39 @@ func (e *Exchange) Close() error {
 		s.Close()
 	}
 	e.cancel()
-	if e.mdns != nil {
-		e.mdns.close()
+	for _, g := range e.allGroups() {
+		g.close()
 	}
 	e.socks.close()
 	e.wg.Wait()
 	return nil
+}
+
+// allGroups returns the groups of both ports.
+func (e *Exchange) allGroups() []*groups {
+	var out []*groups
+	if e.groups != nil {
+		out = append(out, e.groups)
+	}
+	if e.mdns != nil {
+		out = append(out, e.mdns.groups)
+	}
+	return out
+}
+
+// takeUnicast looks at what came to the sockets of this Exchange.
+func (e *Exchange) takeUnicast(b []byte, in arrival) {
+	if !e.cfg.MulticastOnly {
+		e.take(b, in.from)
+	}
+}
+
+// takeGroup looks at what came to the port of the groups.
+func (e *Exchange) takeGroup(b []byte, in arrival) {
+	if in.unicast() && e.cfg.MulticastOnly {
+		return
+	}
+	e.take(b, in.from)
 }
 
 // take looks at one datagram and gives it to the sessions of its tag. The
@@ -244,100 +309,6 @@ func (e *Exchange) take(b []byte, from netip.AddrPort) {
 	}
 }
 
-// learn remembers an address that knows a tag: answers go there, too, one
-// datagram for each that is published, so that nobody is made to amplify.
-func (e *Exchange) learn(tag rendezvous.Tag, from netip.AddrPort) (isNew bool) {
-	if !from.IsValid() || e.socks.own(from) {
-		return false
-	}
-	set := e.peers[tag]
-	if set == nil {
-		set = make(map[netip.AddrPort]time.Time)
-		e.peers[tag] = set
-	}
-	_, known := set[from]
-	if !known && len(set) >= maxPeers {
-		oldest := from
-		for a, t := range set {
-			if oldest == from || t.Before(set[oldest]) {
-				oldest = a
-			}
-		}
-		delete(set, oldest)
-	}
-	set[from] = time.Now()
-	return !known
-}
-
-// found takes an address that mDNS gives for a tag: what was published last goes
-// there at once.
-func (e *Exchange) found(tag rendezvous.Tag, at netip.AddrPort) {
-	e.mu.Lock()
-	var last [][]byte
-	if len(e.topics[tag]) > 0 && e.learn(tag, at) {
-		for s := range e.topics[tag] {
-			if f := s.last; f != nil && s.point.Mode != rendezvous.ReceiveOnly {
-				last = append(last, f)
-			}
-		}
-	}
-	e.mu.Unlock()
-	for _, d := range last {
-		_ = e.socks.unicast(d, at)
-	}
-}
-
-// unicastTo returns the addresses that know a tag.
-func (e *Exchange) unicastTo(tag rendezvous.Tag) []netip.AddrPort {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	var out []netip.AddrPort
-	for a, t := range e.peers[tag] {
-		if time.Since(t) > peerLife {
-			delete(e.peers[tag], a)
-			continue
-		}
-		out = append(out, a)
-	}
-	return out
-}
-
-// receiving returns the tags that mDNS may name.
-func (e *Exchange) receiving(tag rendezvous.Tag) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for s := range e.topics[tag] {
-		if s.point.Announce {
-			return true
-		}
-	}
-	return false
-}
-
-func (e *Exchange) announced() []rendezvous.Tag {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	var out []rendezvous.Tag
-	for tag, set := range e.topics {
-		for s := range set {
-			if s.point.Announce {
-				out = append(out, tag)
-				break
-			}
-		}
-	}
-	return out
-}
-
-func (e *Exchange) announceAll() {
-	if e.mdns == nil {
-		return
-	}
-	for _, tag := range e.announced() {
-		e.mdns.announce(tag, false)
-	}
-}
-
 // Join opens a session. It errs with net.ErrClosed after Close.
 func (e *Exchange) Join(ctx context.Context, p rendezvous.Point) (rendezvous.Session, error) {
 	if err := ctx.Err(); err != nil {
@@ -356,25 +327,11 @@ func (e *Exchange) Join(ctx context.Context, p rendezvous.Point) (rendezvous.Ses
 	}
 	e.topics[s.tag][s] = struct{}{}
 	e.mu.Unlock()
-	if p.Announce && e.mdns != nil {
-		e.mdns.announce(s.tag, false)
+	if e.groups != nil {
+		e.groups.addTopic(p.Topic, s.receives())
+	}
+	if p.Announce {
+		e.tellTag(s.tag, false)
 	}
 	return s, nil
-}
-
-// A bucket is a token bucket: at most a number of tokens per second, with a
-// burst of as many.
-type bucket struct {
-	tokens float64
-	last   time.Time
-}
-
-func (b *bucket) take(now time.Time, perSecond float64) bool {
-	b.tokens = min(perSecond, b.tokens+now.Sub(b.last).Seconds()*perSecond)
-	b.last = now
-	if b.tokens < 1 {
-		return false
-	}
-	b.tokens--
-	return true
 }

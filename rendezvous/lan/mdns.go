@@ -3,28 +3,22 @@ package lan
 import (
 	"crypto/rand"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
-
-	"golang.org/x/net/ipv4"
-	"golang.org/x/net/ipv6"
 
 	"github.com/kithproject/kith/internal/netmon"
 	"github.com/kithproject/kith/rendezvous"
 )
 
 const (
-	mdnsPort   = 5353
-	maxMDNS    = 9000 // bytes of a message, RFC 6762 section 17
-	mdnsRate   = 200  // messages per second that are looked at
-	answerGap  = time.Second
-	mdnsHopsV4 = 255 // RFC 6762 section 11
+	mdnsPort  = 5353
+	maxMDNS   = 9000 // bytes of a message, RFC 6762 section 17
+	mdnsRate  = 200  // messages per second that are looked at
+	answerGap = time.Second
+	mdnsHops  = 255 // RFC 6762 section 11
 )
 
 func mdnsGroup4() netip.Addr { return netip.AddrFrom4([4]byte{224, 0, 0, 251}) }
@@ -35,16 +29,12 @@ func mdnsGroup6() netip.Addr {
 
 // mdns answers and asks for tags, beside whatever else does mDNS here.
 type mdns struct {
-	e     *Exchange
-	label string // random name of instance and host
-	conn4 *net.UDPConn
-	conn6 *net.UDPConn
-	pc4   *ipv4.PacketConn
-	pc6   *ipv6.PacketConn
-	rate  bucket // of the reading goroutines; guarded by mu
+	e      *Exchange
+	label  string // random name of instance and host
+	groups *groups
 
-	mu       sync.Mutex // guards the fields below and pc4's interface
-	use      []netmon.Interface
+	mu       sync.Mutex // guards the fields below
+	rate     bucket
 	answered map[rendezvous.Tag]time.Time
 }
 
@@ -55,70 +45,17 @@ func openMDNS(e *Exchange) (*mdns, error) {
 		return nil, fmt.Errorf("lan: %w", err)
 	}
 	m := &mdns{e: e, label: "kith-" + hex.EncodeToString(random[:]), answered: make(map[rendezvous.Tag]time.Time)}
-	port := strconv.Itoa(int(e.cfg.MDNSPort))
-	var err4, err6 error
-	if m.conn4, err4 = listen("udp4", ":"+port, true); err4 == nil {
-		m.pc4 = ipv4.NewPacketConn(m.conn4)
-		_ = m.pc4.SetMulticastTTL(mdnsHopsV4)
-		_ = m.pc4.SetMulticastLoopback(true)
+	m.groups = newGroups(e.cfg.MDNSPort, mdnsHops, maxMDNS, mdnsGroup4(), mdnsGroup6(), &e.wg, m.take)
+	if err := m.groups.open(); err != nil {
+		return nil, err
 	}
-	if m.conn6, err6 = listen("udp6", "[::]:"+port, true); err6 == nil {
-		m.pc6 = ipv6.NewPacketConn(m.conn6)
-		_ = m.pc6.SetMulticastHopLimit(mdnsHopsV4)
-		_ = m.pc6.SetMulticastLoopback(true)
-	}
-	if err4 != nil && err6 != nil {
-		return nil, errors.Join(err4, err6)
-	}
+	m.groups.sendFromGroups()
 	return m, nil
-}
-
-func (m *mdns) conns() []*net.UDPConn {
-	return slices.DeleteFunc([]*net.UDPConn{m.conn4, m.conn6}, func(c *net.UDPConn) bool { return c == nil })
-}
-
-func (m *mdns) start(wg *sync.WaitGroup) {
-	for _, c := range m.conns() {
-		wg.Go(func() {
-			buf := make([]byte, maxMDNS)
-			for {
-				n, from, err := c.ReadFromUDPAddrPort(buf)
-				if errors.Is(err, net.ErrClosed) {
-					return
-				}
-				if err == nil {
-					m.take(buf[:n], from)
-				}
-			}
-		})
-	}
-}
-
-func (m *mdns) close() {
-	for _, c := range m.conns() {
-		c.Close()
-	}
-}
-
-func (m *mdns) setInterfaces(use []netmon.Interface) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.use = use
-	for _, i := range use {
-		ifi := &net.Interface{Index: i.Index, Name: i.Name}
-		// An interface that cannot, or has joined already, is no loss.
-		if m.pc4 != nil && has4(i) {
-			_ = m.pc4.JoinGroup(ifi, &net.UDPAddr{IP: mdnsGroup4().AsSlice()})
-		}
-		if m.pc6 != nil && has6(i) {
-			_ = m.pc6.JoinGroup(ifi, &net.UDPAddr{IP: mdnsGroup6().AsSlice()})
-		}
-	}
 }
 
 // take looks at one message: it answers questions for announced tags, and learns
 // from answers.
-func (m *mdns) take(b []byte, from netip.AddrPort) {
+func (m *mdns) take(b []byte, in arrival) {
 	m.mu.Lock()
 	ok := m.rate.take(time.Now(), mdnsRate)
 	m.mu.Unlock()
@@ -134,7 +71,7 @@ func (m *mdns) take(b []byte, from netip.AddrPort) {
 			m.announce(q, false)
 		}
 	}
-	zone := from.Addr().Zone()
+	zone := in.from.Addr().Zone()
 	for _, f := range msg.found {
 		if f.label == m.label {
 			continue
@@ -175,14 +112,14 @@ func (m *mdns) ask(tag rendezvous.Tag) {
 		m.e.log.Error("question not built", "err", err)
 		return
 	}
-	m.send(func(netmon.Interface) []byte { return q })
+	_, _ = m.groups.send(nil, func(netmon.Interface, bool) []byte { return q })
 }
 
 // announce sends the records of a tag on every interface, each with that
 // interface's addresses; goodbye takes them back.
 func (m *mdns) announce(tag rendezvous.Tag, goodbye bool) {
-	port4, port6 := portOf(m.e.socks.send4), portOf(m.e.socks.send6)
-	m.send(func(i netmon.Interface) []byte {
+	port4, port6 := m.e.socks.conns[0].port(), m.e.socks.conns[1].port()
+	_, _ = m.groups.send(nil, func(i netmon.Interface, _ bool) []byte {
 		a, err := answer(m.label, tag, port4, port6, i.Addrs, goodbye)
 		if err != nil {
 			m.e.log.Error("answer not built", "err", err)
@@ -190,23 +127,4 @@ func (m *mdns) announce(tag rendezvous.Tag, goodbye bool) {
 		}
 		return a
 	})
-}
-
-func (m *mdns) send(build func(netmon.Interface) []byte) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, i := range m.use {
-		b := build(i)
-		if b == nil {
-			continue
-		}
-		if m.pc4 != nil && has4(i) {
-			if err := m.pc4.SetMulticastInterface(&net.Interface{Index: i.Index, Name: i.Name}); err == nil {
-				_, _ = m.conn4.WriteToUDPAddrPort(b, netip.AddrPortFrom(mdnsGroup4(), m.e.cfg.MDNSPort))
-			}
-		}
-		if m.pc6 != nil && has6(i) {
-			_, _ = m.conn6.WriteToUDPAddrPort(b, netip.AddrPortFrom(mdnsGroup6().WithZone(i.Name), m.e.cfg.MDNSPort))
-		}
-	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/kithproject/kith/internal/netmon"
 	"github.com/kithproject/kith/rendezvous"
 )
 
@@ -43,25 +44,31 @@ func (s *session) Publish(ctx context.Context, frame []byte) error {
 			errs = append(errs, err)
 		}
 	}
-	if !s.e.cfg.DisableMulticast {
-		count(s.e.socks.multicast(d))
+	if s.e.groups != nil {
+		count(s.e.groups.send(&s.point.Topic, func(netmon.Interface, bool) []byte { return d }))
 	}
-	for _, to := range s.point.Endpoints {
-		count(s.e.socks.unicastAny(d, to))
+	asks := s.e.mdns != nil && !s.e.cfg.MulticastOnly
+	if !s.e.cfg.MulticastOnly {
+		for _, to := range s.point.Endpoints {
+			count(s.e.socks.unicastAny(d, to))
+		}
+		for _, to := range s.e.unicastTo(s.tag) {
+			count(1, s.e.socks.unicast(d, to))
+		}
 	}
-	for _, to := range s.e.unicastTo(s.tag) {
-		count(1, s.e.socks.unicast(d, to))
-	}
-	if ask && s.e.mdns != nil {
+	if ask && asks {
 		s.e.mdns.ask(s.tag)
 	}
-	if sent == 0 && s.e.mdns == nil {
-		return fmt.Errorf("lan: %w: %w", rendezvous.ErrUnreachable, errors.Join(append(errs, errNoInterface)...))
+	if sent == 0 && !asks {
+		return fmt.Errorf("lan: %w: %w", rendezvous.ErrUnreachable, errors.Join(append(errs, errNotSent)...))
 	}
 	return nil
 }
 
-var errNoInterface = errors.New("no interface took the frame")
+var errNotSent = errors.New("no interface took the frame")
+
+// receives reports whether frames are wanted.
+func (s *session) receives() bool { return s.point.Mode != rendezvous.SendOnly }
 
 // remember keeps the datagram for addresses that turn up later, and says whether
 // it is time for another mDNS question.
@@ -89,8 +96,11 @@ func (s *session) Close() error {
 			delete(e.peers, s.tag)
 		}
 		e.mu.Unlock()
-		if s.point.Announce && e.mdns != nil && !e.receiving(s.tag) {
-			e.mdns.announce(s.tag, true)
+		if e.groups != nil {
+			e.groups.dropTopic(s.point.Topic, s.receives())
+		}
+		if s.point.Announce && !e.receiving(s.tag) {
+			e.tellTag(s.tag, true)
 		}
 	})
 	return nil

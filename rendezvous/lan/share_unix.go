@@ -10,7 +10,7 @@ import (
 )
 
 // shareAddress lets several processes use one multicast port, such as a system's
-// mDNS daemon and kith.
+// mDNS daemon and kith, each with its own groups.
 func shareAddress(_, _ string, c syscall.RawConn) error {
 	var err error
 	if cerr := c.Control(func(fd uintptr) {
@@ -18,6 +18,7 @@ func shareAddress(_, _ string, c syscall.RawConn) error {
 		if err == nil {
 			err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
 		}
+		onlyOwnGroups(int(fd))
 	}); cerr != nil {
 		return cerr
 	}
@@ -26,3 +27,8 @@ func shareAddress(_, _ string, c syscall.RawConn) error {
 
 // alreadyJoined reports whether a group could not be joined because it was.
 func alreadyJoined(err error) bool { return errors.Is(err, unix.EADDRINUSE) }
+
+// noRoom reports whether a socket may join no more groups.
+func noRoom(err error) bool {
+	return errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.ETOOMANYREFS)
+}

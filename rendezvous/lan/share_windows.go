@@ -23,3 +23,6 @@ func shareAddress(_, _ string, c syscall.RawConn) error {
 func alreadyJoined(err error) bool {
 	return errors.Is(err, windows.WSAEADDRINUSE) || errors.Is(err, windows.WSAEINVAL)
 }
+
+// noRoom reports whether a socket may join no more groups.
+func noRoom(err error) bool { return errors.Is(err, windows.WSAENOBUFS) }
