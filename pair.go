@@ -262,7 +262,7 @@ func (p *Pairing) Close() { p.Cancel() }
 // An arrival is one frame on one of the code's topics.
 type arrival struct {
 	topic int
-	frame []byte
+	msg   rendezvous.Message
 }
 
 // linger is how long a finished pairing goes on answering on the code's topic:
@@ -276,14 +276,6 @@ func (p *Pairing) lingers() time.Duration {
 		return max(linger, time.Until(p.code.Expiry()))
 	}
 	return linger
-}
-
-// side is a role's number at a meeting point.
-func side(r pairing.Role) uint8 {
-	if r == pairing.Joiner {
-		return 1
-	}
-	return 0
 }
 
 func (p *Pairing) run() {
@@ -311,7 +303,7 @@ func (p *Pairing) run() {
 		case <-lingering:
 			return
 		case a := <-in:
-			p.machine.Receive(time.Now(), a.topic, a.frame)
+			p.judge(a, p.machine.Receive(time.Now(), a.topic, a.msg.Frame))
 		case <-p.box.wake:
 			p.box.run()
 		case now := <-timer.C:
@@ -340,7 +332,7 @@ func (p *Pairing) receive(topic int, s rendezvous.Session, in chan<- arrival) {
 			return
 		}
 		select {
-		case in <- arrival{topic, msg.Frame}:
+		case in <- arrival{topic, msg}:
 		case <-p.ctx.Done():
 			return
 		}

@@ -179,32 +179,34 @@ func (m *Machine) expire() {
 }
 
 // Receive takes a frame that came on the topic with index topic. Frames that
-// are not of this pairing, or copies, are dropped in silence.
-func (m *Machine) Receive(now time.Time, topic int, frame []byte) {
+// are not of this pairing, or copies, are dropped. It reports whether the frame
+// could be opened: somebody who knows the code has sealed it, perhaps this device.
+func (m *Machine) Receive(now time.Time, topic int, frame []byte) (opened bool) {
 	if topic < 0 || topic >= len(m.sealers) || m.phase == failed {
-		return
+		return false
 	}
 	if m.phase < preparing && !now.Before(m.deadline) {
 		m.expire()
-		return
+		return false
 	}
 	f, err := m.sealers[topic].Open(frame)
-	if err != nil || !m.seen.add(nonce(frame)) {
-		return
+	if err != nil {
+		return false
 	}
-	switch f.Type {
-	case frameCommit:
+	if !m.seen.add(nonce(frame)) {
+		return true
+	}
+	switch {
+	case f.Type == frameCommit:
 		m.receiveCommit(now, f)
-		return
-	case frameReject:
+	case f.Type == frameReject:
 		m.receiveReject(f)
-		return
-	}
-	if m.joiner != nil {
+	case m.joiner != nil:
 		m.joinerReceive(now, f)
-		return
+	default:
+		m.offererReceive(now, topic, f)
 	}
-	m.offererReceive(now, topic, f)
+	return true
 }
 
 // send publishes one message.

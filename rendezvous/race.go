@@ -30,6 +30,7 @@ var errNoMember = errors.New("rendezvous: no medium takes this topic")
 // because they can open it.
 type Racer struct {
 	members atomic.Pointer[[]Exchange] // replaced by Add, never changed
+	counts  []*counters                // of each member, over all sessions; guarded by mu
 	once    sync.Once
 	err     error // of Close
 
@@ -42,6 +43,7 @@ var (
 	_ Exchange   = (*Racer)(nil)
 	_ Endpointer = (*Racer)(nil)
 	_ Checker    = (*Racer)(nil)
+	_ Reporter   = (*Racer)(nil)
 )
 
 // Race joins exchanges into one, which owns them from now on. Without members it
@@ -49,6 +51,9 @@ var (
 func Race(members ...Exchange) *Racer {
 	r := &Racer{sessions: make(map[*raceSession]struct{})}
 	r.members.Store(new(slices.Clone(members)))
+	for range members {
+		r.counts = append(r.counts, new(counters))
+	}
 	return r
 }
 
@@ -114,10 +119,23 @@ func (r *Racer) Add(e Exchange) error {
 	}
 	more := append(slices.Clone(*r.members.Load()), e)
 	r.members.Store(&more)
+	r.counts = append(r.counts, new(counters))
 	for s := range r.sessions {
-		s.add(e)
+		s.add(e, r.counts[len(more)-1])
 	}
 	return nil
+}
+
+// Stats returns what each member did for all sessions together, in their order.
+func (r *Racer) Stats() []Stats {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	members := *r.members.Load()
+	out := make([]Stats, len(members))
+	for i, m := range members {
+		out[i] = r.counts[i].stats(m.Name())
+	}
+	return out
 }
 
 // Check has the members that can (Checker) look whether they still work. It does
@@ -169,8 +187,8 @@ func (r *Racer) Join(ctx context.Context, p Point) (Session, error) {
 		s.cancel()
 		return nil, fmt.Errorf("rendezvous: join: %w", net.ErrClosed)
 	}
-	for _, e := range *r.members.Load() {
-		s.add(e)
+	for i, e := range *r.members.Load() {
+		s.add(e, r.counts[i])
 	}
 	r.sessions[s] = struct{}{}
 	r.mu.Unlock()

@@ -24,6 +24,7 @@ const (
 type raceSession struct {
 	racer   *Racer
 	point   Point
+	opened  time.Time
 	members atomic.Pointer[[]*raceMember] // replaced by add, never changed
 	merge   merge
 	ctx     context.Context //nolint:containedctx // ends with Close
@@ -36,10 +37,18 @@ type raceSession struct {
 	wg     sync.WaitGroup
 }
 
+var (
+	_ Session  = (*raceSession)(nil)
+	_ Judge    = (*raceSession)(nil)
+	_ Reporter = (*raceSession)(nil)
+)
+
 // A raceMember is the part of one exchange. session and err are set before joined
 // is closed.
 type raceMember struct {
 	exchange Exchange
+	own      counters  // of this session
+	all      *counters // of all sessions of the exchange
 	joined   chan struct{}
 	session  Session
 	err      error // of Join
@@ -48,15 +57,15 @@ type raceMember struct {
 }
 
 func newRaceSession(ctx context.Context, r *Racer, p Point) *raceSession {
-	s := &raceSession{racer: r, point: p, merge: merge{more: make(chan struct{}, 1)}}
+	s := &raceSession{racer: r, point: p, opened: time.Now(), merge: merge{more: make(chan struct{}, 1)}}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	s.members.Store(new([]*raceMember))
 	return s
 }
 
 // add has one more exchange join. The Racer's lock is held.
-func (s *raceSession) add(e Exchange) {
-	m := &raceMember{exchange: e, joined: make(chan struct{}), slots: make(chan struct{}, maxInFlight)}
+func (s *raceSession) add(e Exchange, all *counters) {
+	m := &raceMember{exchange: e, all: all, joined: make(chan struct{}), slots: make(chan struct{}, maxInFlight)}
 	old := *s.members.Load()
 	members := append(slices.Clone(old), m)
 	s.members.Store(&members)
@@ -80,17 +89,28 @@ func (s *raceSession) run(i int, m *raceMember) {
 	session, err := m.exchange.Join(s.ctx, s.point)
 	if err != nil {
 		m.err = fmt.Errorf("%s: %w", m.exchange.Name(), err)
+		if s.ctx.Err() == nil {
+			m.each(func(c *counters) { c.fail(err) })
+		}
 		close(m.joined)
 		return
 	}
 	m.session = session
+	m.each(func(c *counters) { c.joined.Add(1) })
+	defer m.all.joined.Add(-1)
 	close(m.joined)
 	for s.point.Mode != SendOnly {
 		msg, err := session.Receive(s.ctx)
 		if err != nil {
 			break
 		}
-		s.merge.put(i, msg)
+		msg.via = m
+		queued := s.merge.put(i, msg)
+		m.each(func(c *counters) {
+			if c.received.Add(1); !queued {
+				c.dropped.Add(1)
+			}
+		})
 	}
 	<-s.ctx.Done()
 	m.closeErr = session.Close()
@@ -112,10 +132,54 @@ func (m *raceMember) publish(ctx context.Context, frame []byte) error {
 	default:
 		return fmt.Errorf("%s: %w: busy with earlier frames", m.exchange.Name(), ErrUnreachable)
 	}
-	if err := m.session.Publish(ctx, frame); err != nil {
+	err := m.session.Publish(ctx, frame)
+	m.each(func(c *counters) {
+		switch c.fail(err); {
+		case err == nil:
+			c.sent.Add(1)
+		default:
+			c.failed.Add(1)
+		}
+	})
+	if err != nil {
 		return fmt.Errorf("%s: %w", m.exchange.Name(), err)
 	}
 	return nil
+}
+
+// each counts for the session and for the exchange.
+func (m *raceMember) each(count func(*counters)) {
+	count(&m.own)
+	count(m.all)
+}
+
+// Judge tells whether a message of this session could be opened.
+func (s *raceSession) Judge(msg Message, opened bool) {
+	m := msg.via
+	if m == nil {
+		return
+	}
+	after := int64(max(1, time.Since(s.opened)))
+	m.each(func(c *counters) {
+		if opened {
+			c.first.CompareAndSwap(0, after)
+		} else {
+			c.useless.Add(1)
+		}
+	})
+	if j, ok := m.session.(Judge); ok {
+		j.Judge(msg, opened)
+	}
+}
+
+// Stats returns what each medium did for this session, in their order.
+func (s *raceSession) Stats() []Stats {
+	members := *s.members.Load()
+	out := make([]Stats, len(members))
+	for i, m := range members {
+		out[i] = m.own.stats(m.exchange.Name())
+	}
+	return out
 }
 
 // Publish hands the frame to all members at once and returns when the first has
@@ -231,15 +295,17 @@ func (q *merge) grow() {
 }
 
 // put queues a message of one member, or drops it if that member's share is full.
-func (q *merge) put(member int, msg Message) {
+// It reports whether it is queued.
+func (q *merge) put(member int, msg Message) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if len(q.queues[member]) >= q.share {
-		return
+		return false
 	}
 	q.queues[member] = append(q.queues[member], msg)
 	q.waiting++
 	q.wake()
+	return true
 }
 
 func (q *merge) wake() {

@@ -181,6 +181,62 @@ func TestRaceAdd(t *testing.T) {
 	})
 }
 
+// TestRaceStats holds that each medium's figures are its own, per session and in
+// all, and outlive the sessions.
+func TestRaceStats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := rendezvoustest.NewNetwork(1, rendezvoustest.Faults{})
+		other := network.Exchange("other")
+		defer closed(t, other)
+		broken := &stub{name: "broken", join: joins, publish: refuses}
+		r := rendezvous.Race(network.Exchange("memory"), broken, &stub{name: "dead"})
+		defer closed(t, r)
+		point := rendezvous.Point{Topic: rendezvous.Topic{1}}
+		s, peer := join(t, r, point), join(t, other, point)
+		if err := s.Publish(t.Context(), frame(1)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		for i := range 3 {
+			if err := peer.Publish(t.Context(), frame(byte(i))); err != nil {
+				t.Fatal(err)
+			}
+			msg, err := s.Receive(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.(rendezvous.Judge).Judge(msg, i > 0)
+		}
+		synctest.Wait()
+		want := []rendezvous.Stats{
+			{Name: "memory", Joined: true, Sent: 1, Received: 3, Useless: 1},
+			{Name: "broken", Joined: true, Failed: 1, Err: rendezvous.ErrUnreachable.Error()},
+			{Name: "dead"},
+		}
+		got := s.(rendezvous.Reporter).Stats()
+		if got[0].First < time.Second || got[0].First > 2*time.Second {
+			t.Errorf("first answer after %v, want a second", got[0].First)
+		}
+		want[0].First = got[0].First
+		if !slices.Equal(got, want) || !slices.Equal(r.Stats(), want) {
+			t.Errorf("session %+v\nall     %+v\nwant    %+v", got, r.Stats(), want)
+		}
+		twice := want[0].Plus(want[0])
+		if twice.Sent != 2 || twice.Received != 6 || twice.Useless != 2 || twice.First != want[0].First {
+			t.Errorf("together %+v", twice)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for i := range want {
+			want[i].Joined = false
+		}
+		if got := r.Stats(); !slices.Equal(got, want) {
+			t.Errorf("after close %+v, want %+v", got, want)
+		}
+	})
+}
+
 func TestRaceJoinQuick(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := rendezvous.Race(&stub{name: "a", join: joins}, &stub{name: "b", join: joins})

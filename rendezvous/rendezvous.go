@@ -86,6 +86,8 @@ type Message struct {
 	Frame    []byte         // FrameSize bytes, owned by the receiver
 	Exchange string         // name of the exchange that brought it
 	From     netip.AddrPort // sender's address where the medium knows one; not proof of anything
+
+	via *raceMember // of a Racer, that brought it
 }
 
 // An Exchange is one medium. It is safe for concurrent use.

@@ -345,6 +345,9 @@ func (c *Channel) receive(now time.Time, a arrival) {
 		return
 	}
 	f, err := in.sealer.Open(a.msg.Frame)
+	if j, ok := in.session.(rendezvous.Judge); ok {
+		j.Judge(a.msg, err == nil)
+	}
 	if err != nil {
 		return
 	}

@@ -1,0 +1,41 @@
+package kith
+
+import (
+	"github.com/kithproject/kith/pairing"
+	"github.com/kithproject/kith/rendezvous"
+)
+
+// Media says what each medium did for this pairing so far, those of the node in
+// their order.
+func (p *Pairing) Media() []rendezvous.Stats {
+	var out []rendezvous.Stats
+	for _, s := range p.sessions {
+		r, ok := s.(rendezvous.Reporter)
+		if !ok {
+			continue
+		}
+		for i, one := range r.Stats() { // each session has the same media
+			if i == len(out) {
+				out = append(out, one)
+				continue
+			}
+			out[i] = out[i].Plus(one)
+		}
+	}
+	return out
+}
+
+// judge tells a medium whether a frame that it brought could be opened.
+func (p *Pairing) judge(a arrival, opened bool) {
+	if j, ok := p.sessions[a.topic].(rendezvous.Judge); ok {
+		j.Judge(a.msg, opened)
+	}
+}
+
+// side is a role's number at a meeting point.
+func side(r pairing.Role) uint8 {
+	if r == pairing.Joiner {
+		return 1
+	}
+	return 0
+}
