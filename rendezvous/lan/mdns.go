@@ -68,7 +68,7 @@ func (m *mdns) take(b []byte, in arrival) {
 	}
 	for _, q := range msg.questions {
 		if !slices.Contains(msg.known, m.label) && m.e.receiving(q) && m.mayAnswer(q) {
-			m.announce(q, false)
+			m.e.tellTag(q, false)
 		}
 	}
 	zone := in.from.Addr().Zone()

@@ -8,14 +8,26 @@ import (
 )
 
 func TestSuite(t *testing.T) {
-	rendezvoustest.Run(t, func(t *testing.T) (a, b rendezvous.Exchange) {
-		open := func() rendezvous.Exchange {
-			e, err := New(Config{IncludeLoopback: true, Port: 27592, MDNSPort: 27654})
-			if err != nil {
-				t.Fatal(err)
-			}
-			return e
-		}
-		return open(), open()
-	})
+	for _, c := range []struct {
+		name string
+		cfg  Config
+	}{
+		{"every way", Config{Port: 27592, MDNSPort: 27654}},
+		{"multicast only", Config{Port: 27593, MDNSPort: 27655, MulticastOnly: true}},
+		{"groups of topics as well", Config{Port: 27594, MDNSPort: 27656, HopLimit: 2, Scope: ScopeOrganisation}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			c.cfg.IncludeLoopback = true
+			rendezvoustest.Run(t, func(t *testing.T) (a, b rendezvous.Exchange) {
+				open := func() rendezvous.Exchange {
+					e, err := New(c.cfg)
+					if err != nil {
+						t.Fatal(err)
+					}
+					return e
+				}
+				return open(), open()
+			})
+		})
+	}
 }
