@@ -5,24 +5,23 @@ import (
 	"github.com/kithproject/kith/rendezvous"
 )
 
-// Media says what each medium did for this pairing so far, those of the node in
-// their order.
-func (p *Pairing) Media() []rendezvous.Stats {
-	var out []rendezvous.Stats
+// Media says how each medium does, and what it did for this pairing so far.
+func (p *Pairing) Media() []RendezvousStatus {
+	var stats []rendezvous.Stats
 	for _, s := range p.sessions {
 		r, ok := s.(rendezvous.Reporter)
 		if !ok {
 			continue
 		}
 		for i, one := range r.Stats() { // each session has the same media
-			if i == len(out) {
-				out = append(out, one)
+			if i == len(stats) {
+				stats = append(stats, one)
 				continue
 			}
-			out[i] = out[i].Plus(one)
+			stats[i] = stats[i].Plus(one)
 		}
 	}
-	return out
+	return rendezvousStatus(p.n.media.Each(), stats)
 }
 
 // judge tells a medium whether a frame that it brought could be opened.

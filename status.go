@@ -31,14 +31,24 @@ type RendezvousStatus struct {
 	Ready  bool   `json:"ready"`
 	Detail string `json:"detail"`
 	Error  string `json:"error,omitempty"`
+	// Frames says what it carried: in a Status since the node was opened, for a
+	// Pairing since its begin.
+	Frames rendezvous.Stats `json:"frames"`
 }
 
-func rendezvousStatus(h rendezvous.Health) RendezvousStatus {
-	s := RendezvousStatus{Name: h.Name, Ready: h.Ready, Detail: h.Detail}
-	if h.Err != nil {
-		s.Error = h.Err.Error()
+// rendezvousStatus puts together what media say of themselves, and what they did.
+func rendezvousStatus(health []rendezvous.Health, stats []rendezvous.Stats) []RendezvousStatus {
+	out := make([]RendezvousStatus, len(health))
+	for i, h := range health {
+		out[i] = RendezvousStatus{Name: h.Name, Ready: h.Ready, Detail: h.Detail}
+		if h.Err != nil {
+			out[i].Error = h.Err.Error()
+		}
+		if i < len(stats) { // a medium may have come meanwhile
+			out[i].Frames = stats[i]
+		}
 	}
-	return s
+	return out
 }
 
 // describeNAT says in words how a NAT behaves (RFC 4787).
@@ -68,9 +78,7 @@ func (n *Node) Status() Status {
 	}
 	s.NAT = describeNAT(n.socket.NAT())
 	s.RelaySent, s.RelayReceived = n.relayedBytes()
-	for _, h := range n.media.Each() {
-		s.Rendezvous = append(s.Rendezvous, rendezvousStatus(h))
-	}
+	s.Rendezvous = rendezvousStatus(n.media.Each(), n.media.Stats())
 	for _, p := range n.store.Problems() {
 		s.Problems = append(s.Problems, p.String())
 	}

@@ -134,10 +134,10 @@ func (m *raceMember) publish(ctx context.Context, frame []byte) error {
 	}
 	err := m.session.Publish(ctx, frame)
 	m.each(func(c *counters) {
-		switch c.fail(err); {
-		case err == nil:
+		c.fail(err)
+		if err == nil {
 			c.sent.Add(1)
-		default:
+		} else {
 			c.failed.Add(1)
 		}
 	})

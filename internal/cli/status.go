@@ -15,7 +15,7 @@ import (
 )
 
 func (e *env) statusCommand() *cobra.Command {
-	var asJSON bool
+	var asJSON, media bool
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show this device, how it meets others, and who is connected",
@@ -26,13 +26,20 @@ func (e *env) statusCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if asJSON {
+			switch {
+			case asJSON && media:
+				return e.printJSON(r.Status.Rendezvous)
+			case asJSON:
 				return e.printJSON(r.Status)
+			case media:
+				writeMedia(e.out, r.Status.Rendezvous)
+				return nil
 			}
 			return e.showStatus(cmd.Context(), *r.Status)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON object")
+	cmd.Flags().BoolVar(&media, "rendezvous", false, "show how each medium to meet on does, and what it carried")
 	return cmd
 }
 

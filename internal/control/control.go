@@ -97,7 +97,7 @@ type Offer struct {
 
 // A PairStep is a step of a pairing.
 type PairStep struct {
-	Kind    string   `json:"kind"` // contact, check, second-device, prepared, paired, failed
+	Kind    string   `json:"kind"` // media, contact, check, second-device, prepared, paired, failed
 	Check   string   `json:"check,omitempty"`
 	Choices []string `json:"choices,omitempty"`
 	Ask     bool     `json:"ask,omitempty"`
@@ -105,6 +105,8 @@ type PairStep struct {
 	OS      string   `json:"os,omitempty"`
 	ID      string   `json:"id,omitempty"`
 	Reason  string   `json:"reason,omitempty"`
+
+	Media []kith.RendezvousStatus `json:"media,omitempty"` // how they do by now
 }
 
 // A Kind of Error decides the command's exit status.

@@ -28,13 +28,22 @@ func (s *Server) pair(st *stream, req Request) (Reply, error) {
 			return Reply{}, errTaken
 		}
 	}
+	looking := time.NewTicker(mediaEvery)
+	defer looking.Stop()
 	for {
 		select {
+		case <-looking.C:
+			if st.send(Reply{Pair: &PairStep{Kind: "media", Media: p.Media()}}) != nil {
+				return Reply{}, errTaken
+			}
 		case ev, ok := <-p.Events():
 			if !ok {
 				return s.outcome(ctx, p)
 			}
-			if st.send(Reply{Pair: step(ev)}) != nil {
+			looking.Stop() // somebody is there
+			found := step(ev)
+			found.Media = p.Media()
+			if st.send(Reply{Pair: found}) != nil {
 				return Reply{}, errTaken
 			}
 			if ev.Kind == pairing.EventPaired || ev.Kind == pairing.EventFailed {
@@ -60,6 +69,9 @@ func (s *Server) pair(st *stream, req Request) (Reply, error) {
 		}
 	}
 }
+
+// mediaEvery is how often a client hears how the media do while nobody is found.
+const mediaEvery = 500 * time.Millisecond
 
 func (s *Server) begin(ctx context.Context, req Request) (*kith.Pairing, error) {
 	if req.Op == OpJoin {
