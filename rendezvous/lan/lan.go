@@ -1,6 +1,7 @@
 package lan
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -34,8 +35,9 @@ type Exchange struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	socks  *sockets
-	groups *groups       // nil if disabled or not possible
-	mdns   *mdns         // nil if disabled or not possible
+	groups *groups // nil if disabled or not possible
+	mdns   *mdns   // nil if disabled or not possible
+	near   *nearby
 	again  chan struct{} // holds a token when all is to be joined again
 	rate   bucket
 
@@ -67,6 +69,7 @@ func New(cfg Config) (*Exchange, error) {
 		e.cancel()
 		return nil, err
 	}
+	e.near = newNearby(e.tellNearby, e.nearbyPorts)
 	e.socks.receive(&e.wg, e.takeUnicast)
 	e.openGroups()
 	if !cfg.DisableMDNS {
@@ -93,6 +96,7 @@ func New(cfg Config) (*Exchange, error) {
 				e.rejoin(mon)
 			}
 			e.announceAll()
+			e.near.again()
 		}
 	})
 	return e, nil
@@ -248,6 +252,7 @@ func (e *Exchange) Close() error {
 	for _, s := range open {
 		s.Close()
 	}
+	e.near.close() // says goodbye
 	e.cancel()
 	for _, g := range e.allGroups() {
 		g.close()
@@ -281,7 +286,43 @@ func (e *Exchange) takeGroup(b []byte, in arrival) {
 	if in.unicast() && e.cfg.MulticastOnly {
 		return
 	}
+	if message, ok := bytes.CutPrefix(b, []byte(nearbyMagic)); ok && len(b) <= maxNearby {
+		e.takeNearby(message, in)
+		return
+	}
 	e.take(b, in.from)
+}
+
+// takeNearby looks at what may be of a device in pairing mode on this link.
+func (e *Exchange) takeNearby(b []byte, in arrival) {
+	if !in.unicast() && onLink(e.socks.interfaces(), in.index, in.from.Addr()) {
+		e.near.take(b, in.from.Addr())
+	}
+}
+
+// tellNearby sends a message by mDNS and on kith's own groups.
+func (e *Exchange) tellNearby(build func(i netmon.Interface, six bool) []byte) {
+	if e.mdns != nil {
+		_, _ = e.mdns.groups.send(nil, build)
+	}
+	if e.groups != nil {
+		_, _ = e.groups.send(nil, func(i netmon.Interface, six bool) []byte {
+			b := build(i, six)
+			if b == nil {
+				return nil
+			}
+			return append([]byte(nearbyMagic), b...)
+		})
+	}
+}
+
+// nearbyPorts are the ports at which the other side may send frames by unicast;
+// 0 is none.
+func (e *Exchange) nearbyPorts() (port4, port6 uint16) {
+	if e.cfg.MulticastOnly {
+		return 0, 0
+	}
+	return e.socks.conns[0].port(), e.socks.conns[1].port()
 }
 
 // take looks at one datagram and gives it to the sessions of its tag. The

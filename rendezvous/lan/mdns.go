@@ -62,6 +62,7 @@ func (m *mdns) take(b []byte, in arrival) {
 	if !ok {
 		return
 	}
+	m.e.takeNearby(b, in)
 	msg, err := parseMDNS(b)
 	if err != nil {
 		return
