@@ -1,0 +1,222 @@
+package waku
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/kithproject/kith/rendezvous"
+)
+
+// attempts is how often a frame is sent that a node did not take because its
+// connection ended.
+const attempts = 3
+
+// A session is one use of a content topic.
+type session struct {
+	e             *Exchange
+	topic, pubsub string
+	mode          rendezvous.Mode
+	*rendezvous.Inbox
+	wake chan struct{} // holds a token while frames wait
+
+	mu      sync.Mutex // guards the fields below
+	waiting [][]byte   // frames to send, oldest first, at most burst
+	limit   limiter
+}
+
+// A limiter allows a burst and then one in each interval.
+type limiter struct {
+	burst    int
+	interval time.Duration
+	used     int
+	last     time.Time // when the last token came back
+}
+
+// wait returns how long to wait for the next token; it takes it if that is zero.
+func (l *limiter) wait(now time.Time) time.Duration {
+	if back := int(now.Sub(l.last) / l.interval); back > 0 {
+		l.used = max(0, l.used-back)
+		l.last = l.last.Add(time.Duration(back) * l.interval)
+	}
+	if l.used == 0 {
+		l.last = now
+	}
+	if l.used < l.burst {
+		l.used++
+		return 0
+	}
+	return l.last.Add(l.interval).Sub(now)
+}
+
+// Publish hands a frame to the nodes' connections, under the rate limit: when
+// more wait than the burst, the oldest is dropped.
+func (s *session) Publish(ctx context.Context, frame []byte) error {
+	if err := s.MayPublish(ctx, frame); err != nil {
+		return err
+	}
+	if s.mode == rendezvous.ReceiveOnly {
+		return errors.New("waku: this session only receives")
+	}
+	s.mu.Lock()
+	s.waiting = append(s.waiting, append([]byte(nil), frame...))
+	if len(s.waiting) > s.limit.burst {
+		s.waiting = s.waiting[1:]
+	}
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+	if h := s.e.Health(); !h.Ready {
+		// It goes out when a node is there, if nothing newer has come by then.
+		return fmt.Errorf("waku: %w: %w", rendezvous.ErrUnreachable, h.Err)
+	}
+	return nil
+}
+
+// send sends what waits while a node is connected, until the session closes.
+func (s *session) send() {
+	for {
+		select {
+		case <-s.Done():
+			return
+		case <-s.wake:
+		}
+		for s.awaitNode() {
+			frame, ok := s.next()
+			if !ok {
+				break
+			}
+			s.e.publish(s, frame)
+		}
+	}
+}
+
+// awaitNode reports false when the session is closed.
+func (s *session) awaitNode() bool {
+	s.e.mu.Lock()
+	ready := s.e.ready
+	s.e.mu.Unlock()
+	select {
+	case <-ready:
+		return !s.Closed()
+	case <-s.Done():
+		return false
+	}
+}
+
+// next returns the next frame when the limit allows it; it reports false when
+// there is none, or the session closes.
+func (s *session) next() ([]byte, bool) {
+	for {
+		s.mu.Lock()
+		if len(s.waiting) == 0 {
+			s.mu.Unlock()
+			return nil, false
+		}
+		wait := s.limit.wait(time.Now())
+		if wait <= 0 {
+			frame := s.waiting[0]
+			s.waiting = s.waiting[1:]
+			s.mu.Unlock()
+			return frame, true
+		}
+		// Under the limit only the newest frame is worth its turn.
+		s.waiting = s.waiting[len(s.waiting)-1:]
+		s.mu.Unlock()
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-s.Done():
+			timer.Stop()
+			return nil, false
+		}
+	}
+}
+
+// newer reports whether another frame waits.
+func (s *session) newer() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.waiting) > 0
+}
+
+// Close leaves the topic.
+func (s *session) Close() error {
+	s.Shut(func() { s.e.leave(s) })
+	return nil
+}
+
+// publish sends a frame to all nodes that are connected, and returns when one has
+// it. If no node took it because the connections ended, it is tried again when one
+// is there, unless a newer frame waits by then.
+func (e *Exchange) publish(s *session, frame []byte) {
+	// The clock to the second says as little of the device as is needed; the rest
+	// is random, since nodes drop a message that has the hash of another.
+	m := &message{payload: frame, contentTopic: s.topic, hasTime: true}
+	m.timestamp = time.Now().Truncate(time.Second).UnixNano() + rand.Int64N(int64(time.Second))
+	e.mu.Lock()
+	e.seen.add(m.hash(s.pubsub)) // so that it does not come back
+	e.mu.Unlock()
+	msg := m.append(nil)
+	for range attempts {
+		if !s.awaitNode() || e.toNodes(s, msg) || s.newer() {
+			return
+		}
+	}
+}
+
+// toNodes reports whether it is of no use to try again: a node took the message,
+// or those that are there do not want it.
+func (e *Exchange) toNodes(s *session, msg []byte) bool {
+	ctx, cancel := context.WithTimeout(e.ctx, operationLimit)
+	results := make(chan error, len(e.nodes))
+	var pushes sync.WaitGroup
+	asked := 0
+	for _, u := range e.nodes {
+		l, err := u.state()
+		if err != nil {
+			continue
+		}
+		select {
+		case u.pushing <- struct{}{}:
+		default: // it has not answered for long
+			continue
+		}
+		asked++
+		pushes.Go(func() {
+			defer func() { <-u.pushing }()
+			err := u.send(ctx, l, s.pubsub, msg)
+			switch {
+			case errors.Is(err, ErrProof):
+				u.refuse(err)
+			case errors.Is(err, errRefused):
+				e.log.Debug("frame not taken", "node", u.addr.text, "err", err)
+			case err != nil && e.ctx.Err() == nil:
+				l.close() // it hangs, or is gone
+			}
+			results <- err
+		})
+	}
+	e.wg.Go(func() { // the others go on
+		pushes.Wait()
+		cancel()
+	})
+	done := false
+	for range asked {
+		select {
+		case err := <-results:
+			if err == nil {
+				return true
+			}
+			done = done || errors.Is(err, errRefused)
+		case <-s.Done():
+			return true
+		}
+	}
+	return done
+}
