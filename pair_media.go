@@ -24,10 +24,10 @@ func (p *Pairing) Media() []RendezvousStatus {
 	return rendezvousStatus(p.n.media.Each(), stats)
 }
 
-// judge tells a medium whether a frame that it brought could be opened.
-func (p *Pairing) judge(a arrival, opened bool) {
-	if j, ok := p.sessions[a.topic].(rendezvous.Judge); ok {
-		j.Judge(a.msg, opened)
+// judge tells a medium whether a frame that it brought was of use.
+func (p *Pairing) judge(a arrival, v pairing.Verdict) {
+	if j, ok := p.sessions[a.topic].(rendezvous.Judge); ok && v != pairing.Echo {
+		j.Judge(a.msg, v == pairing.Heard)
 	}
 }
 

@@ -50,7 +50,8 @@ type Machine struct {
 	deadline time.Time
 	patience time.Time // of the joiner, for a first answer; zero for the offerer
 	phase    phase
-	seen     nonces
+	seen     nonces // of frames of others
+	mine     nonces // of frames that were sent
 	actions  []Action
 	resend   schedule
 
@@ -91,7 +92,7 @@ func New(cfg Config, now time.Time) (*Machine, error) {
 	case cfg.AutoAccept && cfg.Role == Offerer && cfg.Method == code.MethodNumber:
 		return nil, fmt.Errorf("%w: a number needs the check number", ErrConfig)
 	}
-	m := &Machine{cfg: cfg, deadline: now.Add(cfg.Lifetime), seen: nonces{known: make(map[nonce]struct{})}}
+	m := &Machine{cfg: cfg, deadline: now.Add(cfg.Lifetime), seen: newNonces(), mine: newNonces()}
 	cfg.Info.Name = CleanName(cfg.Info.Name)
 	var err error
 	if m.info, err = cfg.Info.encode(); err != nil {
@@ -179,22 +180,23 @@ func (m *Machine) expire() {
 }
 
 // Receive takes a frame that came on the topic with index topic. Frames that
-// are not of this pairing, or copies, are dropped. It reports whether the frame
-// could be opened: somebody who knows the code has sealed it, perhaps this device.
-func (m *Machine) Receive(now time.Time, topic int, frame []byte) (opened bool) {
+// are not of this pairing, or copies, are dropped.
+func (m *Machine) Receive(now time.Time, topic int, frame []byte) Verdict {
 	if topic < 0 || topic >= len(m.sealers) || m.phase == failed {
-		return false
+		return Junk
 	}
 	if m.phase < preparing && !now.Before(m.deadline) {
 		m.expire()
-		return false
+		return Junk
 	}
 	f, err := m.sealers[topic].Open(frame)
-	if err != nil {
-		return false
-	}
-	if !m.seen.add(nonce(frame)) {
-		return true
+	switch {
+	case err != nil:
+		return Junk
+	case m.mine.has(nonce(frame)):
+		return Echo
+	case !m.seen.add(nonce(frame)):
+		return Heard
 	}
 	switch {
 	case f.Type == frameCommit:
@@ -206,7 +208,7 @@ func (m *Machine) Receive(now time.Time, topic int, frame []byte) (opened bool) 
 	default:
 		m.offererReceive(now, topic, f)
 	}
-	return true
+	return Heard
 }
 
 // send publishes one message.
@@ -215,6 +217,7 @@ func (m *Machine) send(topic int, typ byte, sid wire.SID, body []byte) {
 	if err != nil {
 		return // no randomness: retransmission tries again
 	}
+	m.mine.add(nonce(frame))
 	m.actions = append(m.actions, Action{Kind: ActionSend, Topic: topic, Frame: frame})
 }
 
@@ -436,6 +439,13 @@ type nonces struct {
 	known map[nonce]struct{}
 	ring  []nonce
 	next  int
+}
+
+func newNonces() nonces { return nonces{known: make(map[nonce]struct{})} }
+
+func (s *nonces) has(n nonce) bool {
+	_, ok := s.known[n]
+	return ok
 }
 
 // add reports whether n is new.

@@ -273,6 +273,27 @@ func TestSelfPairing(t *testing.T) {
 	}
 }
 
+// TestVerdicts holds that a medium which brings back our own frames, or junk, is
+// told from one that brings another device's.
+func TestVerdicts(t *testing.T) {
+	oc, jc := configs(t)
+	o, j := newSide(t, oc), newSide(t, jc)
+	own := j.out[0]
+	if got := j.m.Receive(t0, own.topic, own.frame); got != Echo {
+		t.Errorf("its own frame: %v, want Echo", got)
+	}
+	for _, again := range []string{"a frame", "its copy"} {
+		if got := o.m.Receive(t0, own.topic, own.frame); got != Heard {
+			t.Errorf("%s of the other: %v, want Heard", again, got)
+		}
+	}
+	bad := bytes.Clone(own.frame)
+	bad[len(bad)-1] ^= 1
+	if got := o.m.Receive(t0, own.topic, bad); got != Junk {
+		t.Errorf("a broken frame: %v, want Junk", got)
+	}
+}
+
 func TestExpiry(t *testing.T) {
 	oc, jc := configs(t)
 	o, j := newSide(t, oc), newSide(t, jc)

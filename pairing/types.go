@@ -220,3 +220,13 @@ type Config struct {
 	// Rand is the source of randomness. Default crypto/rand.
 	Rand io.Reader
 }
+
+// A Verdict says what a frame was.
+type Verdict uint8
+
+// The verdicts of Machine.Receive.
+const (
+	Junk  Verdict = iota // nobody who knows the code has sealed it, or it came too late
+	Echo                 // this machine has sent it
+	Heard                // another device that knows the code has
+)
