@@ -388,8 +388,8 @@ func (b *box) keep(ctx context.Context) {
 		var wg sync.WaitGroup
 		for _, p := range b.places {
 			wg.Go(func() {
-				if now, _ := p.due(time.Now()); now {
-					p.find(ctx)
+				if now, _ := p.due(time.Now()); now && p.find(ctx) {
+					b.unblock()
 				}
 			})
 		}
@@ -398,7 +398,6 @@ func (b *box) keep(ctx context.Context) {
 			_, in := p.due(time.Now())
 			wait = min(wait, max(in, homeRetry))
 		}
-		b.unblock()
 		if !b.e.cfg.NoShortcut {
 			wait = min(wait, b.meet(ctx))
 		}
@@ -408,24 +407,17 @@ func (b *box) keep(ctx context.Context) {
 	}
 }
 
-// unblock has frames put that waited for the place.
+// unblock reads and puts what waited for the place.
 func (b *box) unblock() {
-	if !slices.ContainsFunc(b.places, func(p *place) bool { return len(p.all()) > 0 }) {
-		return
-	}
 	b.mu.Lock()
-	waited := false
 	for slot := range b.out {
 		if o := &b.out[slot]; o.dirty && o.failed > 0 {
-			o.failed, waited = 0, true
-			o.put = time.Time{}
+			o.failed, o.put = 0, time.Time{}
 		}
 	}
 	b.mu.Unlock()
-	if waited {
-		poke(b.wakeW)
-		poke(b.wakeR)
-	}
+	poke(b.wakeW)
+	poke(b.wakeR)
 }
 
 // pendingFrame reports whether a frame was published that no node has yet; b.mu

@@ -24,6 +24,7 @@ const (
 	tidSize      = 4                      // bytes
 	maintainTick = 10 * time.Second       // how often a node looks after its table
 	pingsPerTick = 4                      // nodes that are asked then whether they are still there
+	firstRefresh = 2 * time.Second        // while few nodes are known, doubled each time
 	firstRetry   = 500 * time.Millisecond // while no node was found
 )
 
@@ -323,30 +324,37 @@ func (e *engine) known(target id, n int) []contact {
 	return e.table.closest(time.Now(), target, n, false)
 }
 
-// maintain keeps the routing table filled.
+// maintain keeps the routing table filled: walks towards this node's own id find
+// its neighbours, often while it knows few nodes.
 func (e *engine) maintain(ctx context.Context) {
-	retry := firstRetry
+	retry, again := firstRetry, firstRefresh
 	var refreshed time.Time
 	for {
 		wait := maintainTick
 		up, good := e.up(time.Now())
+		since := time.Since(refreshed)
 		switch {
 		case !up || good == 0:
 			e.lookup(ctx, e.self(), "find_node", nil)
-			if up, _ = e.up(time.Now()); !up {
-				wait = retry
-				retry = min(2*retry, retryMost)
+			refreshed, again = time.Now(), firstRefresh
+			if _, good = e.up(time.Now()); good == 0 {
+				wait, retry = retry, min(2*retry, retryMost)
 			} else {
-				retry, refreshed = firstRetry, time.Now()
+				wait, retry = firstRefresh, firstRetry
 			}
-		case (e.serving.Load() || e.busy()) && time.Since(refreshed) > refreshEvery:
-			refreshed = time.Now()
+		case !e.serving.Load() && !e.busy():
+		case since >= refreshEvery || good < 2*bucketSize && since >= again:
 			e.lookup(ctx, e.self(), "find_node", nil)
 			if e.serving.Load() {
 				e.lookup(ctx, randomID(), "find_node", nil)
 			}
+			refreshed, again = time.Now(), min(2*again, refreshEvery)
+			wait = min(wait, again)
 		default:
 			e.tend(ctx)
+			if good < 2*bucketSize {
+				wait = min(wait, max(again-since, firstRetry))
+			}
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -354,7 +362,7 @@ func (e *engine) maintain(ctx context.Context) {
 			timer.Stop()
 			return
 		case <-e.kick:
-			retry = firstRetry
+			retry, again = firstRetry, firstRefresh
 		case c := <-e.asked:
 			_, _ = e.ask(ctx, c.addr, &query{method: "ping"})
 		case <-timer.C:

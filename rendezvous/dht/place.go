@@ -104,8 +104,9 @@ func (p *place) due(now time.Time) (bool, time.Duration) {
 	return !next.After(now), next.Sub(now)
 }
 
-// find looks for the nodes nearest to the home.
-func (p *place) find(ctx context.Context) {
+// find looks for the nodes nearest to the home. It reports whether there were none
+// before.
+func (p *place) find(ctx context.Context) (first bool) {
 	p.mu.Lock()
 	var more []contact
 	for _, n := range p.nodes {
@@ -114,15 +115,16 @@ func (p *place) find(ctx context.Context) {
 	p.mu.Unlock()
 	got := p.e.lookup(ctx, p.keys.home, "get", more)
 	if ctx.Err() != nil {
-		return
+		return false
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.tried = time.Now()
 	if len(got) == 0 {
 		p.retry = min(max(2*p.retry, homeRetry), homeMost)
-		return
+		return false
 	}
+	first = len(p.nodes) == 0
 	p.found, p.retry = p.tried, 0
 	var nodes []*near
 	for _, c := range got {
@@ -135,6 +137,7 @@ func (p *place) find(ctx context.Context) {
 		nodes = append(nodes, &near{contact: c.contact, grants: make(map[id]grant)})
 	}
 	p.nodes = nodes
+	return first
 }
 
 func (p *place) all() []*near {

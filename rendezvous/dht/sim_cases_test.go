@@ -1,0 +1,134 @@
+package dht
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/kithproject/kith/rendezvous"
+)
+
+func isUnreachable(err error) bool { return errors.Is(err, rendezvous.ErrUnreachable) }
+
+// exchange sends frames to and fro, as a pairing does: each side repeats its
+// newest frame until the answer has come. It returns how long all took.
+func exchange(t *testing.T, a, b rendezvous.Session, rounds int) time.Duration {
+	t.Helper()
+	start := time.Now()
+	for i := range rounds {
+		from, to := a, b
+		if i%2 == 1 {
+			from, to = b, a
+		}
+		f := frame(byte(i + 1))
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+		got := make(chan bool)
+		go func() {
+			for {
+				m, err := to.Receive(ctx)
+				if err != nil || bytes.Equal(m.Frame, f) {
+					got <- err == nil
+					return
+				}
+			}
+		}()
+		ok, done := false, false
+		for wait := 250 * time.Millisecond; !done; wait = min(wait*8/5, 3*time.Second) {
+			if err := from.Publish(ctx, f); err != nil && !isUnreachable(err) {
+				t.Fatal(err)
+			}
+			select {
+			case ok = <-got:
+				done = true
+			case <-time.After(wait):
+			}
+		}
+		cancel()
+		if !ok {
+			t.Fatalf("frame %d did not arrive", i+1)
+		}
+	}
+	return time.Since(start)
+}
+
+// TestSimMeet measures in a simulated internet, devices behind NATs that let in
+// only what they asked for, how long six messages take from a cold start.
+func TestSimMeet(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		rtt      time.Duration
+		loss     float64
+		dead     float64
+		mailbox  bool
+		atMost   time.Duration
+		lastOnes time.Duration
+	}{
+		{"shortcut, 50 ms", 50 * time.Millisecond, 0, 0, false, 5 * time.Second, 0},
+		{"shortcut, 150 ms, 2 % lost, 30 % dead", 150 * time.Millisecond, 0.02, 0.3, false, 15 * time.Second, 0},
+		{"mailbox, 50 ms", 50 * time.Millisecond, 0, 0, true, 15 * time.Second, 0},
+		{"mailbox, 150 ms, 2 % lost, 30 % dead", 150 * time.Millisecond, 0.02, 0.3, true, 30 * time.Second, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newSim(t, 40, c.rtt, c.loss)
+				defer s.close()
+				time.Sleep(time.Minute)
+				s.kill(c.dead)
+				change := func(cfg *Config) { cfg.NoShortcut = c.mailbox }
+				a, b := s.device(change), s.device(change)
+				defer a.Close()
+				defer b.Close()
+				topic := newTopic(t)
+				sa := join(t, a, rendezvous.Point{Topic: topic})
+				sb := join(t, b, rendezvous.Point{Topic: topic, Side: 1})
+				first := exchange(t, sa, sb, 1)
+				rest := exchange(t, sb, sa, 5)
+				t.Logf("first frame after %v, five more in %v; items %d and %d, direct %d and %d", first, rest,
+					a.Stats().Items, b.Stats().Items, a.Stats().Direct, b.Stats().Direct)
+				if first+rest > c.atMost {
+					t.Errorf("six messages took %v, want at most %v", first+rest, c.atMost)
+				}
+			})
+		})
+	}
+}
+
+// TestSimIdle holds how many bytes idle sessions cost: those of one pair, three
+// days that are listened on and one that is spoken on.
+func TestSimIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(t, 60, 50*time.Millisecond, 0)
+		defer s.close()
+		time.Sleep(time.Minute)
+		e := s.device(nil)
+		defer e.Close()
+		for i := range 4 {
+			mode := rendezvous.ReceiveOnly
+			if i == 3 {
+				mode = rendezvous.SendOnly
+			}
+			one := join(t, e, rendezvous.Point{Topic: newTopic(t), Mode: mode})
+			if i == 3 {
+				s.publish(one, frame(1))
+			}
+		}
+		time.Sleep(time.Second)
+		last := s.used(e)
+		for _, c := range []struct {
+			after time.Duration
+			most  int64 // bytes a second, in and out
+		}{{time.Minute, 20_000}, {2 * time.Minute, 12_000}, {5 * time.Minute, 1500}, {time.Hour, 300}, {2 * time.Hour, 300}} {
+			time.Sleep(c.after)
+			now := s.used(e)
+			rate := (now - last) / int64(c.after/time.Second)
+			last = now
+			t.Logf("the next %v: %d B/s", c.after, rate)
+			if rate > c.most {
+				t.Errorf("%d B/s in %v, want at most %d", rate, c.after, c.most)
+			}
+		}
+	})
+}
