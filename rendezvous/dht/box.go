@@ -329,7 +329,7 @@ func (b *box) writeSlot(ctx context.Context, slot int) {
 	}
 	b.mu.Unlock()
 
-	seq := max(time.Now().UnixMilli()+b.keys.shift, last+1)
+	seq := max(b.e.clock().UnixMilli()+b.keys.shift, last+1)
 	if again && !ask {
 		seq = last // the same item once more, so that it is kept
 	}

@@ -92,7 +92,8 @@ type Exchange struct {
 	ctx     context.Context //nolint:containedctx // ends with Close
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
-	resolve chan struct{} // names are looked up again
+	resolve chan struct{}    // names are looked up again
+	clock   func() time.Time // for sequence numbers
 
 	mu      sync.Mutex // guards the fields below; a box's mutex is taken after it
 	closed  bool
@@ -132,7 +133,7 @@ func New(cfg Config) (*Exchange, error) {
 	}
 	e := &Exchange{
 		cfg: cfg, log: cfg.Logger, resolve: make(chan struct{}, 1), boxes: make(map[rendezvous.Topic]*box),
-		tags: make(map[[tagSize]byte]tagged), done: make(chan struct{}),
+		tags: make(map[[tagSize]byte]tagged), done: make(chan struct{}), clock: time.Now,
 	}
 	names, err := e.bootstrap(cfg.Bootstrap)
 	if err != nil {

@@ -19,6 +19,7 @@ const (
 	perHostAsks  = 16                     // questions of one lookup to one address
 	storeGroups  = 8                      // networks that a thing is put to
 	storeMost    = 16                     // nodes that a thing is put to
+	wordMost     = 4                      // nodes of one answer that are asked before one of them has answered
 	wellKnown    = 8                      // nearby nodes that make bootstrap nodes unnecessary
 )
 
@@ -28,7 +29,8 @@ type candidate struct {
 	state state
 	since time.Time // when it was asked
 	token []byte
-	fresh bool // has an id that it was named with; bootstrap nodes have none
+	fresh bool           // has an id that it was named with; bootstrap nodes have none
+	by    netip.AddrPort // who named it; invalid for nodes that we knew
 }
 
 type state uint8
@@ -50,8 +52,15 @@ type lookup struct {
 	byAddr map[netip.AddrPort]*candidate
 	asks   map[netip.Addr]int
 	asked  int
+	words  map[netip.AddrPort]*word
 	done   chan *result
 }
+
+// A word is how far the nodes that somebody named have answered: who names nodes
+// that do not exist cannot keep a lookup busy with them.
+type word struct{ asked, answered int }
+
+func (w *word) good() bool { return w.asked-3*w.answered < wordMost }
 
 type result struct {
 	c     *candidate
@@ -83,16 +92,17 @@ func (e *engine) lookup(ctx context.Context, target id, method string, more []co
 	ctx, cancel := context.WithTimeout(ctx, lookupTime)
 	l := &lookup{
 		e: e, target: target, method: method, byAddr: make(map[netip.AddrPort]*candidate), asks: make(map[netip.Addr]int),
-		done: make(chan *result, lookupBudget),
+		words: make(map[netip.AddrPort]*word),
+		done:  make(chan *result, lookupBudget),
 	}
 	if own, ok := e.itself(); ok {
 		n := &candidate{contact: own, fresh: true}
 		l.cands, l.byAddr[own.addr] = []*candidate{n}, n
 	}
-	l.add(e.known(target, 2*bucketSize))
-	l.add(more)
+	l.add(e.known(target, 2*bucketSize), netip.AddrPort{})
+	l.add(more, netip.AddrPort{})
 	if up, _ := e.up(time.Now()); !up || len(l.cands) < wellKnown {
-		l.add(e.seeds())
+		l.add(e.seeds(), netip.AddrPort{})
 	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -115,14 +125,20 @@ func (e *engine) lookup(ctx context.Context, target id, method string, more []co
 	}
 }
 
-// add notes nodes, the nearest ones if there are too many.
-func (l *lookup) add(all []contact) {
+// add notes nodes that somebody named, the nearest ones if there are too many.
+func (l *lookup) add(all []contact, by netip.AddrPort) {
 	self := l.e.self()
+	if by.IsValid() && l.words[by] == nil {
+		l.words[by] = &word{}
+	}
 	for _, c := range all {
+		if old := l.byAddr[c.addr]; old != nil && old.state == unasked && l.words[old.by] != nil && !l.words[old.by].good() {
+			old.by = by // another one's word for it
+		}
 		if l.byAddr[c.addr] != nil || c.id == self {
 			continue
 		}
-		n := &candidate{contact: c, fresh: c.id != id{}}
+		n := &candidate{contact: c, fresh: c.id != id{}, by: by}
 		i, _ := slices.BinarySearchFunc(l.cands, n, l.compare)
 		if len(l.cands) >= maxCands {
 			last := l.cands[len(l.cands)-1]
@@ -178,6 +194,9 @@ func (l *lookup) next(ctx context.Context, wg *sync.WaitGroup) bool {
 	c.state, c.since = asking, time.Now()
 	l.asks[c.addr.Addr()]++
 	l.asked++
+	if w := l.words[c.by]; w != nil {
+		w.asked++
+	}
 	wg.Go(func() { l.done <- l.query(ctx, c) })
 	return true
 }
@@ -192,7 +211,9 @@ func (l *lookup) nearestUnasked() *candidate {
 				return nil
 			}
 		case c.state == unasked && l.asks[c.addr.Addr()] < perHostAsks:
-			return c
+			if w := l.words[c.by]; w == nil || w.good() {
+				return c
+			}
 		}
 	}
 	return nil
@@ -235,6 +256,9 @@ func (l *lookup) take(r *result) {
 		return
 	}
 	r.c.state = answered
+	if w := l.words[r.c.by]; w != nil {
+		w.answered++
+	}
 	if l.method == "get" && len(r.reply.token) == 0 {
 		r.c.state = routes
 	}
@@ -251,7 +275,7 @@ func (l *lookup) take(r *result) {
 			named = append(named, c)
 		}
 	}
-	l.add(named)
+	l.add(named, r.c.addr)
 }
 
 // finished reports whether no more answer can matter: a node that is slow is not

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"math/rand/v2"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -57,43 +59,54 @@ func exchange(t *testing.T, a, b rendezvous.Session, rounds int) time.Duration {
 // TestSimMeet measures in a simulated internet, devices behind NATs that let in
 // only what they asked for, how long six messages take from a cold start.
 func TestSimMeet(t *testing.T) {
+	const runs = 21
 	for _, c := range []struct {
-		name     string
-		rtt      time.Duration
-		loss     float64
-		dead     float64
-		mailbox  bool
-		atMost   time.Duration
-		lastOnes time.Duration
+		name          string
+		rtt           time.Duration
+		loss, dead    float64
+		mailbox       bool
+		median, worst time.Duration // at most
 	}{
-		{"shortcut, 50 ms", 50 * time.Millisecond, 0, 0, false, 5 * time.Second, 0},
-		{"shortcut, 150 ms, 2 % lost, 30 % dead", 150 * time.Millisecond, 0.02, 0.3, false, 15 * time.Second, 0},
-		{"mailbox, 50 ms", 50 * time.Millisecond, 0, 0, true, 15 * time.Second, 0},
-		{"mailbox, 150 ms, 2 % lost, 30 % dead", 150 * time.Millisecond, 0.02, 0.3, true, 30 * time.Second, 0},
+		{"shortcut, 50 ms", 50 * time.Millisecond, 0, 0, false, 5 * time.Second, 10 * time.Second},
+		{"shortcut, 150 ms, 2 % lost, 30 % dead", 150 * time.Millisecond, 0.02, 0.3, false, 8 * time.Second, 20 * time.Second},
+		{"mailbox, 50 ms", 50 * time.Millisecond, 0, 0, true, 8 * time.Second, 15 * time.Second},
+		{"mailbox, 150 ms, 2 % lost, 30 % dead", 150 * time.Millisecond, 0.02, 0.3, true, 15 * time.Second, 30 * time.Second},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				s := newSim(t, 40, c.rtt, c.loss)
-				defer s.close()
-				time.Sleep(time.Minute)
-				s.kill(c.dead)
-				change := func(cfg *Config) { cfg.NoShortcut = c.mailbox }
-				a, b := s.device(change), s.device(change)
-				defer a.Close()
-				defer b.Close()
-				topic := newTopic(t)
-				sa := join(t, a, rendezvous.Point{Topic: topic})
-				sb := join(t, b, rendezvous.Point{Topic: topic, Side: 1})
-				first := exchange(t, sa, sb, 1)
-				rest := exchange(t, sb, sa, 5)
-				t.Logf("first frame after %v, five more in %v; items %d and %d, direct %d and %d", first, rest,
-					a.Stats().Items, b.Stats().Items, a.Stats().Direct, b.Stats().Direct)
-				if first+rest > c.atMost {
-					t.Errorf("six messages took %v, want at most %v", first+rest, c.atMost)
-				}
-			})
+			var all []time.Duration
+			for seed := range runs {
+				synctest.Test(t, func(t *testing.T) {
+					all = append(all, meetOnce(t, uint64(seed), c.rtt, c.loss, c.dead, c.mailbox))
+				})
+			}
+			slices.Sort(all)
+			median, worst := all[runs/2], all[runs-1]
+			t.Logf("six messages from a cold start: median %v, worst of %d: %v", median, runs, worst)
+			if median > c.median || worst > c.worst {
+				t.Errorf("median %v and worst %v, want at most %v and %v", median, worst, c.median, c.worst)
+			}
 		})
 	}
+}
+
+func meetOnce(t *testing.T, seed uint64, rtt time.Duration, loss, dead float64, mailbox bool) time.Duration {
+	s := newSim(t, 40, rtt, loss)
+	s.net.rng = rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // a simulation
+	defer s.close()
+	<-time.After(time.Minute) // of the bubble
+	s.kill(dead)
+	change := func(cfg *Config) { cfg.NoShortcut = mailbox }
+	a, b := s.device(change), s.device(change)
+	defer a.Close()
+	defer b.Close()
+	topic := newTopic(t)
+	sa := join(t, a, rendezvous.Point{Topic: topic})
+	sb := join(t, b, rendezvous.Point{Topic: topic, Side: 1})
+	took := exchange(t, sa, sb, 6)
+	if direct := a.Stats().Direct + b.Stats().Direct; mailbox != (direct == 0) {
+		t.Errorf("%d frames came directly", direct)
+	}
+	return took
 }
 
 // TestSimIdle holds how many bytes idle sessions cost: those of one pair, three

@@ -194,3 +194,5 @@ func (s *sim) publish(from rendezvous.Session, f []byte) {
 		s.t.Fatal(err)
 	}
 }
+
+func simAddr(text string) net.Addr { return net.UDPAddrFromAddrPort(netip.MustParseAddrPort(text)) }
