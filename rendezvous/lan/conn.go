@@ -14,10 +14,13 @@ import (
 
 // A conn is one UDP socket of one family.
 type conn struct {
-	udp  *net.UDPConn
-	p4   *ipv4.PacketConn // one of both is nil
-	p6   *ipv6.PacketConn
-	full bool // it takes no more memberships; guarded by the owner's lock
+	udp *net.UDPConn
+	p4  *ipv4.PacketConn // one of both is nil
+	p6  *ipv6.PacketConn
+	// tells says that the platform tells on which interface and to which group a
+	// datagram came.
+	tells bool
+	full  bool // it takes no more memberships; guarded by the owner's lock
 }
 
 // An arrival is where a datagram came from, and how. What the platform does not
@@ -48,15 +51,14 @@ func openConn(six bool, port uint16, shared bool) (*conn, error) {
 		return nil, err
 	}
 	c := &conn{udp: pc.(*net.UDPConn)}
-	// What a platform does not have, it does not tell.
 	if six {
 		c.p6 = ipv6.NewPacketConn(c.udp)
 		_ = c.p6.SetMulticastLoopback(true)
-		_ = c.p6.SetControlMessage(ipv6.FlagHopLimit|ipv6.FlagInterface|ipv6.FlagDst, true)
+		c.tells = c.p6.SetControlMessage(ipv6.FlagHopLimit|ipv6.FlagInterface|ipv6.FlagDst, true) == nil
 	} else {
 		c.p4 = ipv4.NewPacketConn(c.udp)
 		_ = c.p4.SetMulticastLoopback(true)
-		_ = c.p4.SetControlMessage(ipv4.FlagTTL|ipv4.FlagInterface|ipv4.FlagDst, true)
+		c.tells = c.p4.SetControlMessage(ipv4.FlagTTL|ipv4.FlagInterface|ipv4.FlagDst, true) == nil
 	}
 	return c, nil
 }

@@ -37,6 +37,9 @@ func (s Scope) String() string {
 	return "auto"
 }
 
+// MarshalText returns what String does. It does not err.
+func (s Scope) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
 // Groups says to which multicast groups frames go.
 type Groups uint8
 

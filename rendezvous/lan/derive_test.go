@@ -180,8 +180,15 @@ func TestDeafness(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.udp.Close()
+	c.tells = true
 	now := time.Unix(1000, 0)
 	m := &member{conn: c}
+	c2 := &conn{udp: c.udp, p4: c.p4} // of a platform that does not tell what comes back
+	for n := range 100 {
+		if g.lost(memberKey{1, Group4()}, &member{conn: c2, unheard: n}, now.Add(time.Hour)) {
+			t.Fatal("joined again although nothing can be known")
+		}
+	}
 	var after []time.Duration // how long after the one before
 	last := now
 	for range 20_000 {

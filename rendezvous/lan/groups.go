@@ -41,6 +41,8 @@ type groups struct {
 	wg    *sync.WaitGroup
 	take  func([]byte, arrival)
 	from  [2]*conn // what sends; nil: a family that is not there
+	// chosen says that only some interfaces are to be used.
+	chosen bool
 
 	mu       sync.Mutex // guards the fields below and what is set on sockets
 	closed   bool
@@ -144,19 +146,25 @@ func (g *groups) close() {
 // heard counts a datagram that came and gives it on.
 func (g *groups) heard(b []byte, in arrival) {
 	g.mu.Lock()
-	if i := slices.IndexFunc(g.use, func(i netmon.Interface) bool { return i.Index == in.index }); i >= 0 {
+	i := slices.IndexFunc(g.use, func(i netmon.Interface) bool { return i.Index == in.index })
+	switch {
+	case i >= 0:
 		in.from = withName(in.from, g.use[i].Name)
-	} else if in.index != 0 && len(g.use) > 0 && !in.unicast() {
+	case g.chosen && in.index != 0 && !hasAddr(g.use, in.from.Addr()):
 		g.mu.Unlock()
-		return // of an interface that is not used
+		return // of an interface that was not chosen
 	}
-	if m := g.members[memberKey{in.index, in.to}]; m != nil {
-		if g.own(in.from) {
-			m.unheard, m.wait = 0, 0
-		} else {
-			m.received++
-			g.seen.add(hopKey{in.index, in.to, in.from.Addr()}, in.hops, time.Now())
+	switch m := g.members[memberKey{in.index, in.to}]; {
+	case g.own(in.from):
+		for key, m := range g.members {
+			// Some systems give own datagrams back on the loopback interface.
+			if key.group == in.to && (key.index == in.index || i < 0) {
+				m.unheard, m.wait = 0, 0
+			}
 		}
+	case m != nil:
+		m.received++
+		g.seen.add(hopKey{in.index, in.to, in.from.Addr()}, in.hops, time.Now())
 	}
 	g.mu.Unlock()
 	g.take(b, in)
@@ -417,7 +425,7 @@ func (g *groups) lost(key memberKey, m *member, now time.Time) bool {
 	if m.unheard++; m.unheard == 1 {
 		m.since = now
 	}
-	if m.conn == nil || m.unheard < deafSends || now.Sub(m.since) < max(deafAfter, m.wait) {
+	if m.conn == nil || !m.conn.tells || m.unheard < deafSends || now.Sub(m.since) < max(deafAfter, m.wait) {
 		return false
 	}
 	m.wait = min(max(2*m.wait, deafAfter), deafMax)

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -187,4 +188,9 @@ func udpPackets(frames [][]byte) []packet {
 		}
 	}
 	return out
+}
+
+func median(d []time.Duration) (middle, worst time.Duration) {
+	slices.Sort(d)
+	return d[len(d)/2], d[len(d)-1]
 }

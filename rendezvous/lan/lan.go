@@ -108,7 +108,7 @@ func (e *Exchange) openGroups() {
 		return
 	}
 	g := newGroups(e.cfg.Port, e.cfg.HopLimit, datagramSize, Group4(), Group6(), &e.wg, e.takeGroup)
-	g.from = e.socks.conns
+	g.from, g.chosen = e.socks.conns, e.socks.chosen
 	if e.cfg.Groups == GroupsBoth {
 		g.scope = e.cfg.Scope
 	}

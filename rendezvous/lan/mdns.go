@@ -46,6 +46,7 @@ func openMDNS(e *Exchange) (*mdns, error) {
 	}
 	m := &mdns{e: e, label: "kith-" + hex.EncodeToString(random[:]), answered: make(map[rendezvous.Tag]time.Time)}
 	m.groups = newGroups(e.cfg.MDNSPort, mdnsHops, maxMDNS, mdnsGroup4(), mdnsGroup6(), &e.wg, m.take)
+	m.groups.chosen = e.socks.chosen
 	if err := m.groups.open(); err != nil {
 		return nil, err
 	}

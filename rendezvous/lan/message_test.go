@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kithproject/kith/internal/netmon"
 	"github.com/kithproject/kith/rendezvous"
 )
 
@@ -86,24 +87,33 @@ func FuzzMDNS(f *testing.F) {
 	})
 }
 
-// FuzzDatagram gives datagrams to an exchange with one session: only a frame of
-// its tag may come out.
+// FuzzDatagram gives datagrams to an exchange with one session that also looks for
+// devices: only a frame of its tag may come out, and a list that is bounded.
 func FuzzDatagram(f *testing.F) {
-	e := &Exchange{topics: map[rendezvous.Tag]map[*session]struct{}{}, peers: nil, socks: &sockets{}}
-	e.peers = make(map[rendezvous.Tag]map[netip.AddrPort]time.Time)
+	i := netmon.Interface{Name: "eth0", Index: 1, Up: true, Addrs: testAddrs()}
+	e := &Exchange{
+		topics: map[rendezvous.Tag]map[*session]struct{}{}, peers: make(map[rendezvous.Tag]map[netip.AddrPort]time.Time),
+		socks: &sockets{use: []netmon.Interface{i}},
+	}
+	e.near = newNearby(func(func(netmon.Interface, bool) []byte) {}, e.nearbyPorts)
+	e.near.watchers[&watcher{changed: make(chan struct{}, 1)}] = struct{}{}
 	s := &session{e: e, tag: testTag, Inbox: rendezvous.NewInbox("lan")}
 	e.topics[testTag] = map[*session]struct{}{s: {}}
 	good := append(testTag[:], make([]byte, rendezvous.FrameSize)...)
 	f.Add(good)
 	f.Add(good[:100])
+	f.Add(append([]byte(nearbyMagic), pairBytes(f, testInstance, laptop, false)...))
 	over, cancel := context.WithCancel(context.Background())
 	cancel() // only what waits is received
 	f.Fuzz(func(t *testing.T, b []byte) {
-		e.take(b, netip.MustParseAddrPort("10.0.0.9:9"))
+		e.takeGroup(b, arrival{from: netip.MustParseAddrPort("10.0.0.9:9"), to: Group4(), index: 1})
 		if m, err := s.Receive(over); err == nil {
 			if len(b) != datagramSize || rendezvous.Tag(b[:8]) != testTag || len(m.Frame) != rendezvous.FrameSize {
 				t.Fatal("a datagram that is none was delivered")
 			}
+		}
+		if n := len(e.near.table.entries); n > maxPerSource {
+			t.Fatalf("%d entries of one address", n)
 		}
 	})
 }
