@@ -69,6 +69,9 @@ func newHost(seed []byte, memory *budget, tlsCfg *tls.Config) (*host, error) {
 		return nil, fmt.Errorf("waku: key: %w", err)
 	}
 	muxers := []tptu.StreamMuxer{{ID: yamux.ID, Muxer: muxer(memory != nil)}}
+	if memory != nil {
+		muxers = append(muxers, tptu.StreamMuxer{ID: mplexID, Muxer: mplex{}})
+	}
 	n, err := noise.New(noise.ID, h.key, muxers)
 	if err != nil {
 		return nil, fmt.Errorf("waku: noise: %w", err)
