@@ -93,8 +93,7 @@ func (it *item) verify() bool {
 // mask encrypts or decrypts one part in place. What protects a frame is its own
 // seal: the mask only hides that the same frame goes over other media.
 func (k *keys) mask(slot, part int, seq int64, b []byte) {
-	where := []byte{byte(slot), byte(part)}
-	block, err := aes.NewCipher(wire.Expand(k.values, "dht mask", where, binary.BigEndian.AppendUint64(nil, uint64(seq))))
+	block, err := aes.NewCipher(wire.Expand(k.values, "dht mask", []byte{byte(slot)}, []byte{byte(part)}, binary.BigEndian.AppendUint64(nil, uint64(seq))))
 	if err != nil {
 		panic(err) // a key of 32 bytes is one
 	}
