@@ -31,6 +31,7 @@ var mayImport = map[string][]string{
 	"rendezvous/lan":            {"rendezvous", "internal/netmon"},
 	"rendezvous/mqtt":           {"rendezvous"},
 	"rendezvous/dht":            {"rendezvous", "internal/wire"},
+	"rendezvous/paper":          {"rendezvous", "internal/wire"},
 	"rendezvous/waku":           {"rendezvous", "internal/wire"},
 	"rendezvous/dns":            {"rendezvous", "internal/wire"},
 	"pairing":                   {"identity", "code", "internal/wire"},

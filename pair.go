@@ -33,6 +33,9 @@ type OfferConfig struct {
 	// check number: only for words and QR codes, and only where nobody else can
 	// have seen them.
 	AutoAccept bool
+	// Exchange is the only medium to use, in place of the node's; the caller closes
+	// it after the Pairing. Default: all of the node's media at once.
+	Exchange rendezvous.Exchange
 }
 
 // JoinConfig says how to use a code from the other device.
@@ -42,6 +45,10 @@ type JoinConfig struct {
 	// Patience is how long to look for the device that shows the code. Default
 	// one minute.
 	Patience time.Duration
+	// Lifetime is how long to wait for the other side's user. Default 10 minutes.
+	Lifetime time.Duration
+	// Exchange is as in OfferConfig.
+	Exchange rendezvous.Exchange
 }
 
 // A PairEvent is one step of a pairing, for the person who waits.
@@ -121,7 +128,7 @@ func (n *Node) Offer(ctx context.Context, cfg OfferConfig) (*Pairing, error) {
 	if err != nil {
 		return nil, err
 	}
-	return n.pair(ctx, c, pairing.Config{
+	return n.pair(ctx, c, n.mediumOf(cfg.Exchange), pairing.Config{
 		Role: pairing.Offerer, Keys: keys, Method: method, Lifetime: c.Expiry().Sub(now), AutoAccept: cfg.AutoAccept,
 	})
 }
@@ -144,7 +151,10 @@ func (n *Node) Join(ctx context.Context, c code.Code, cfg JoinConfig) (*Pairing,
 		return nil, err
 	}
 	pc := pairing.Config{
-		Role: pairing.Joiner, Keys: []code.Keys{keys}, Method: c.Method(), Lifetime: joinLifetime, Patience: cfg.Patience, AutoAccept: cfg.AutoAccept,
+		Role: pairing.Joiner, Keys: []code.Keys{keys}, Method: c.Method(), Lifetime: cfg.Lifetime, Patience: cfg.Patience, AutoAccept: cfg.AutoAccept,
+	}
+	if pc.Lifetime <= 0 {
+		pc.Lifetime = joinLifetime
 	}
 	if pc.Patience <= 0 {
 		pc.Patience = joinPatience
@@ -152,7 +162,7 @@ func (n *Node) Join(ctx context.Context, c code.Code, cfg JoinConfig) (*Pairing,
 	if commit, ok := c.Commit(); ok {
 		pc.Commit = &commit
 	}
-	return n.pair(ctx, c, pc)
+	return n.pair(ctx, c, n.mediumOf(cfg.Exchange), pc)
 }
 
 const (
@@ -166,7 +176,7 @@ const (
 // mediaEndpoints are the addresses that a QR code carries.
 func (n *Node) mediaEndpoints() []netip.AddrPort { return n.media.Endpoints() }
 
-func (n *Node) pair(ctx context.Context, c code.Code, cfg pairing.Config) (*Pairing, error) {
+func (n *Node) pair(ctx context.Context, c code.Code, medium rendezvous.Exchange, cfg pairing.Config) (*Pairing, error) {
 	now := time.Now()
 	cfg.Identity, cfg.Rand = n.id, rand.Reader
 	cfg.Info = pairing.Info{
@@ -184,7 +194,7 @@ func (n *Node) pair(ctx context.Context, c code.Code, cfg pairing.Config) (*Pair
 	p.ctx, p.cancel = context.WithCancel(n.ctx)
 	stop := context.AfterFunc(ctx, func() { p.Cancel() })
 	for _, k := range cfg.Keys {
-		s, err := n.media.Join(p.ctx, rendezvous.Point{
+		s, err := medium.Join(p.ctx, rendezvous.Point{
 			Topic: k.Topic, Side: side(cfg.Role), Endpoints: c.Endpoints(), Announce: cfg.Role == pairing.Offerer,
 		})
 		if err != nil {

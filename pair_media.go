@@ -24,6 +24,14 @@ func (p *Pairing) Media() []RendezvousStatus {
 	return rendezvousStatus(p.n.media.Each(), stats)
 }
 
+// mediumOf is what a pairing meets on: the caller's exchange, or else the node's.
+func (n *Node) mediumOf(own rendezvous.Exchange) rendezvous.Exchange {
+	if own == nil {
+		return n.media
+	}
+	return own
+}
+
 // judge tells a medium whether a frame that it brought was of use.
 func (p *Pairing) judge(a arrival, v pairing.Verdict) {
 	if j, ok := p.sessions[a.topic].(rendezvous.Judge); ok && v != pairing.Echo {

@@ -25,8 +25,8 @@ const (
 	// of phones and of package scan are sure of it, and it makes no picture
 	// wider than 1500 pixels.
 	pngScale = 8
-	// maxQRText is the longest text of a QR code, in bytes.
-	maxQRText = 1024
+	// maxQRText is the longest text of a QR code, in bytes: a frame carried by hand.
+	maxQRText = 2400
 )
 
 // A Matrix is a QR code (ISO/IEC 18004) as a square of modules, without the
@@ -48,7 +48,7 @@ func (c Code) QR() (*Matrix, error) {
 
 // EncodeQR returns the smallest QR code that holds text with error correction
 // level M, or level L if only that fits a terminal; what the version leaves
-// room for goes into a higher level. It errs if text is empty or over 1024
+// room for goes into a higher level. It errs if text is empty or over 2400
 // bytes.
 func EncodeQR(text string) (*Matrix, error) {
 	if text == "" || len(text) > maxQRText {
@@ -230,7 +230,7 @@ func RenderTerminal(uri string) (string, error) {
 }
 
 // WritePNG writes the QR code of uri to w as a PNG picture. It errs if uri is
-// empty or over 1024 bytes, or if w fails.
+// empty or over 2400 bytes, or if w fails.
 func WritePNG(w io.Writer, uri string) error {
 	m, err := EncodeQR(uri)
 	if err != nil {
