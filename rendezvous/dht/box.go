@@ -111,7 +111,7 @@ func (b *box) heat(d time.Duration) {
 	anew := now.After(b.hotUntil) || now.Sub(b.hotSince) > quickFor
 	if anew {
 		b.hotSince = now
-		b.direct.again()
+		b.direct.again(now)
 	}
 	if until := now.Add(d); until.After(b.hotUntil) {
 		b.hotUntil = until

@@ -23,6 +23,7 @@ const (
 	directRate   = 32               // valid datagrams a second of one topic that are looked at
 	directBurst  = 64
 	cooldownLink = 2 * time.Minute // then an address that never answered may be tried again
+	maxSpent     = 64              // addresses that are known to have had their chance
 )
 
 // A link is an address at which the other side may be.
@@ -42,7 +43,9 @@ type direct struct {
 	order  [nonceMemory][nonceLen]byte // of nonces, a ring
 	at     int
 	limit  *limiter
-	asked  time.Time // when the other's address was last asked for
+	asked  time.Time                    // when the other's address was last asked for
+	spent  map[netip.AddrPort]time.Time // addresses that had their chance, and when that ended
+	reset  time.Time                    // when all got another chance
 }
 
 // A sending is a datagram to go out: a frame, or a probe if there is none.
@@ -52,8 +55,12 @@ type sending struct {
 	frame []byte
 }
 
-// again lets addresses be tried once more that did not answer.
-func (d *direct) again() {
+// again lets addresses be tried once more that did not answer, every few minutes.
+func (d *direct) again(now time.Time) {
+	if now.Sub(d.reset) < cooldownLink {
+		return
+	}
+	d.reset = now
 	for _, l := range d.links {
 		l.tries = 0
 	}
@@ -72,19 +79,24 @@ func (d *direct) proven(now time.Time) bool {
 // learn notes an address. It reports whether that is worth a datagram at once.
 func (d *direct) learn(now time.Time, p netip.AddrPort) bool {
 	if d.links == nil {
-		d.links = make(map[netip.AddrPort]*link)
+		d.links, d.spent = make(map[netip.AddrPort]*link), make(map[netip.AddrPort]time.Time)
 	}
-	if l := d.links[p]; l != nil {
-		if l.tries >= tryMost && now.Sub(l.learned) > cooldownLink && now.Sub(l.proven) > provenFor {
-			l.learned, l.tries = now, 0
-			return true
-		}
+	if d.links[p] != nil {
 		return false
 	}
-	if len(d.links) >= maxLinks {
+	for q, at := range d.spent {
+		if now.Sub(at) > cooldownLink {
+			delete(d.spent, q)
+		}
+	}
+	if _, had := d.spent[p]; had {
+		return false
+	}
+	if len(d.links) >= maxLinks && len(d.spent) < maxSpent {
 		for q, l := range d.links { // one that had its chance makes room
-			if now.Sub(l.proven) > provenFor && (l.tries >= tryMost || now.Sub(l.learned) > cooldownLink) {
+			if now.Sub(l.proven) > provenFor && l.tries >= tryMost {
 				delete(d.links, q)
+				d.spent[q] = now
 				break
 			}
 		}
@@ -170,6 +182,7 @@ func (b *box) datagram(slot int, raw []byte, from netip.AddrPort) {
 		b.mu.Unlock()
 		return
 	}
+	delete(b.direct.spent, from)
 	b.direct.learn(now, from)
 	var reply []sending
 	if l := b.direct.links[from]; l != nil {

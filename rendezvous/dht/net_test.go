@@ -3,7 +3,6 @@ package dht
 import (
 	"net"
 	"net/netip"
-	"os"
 	"runtime"
 	"testing"
 
@@ -138,6 +137,7 @@ func (s sided) Join(ctx contextT, p rendezvous.Point) (rendezvous.Session, error
 }
 
 func suite(t *testing.T, own, others int, change func(*Config)) {
+	t.Parallel()
 	n := startNet(t, own, others)
 	rendezvoustest.Run(t, func(t *testing.T) (a, b rendezvous.Exchange) {
 		return n.device(t, change), sided{n.device(t, change)}
@@ -151,8 +151,5 @@ func TestSuiteMailboxOnly(t *testing.T) {
 }
 
 func TestSuiteForeignNodes(t *testing.T) {
-	if os.Getenv("CI") == "" && testing.Short() {
-		t.Skip("short")
-	}
 	suite(t, 0, 40, func(c *Config) { c.NoShortcut = true })
 }

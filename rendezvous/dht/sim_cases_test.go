@@ -59,7 +59,7 @@ func exchange(t *testing.T, a, b rendezvous.Session, rounds int) time.Duration {
 // TestSimMeet measures in a simulated internet, devices behind NATs that let in
 // only what they asked for, how long six messages take from a cold start.
 func TestSimMeet(t *testing.T) {
-	const runs = 21
+	const runs = 11
 	for _, c := range []struct {
 		name          string
 		rtt           time.Duration

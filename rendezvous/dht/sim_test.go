@@ -173,11 +173,11 @@ func (s *sim) device(change func(*Config)) *Exchange {
 func (s *sim) kill(share float64) (killed int) {
 	s.net.mu.Lock()
 	defer s.net.mu.Unlock()
-	for i := 3; i < len(s.nodes); i++ {
-		if s.net.rng.Float64() < share {
-			s.net.off[netip.MustParseAddrPort(publicAddr(i))] = true
-			killed++
+	for _, i := range s.net.rng.Perm(len(s.nodes) - 3) {
+		if killed++; killed > int(share*float64(len(s.nodes))) {
+			return killed - 1
 		}
+		s.net.off[netip.MustParseAddrPort(publicAddr(i+3))] = true
 	}
 	return killed
 }
