@@ -78,7 +78,8 @@ type member struct {
 	err     error  // why not
 
 	sent, received uint64
-	unheard        int // own datagrams since the last that came back
+	joins          uint64 // how often it was joined
+	unheard        int    // own datagrams since the last that came back
 	since          time.Time
 	wait           time.Duration
 }
@@ -270,7 +271,7 @@ func (g *groups) reconcile() {
 			order = append(order, key)
 			addrs := fmt.Sprint(i.Addrs)
 			if m.addrs != addrs && m.conn != nil {
-				g.quit(key, m)
+				g.quit(key, m) // perhaps another network, whose switches are to know
 			}
 			m.addrs = addrs
 		}
@@ -307,7 +308,9 @@ func (g *groups) reconcile() {
 		case !m.join:
 			m.err = nil
 		case m.conn == nil:
-			m.conn, m.err = g.join(key)
+			if m.conn, m.err = g.join(key); m.err == nil {
+				m.joins++
+			}
 			m.unheard = 0
 		}
 	}

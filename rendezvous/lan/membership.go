@@ -19,6 +19,7 @@ type Membership struct {
 	Scope     Scope
 	Derived   bool   // the group is of one topic; else it is Group4 or Group6
 	Joined    bool   // the system has taken the membership
+	Joins     uint64 // how many times it was joined: more than once after changes of the network
 	Err       string // why it has not; "" otherwise, also where only sending is wanted
 	Sent      uint64 // how many datagrams this device sent to it, also if they came back only to itself
 	Received  uint64 // how many datagrams of other devices came through it
@@ -86,7 +87,7 @@ func (g *groups) report() []Membership {
 	out := make([]Membership, 0, len(g.members))
 	for key, m := range g.members {
 		r := Membership{
-			Interface: m.name, Group: key.group, Scope: m.scope, Derived: m.derived, Joined: m.conn != nil,
+			Interface: m.name, Group: key.group, Scope: m.scope, Derived: m.derived, Joined: m.conn != nil, Joins: m.joins,
 			Sent: m.sent, Received: m.received,
 		}
 		if m.err != nil {

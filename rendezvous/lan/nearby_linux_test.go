@@ -226,7 +226,7 @@ func TestSpoofedAnnouncements(t *testing.T) {
 	ipv4Only(t, ha)
 	ipv4Only(t, hb)
 	a, b := open(t, ha.Attach(br, "10.0.0.1/24"), Config{}), open(t, hb.Attach(br, "10.0.0.2/24"), Config{})
-	eve := l.Host("eve").Attach(br, "10.0.0.66/24", "192.0.2.66/24")
+	eve := l.Host("eve").Attach(br, "10.0.0.66/24", "10.0.0.67/24", "192.0.2.66/24")
 	w, err := b.Nearby(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -257,7 +257,7 @@ func TestSpoofedAnnouncements(t *testing.T) {
 	send("10.0.0.66", group, pairBytes(t, list[0].Instance, Device{}, true)) // anna's goodbye
 	send("10.0.0.66", group, pairBytes(t, list[0].Instance, Device{Name: "anna's new phone"}, false))
 	send("192.0.2.66", group, pairBytes(t, instance(1), Device{Name: "from elsewhere"}, false)) // of no network that b is on
-	send("10.0.0.66", "10.0.0.2", pairBytes(t, instance(2), Device{Name: "by unicast"}, false))
+	send("10.0.0.67", "10.0.0.2", pairBytes(t, instance(2), Device{Name: "by unicast"}, false))
 	var flood [][]byte
 	for n := range 30 {
 		flood = append(flood, pairBytes(t, instance(100+n), Device{Name: fmt.Sprint("eve", n)}, false))

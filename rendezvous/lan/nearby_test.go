@@ -57,6 +57,7 @@ func TestPairMessages(t *testing.T) {
 	if m, err := parsePair(pairBytes(t, testInstance, laptop, true)); err != nil || len(m.heard) != 1 || !m.heard[0].bye {
 		t.Errorf("goodbye: %+v, %v", m, err)
 	}
+	t.Logf("an announcement has %d bytes, a goodbye %d", len(pairBytes(t, testInstance, laptop, false)), len(pairBytes(t, testInstance, laptop, true)))
 	// The longest that may be.
 	many := slices.Repeat(prefixes("fd00::1/64"), 100)
 	long := Device{Name: strings.Repeat("n", maxName), Kind: strings.Repeat("k", maxKind)}
