@@ -53,6 +53,13 @@ func (s *Service) newClient() *client {
 	}
 }
 
+// handlers are the protocols that a node serves.
+func (c *client) handlers() map[string]handler {
+	return map[string]handler{
+		protoSubscribe: c.filter, protoPush2: c.push2, protoPush3: c.push3, protoStore: c.query, protoMetadata: c.metadata,
+	}
+}
+
 // allow takes a token of a limiter.
 func (c *client) allow(l *limiter) bool {
 	if c.trusted {

@@ -18,6 +18,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/transport"
 	ma "github.com/multiformats/go-multiaddr"
 	mss "github.com/multiformats/go-multistream"
+	"google.golang.org/protobuf/encoding/protowire"
 )
 
 var errNotSupported = errors.New("protocol is not supported there")
@@ -104,11 +105,10 @@ func (l *link) handle(mux *mss.MultistreamMuxer[string], raw network.MuxedStream
 	s := &stream{MuxedStream: raw, r: bufio.NewReader(raw)}
 	s.extend(operationLimit)
 	name, _, err := mux.Negotiate(raw) // reads not a byte more than it needs
+	defer raw.Close()                  // also of one that failed: it may have been told so
 	if err != nil {
-		raw.Reset()
 		return
 	}
-	defer raw.Close()
 	switch name {
 	case protoIdentify:
 		s.reply(l.identify())
@@ -139,6 +139,17 @@ func (l *link) identify() []byte {
 	return appendText(appendText(b, 5, identifyProtocol), 6, agentVersion)
 }
 
+// parseIdentify returns the protocols that the other side serves.
+func parseIdentify(b []byte) (map[string]bool, error) {
+	out := make(map[string]bool)
+	return out, each(b, func(num protowire.Number, _ uint64, data []byte) error {
+		if num == 3 && len(data) <= maxTopic && len(out) < maxList {
+			out[string(data)] = true
+		}
+		return nil
+	})
+}
+
 // pong answers libp2p's ping: 32 bytes come back, again and again.
 func (l *link) pong(s *stream) {
 	var b [32]byte
@@ -160,7 +171,8 @@ func multistream(name string) []byte {
 	return appendDelimited(b, []byte(name+"\n"))
 }
 
-// open opens a stream and sends msg on it, behind the selection of a protocol.
+// open opens a stream and sends msg on it, behind the selection of a protocol; nil
+// is no message.
 // The caller closes it.
 func (l *link) open(ctx context.Context, name string, msg []byte) (network.MuxedStream, error) {
 	s, err := l.conn.OpenStream(ctx)
@@ -172,7 +184,11 @@ func (l *link) open(ctx context.Context, name string, msg []byte) (network.Muxed
 		deadline = d
 	}
 	s.SetDeadline(deadline)
-	if _, err := s.Write(appendDelimited(multistream(name), msg)); err != nil {
+	b := multistream(name)
+	if msg != nil {
+		b = appendDelimited(b, msg)
+	}
+	if _, err := s.Write(b); err != nil {
 		s.Reset()
 		return nil, fmt.Errorf("send: %w", err)
 	}

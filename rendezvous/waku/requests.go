@@ -12,7 +12,7 @@ import (
 // node says no.
 func (u *uplink) filter(ctx context.Context, l *link, kind uint64, pubsub string, topics []string) error {
 	r := filterRequest{id: requestID(), kind: kind, pubsub: pubsub, topics: topics}
-	answer, err := l.request(ctx, protoSubscribe, r.append(nil), maxEnvelope)
+	answer, err := u.request(ctx, l, protoSubscribe, r.append(nil), maxEnvelope)
 	if err != nil {
 		return err
 	}
@@ -64,7 +64,7 @@ func (u *uplink) pages(ctx context.Context, l *link, pubsub string, topics []str
 	r := storeRequest{includeData: true, pubsub: pubsub, topics: topics, limit: pageSize}
 	for page := 0; page < most; page++ {
 		r.id = requestID()
-		answer, err := l.request(ctx, protoStore, r.append(nil), storeLimit)
+		answer, err := u.request(ctx, l, protoStore, r.append(nil), storeLimit)
 		if errors.Is(err, errTooLarge) && r.limit > smallPage {
 			r.limit, page = smallPage, page-1 // somebody stores large ones here
 			continue
@@ -119,39 +119,24 @@ func (u *uplink) pushed(_ *link, s *stream) {
 // send pushes a message, whose encoding is given, by the version of lightpush
 // that the node speaks. It errs with errRefused where the node says no.
 func (u *uplink) send(ctx context.Context, l *link, pubsub string, msg []byte) error {
+	u.useful() // also if it ends the connection
 	r := pushRequest{id: requestID(), pubsub: pubsub, msg: msg}
-	u.mu.Lock()
-	name := u.push
-	u.mu.Unlock()
-	var got *response
-	var err error
-	for _, try := range []string{protoPush3, protoPush2} {
-		if name != "" && try != name {
-			continue
-		}
-		body, parse := r.append3(nil), parseResponse
-		if try == protoPush2 {
-			body, parse = r.append2(nil), parsePushResponse2
-		}
-		var answer []byte
-		if answer, err = l.request(ctx, try, body, maxEnvelope); errors.Is(err, errNotSupported) {
-			continue
-		}
-		if err == nil {
-			got, err = parse(answer)
-		}
-		u.mu.Lock()
-		u.push = try
-		u.mu.Unlock()
-		break
+	parse := parseResponse
+	answer, err := u.request(ctx, l, protoPush3, r.append3(nil), maxEnvelope)
+	if errors.Is(err, errNotSupported) {
+		parse = parsePushResponse2
+		answer, err = u.request(ctx, l, protoPush2, r.append2(nil), maxEnvelope)
 	}
+	if err != nil {
+		return err
+	}
+	got, err := parse(answer)
 	switch {
 	case err != nil:
 		return err
 	case !got.ok():
 		return refusal("lightpush", got)
 	}
-	u.useful()
 	return nil
 }
 

@@ -379,9 +379,11 @@ func (s *Service) admit(a netip.Addr) (leave func(), err error) {
 // serveLink serves a connection until it ends.
 func (s *Service) serveLink(conn transport.CapableConn) {
 	c := s.newClient()
-	c.link = newLink(s.h, conn, map[string]handler{
-		protoSubscribe: c.filter, protoPush2: c.push2, protoPush3: c.push3, protoStore: c.query, protoMetadata: c.metadata,
-	}, nodeStreams)
+	s.serveClient(c, conn, c.handlers())
+}
+
+func (s *Service) serveClient(c *client, conn transport.CapableConn, handlers map[string]handler) {
+	c.link = newLink(s.h, conn, handlers, nodeStreams)
 	c.trusted = s.trusted[c.link.peer().String()]
 	ctx, cancel := context.WithCancel(s.ctx)
 	var pusher sync.WaitGroup

@@ -31,7 +31,8 @@ const (
 	pageSize       = 20                    // messages of one store request
 	smallPage      = 4                     // where one of pageSize is too large
 	maxPages       = 3
-	storeLimit     = 1 << 20 // bytes of one page
+	storeLimit     = 1 << 20  // bytes of one page
+	identifyLimit  = 64 << 10 // bytes
 )
 
 // An owner is what an uplink works for: an Exchange or a Service.
@@ -61,14 +62,15 @@ type uplink struct {
 	wake    chan struct{}   // holds a token while there is something to do
 	pushing chan struct{}   // one token for each push under way
 
-	mu       sync.Mutex // guards the fields below
-	link     *link      // nil: not connected
-	err      error      // why not
-	refused  error      // why the node is of no use though it is connected
-	verified time.Time  // when its metadata were good
-	push     string     // the protocol of lightpush that it speaks; empty: not known yet
+	mu       sync.Mutex      // guards the fields below
+	link     *link           // nil: not connected
+	err      error           // why not
+	refused  error           // why the node is of no use though it is connected
+	verified time.Time       // when its metadata were good
+	speaks   map[string]bool // the protocols that it told then; nil: not known. It does not change
 	dirty    map[string]struct{}
 	asking   bool          // Check is at work
+	forgot   bool          // Check found that the node has none of our subscriptions
 	hurry    bool          // an attempt to connect is wanted at once
 	did      bool          // the connection has carried a message
 	was      bool          // there was a connection before
@@ -230,7 +232,8 @@ func (u *uplink) live(l *link) (err error) {
 	return u.follow(ctx, l)
 }
 
-// greet compares the networks (66/WAKU2-METADATA), unless that was done lately.
+// greet asks the node what it speaks (libp2p's identify), and compares the
+// networks (66/WAKU2-METADATA), unless that was done lately.
 func (u *uplink) greet(ctx context.Context, l *link) error {
 	u.mu.Lock()
 	fresh := !u.verified.IsZero() && time.Since(u.verified) < metadataFresh
@@ -238,12 +241,20 @@ func (u *uplink) greet(ctx context.Context, l *link) error {
 	if fresh {
 		return nil
 	}
+	var identity []byte
+	var unknown error
+	var asking sync.WaitGroup
+	asking.Go(func() { identity, unknown = l.request(ctx, protoIdentify, nil, identifyLimit) })
 	answer, err := l.request(ctx, protoMetadata, u.ours().append(nil), maxEnvelope)
+	asking.Wait()
+	var speaks map[string]bool // nil: it does not tell
+	if unknown == nil {
+		if speaks, unknown = parseIdentify(identity); unknown != nil {
+			return unknown
+		}
+	}
 	switch {
-	case errors.Is(err, errNotSupported): // then the requests themselves will tell
-	case err != nil:
-		return err
-	default:
+	case err == nil:
 		m, err := parseMetadata(answer)
 		if err != nil {
 			return err
@@ -251,11 +262,29 @@ func (u *uplink) greet(ctx context.Context, l *link) error {
 		if m.hasCluster && m.cluster != uint64(u.net.Cluster) {
 			return fmt.Errorf("%w %d, not of %d", ErrCluster, m.cluster, u.net.Cluster)
 		}
+	case errors.Is(err, errNotSupported) || speaks != nil && !speaks[protoMetadata]:
+		// The requests themselves will tell.
+	default:
+		return err
+	}
+	if speaks != nil && !speaks[protoSubscribe] && !speaks[protoPush2] && !speaks[protoPush3] {
+		return errors.New("it is a libp2p host, but neither takes nor gives messages of Waku")
 	}
 	u.mu.Lock()
-	u.verified = time.Now()
+	u.verified, u.speaks = time.Now(), speaks
 	u.mu.Unlock()
 	return nil
+}
+
+// request makes a request, unless the node is known not to speak the protocol.
+func (u *uplink) request(ctx context.Context, l *link, name string, msg []byte, limit int) ([]byte, error) {
+	u.mu.Lock()
+	speaks := u.speaks
+	u.mu.Unlock()
+	if speaks != nil && !speaks[name] {
+		return nil, errNotSupported
+	}
+	return l.request(ctx, name, msg, limit)
 }
 
 func (u *uplink) ours() *metadata {
@@ -303,15 +332,31 @@ func (u *uplink) follow(ctx context.Context, l *link) error {
 			}
 			next = u.missing(have)
 		case <-u.wake:
-			u.mu.Lock()
-			next = next[:0]
-			for t := range u.dirty {
-				next = append(next, t)
+			if next = u.takeDirty(); u.takeForgot() {
+				clear(have)
+				next = u.missing(have)
 			}
-			clear(u.dirty)
-			u.mu.Unlock()
 		}
 	}
+}
+
+// takeDirty returns the topics that have changed since it was called last.
+func (u *uplink) takeDirty() (out []string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for t := range u.dirty {
+		out = append(out, t)
+	}
+	clear(u.dirty)
+	return out
+}
+
+func (u *uplink) takeForgot() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	was := u.forgot
+	u.forgot = false
+	return was
 }
 
 func (u *uplink) setRefused(err error) {
@@ -409,8 +454,13 @@ func (u *uplink) check() {
 		var err error
 		if gone(l.local) {
 			err = errors.New("the local address is gone")
-		} else {
-			_, err = u.ping(ctx, l, false)
+		} else if forgot, pinged := u.ping(ctx, l, true); pinged != nil {
+			err = pinged
+		} else if forgot {
+			u.mu.Lock()
+			u.forgot = true
+			u.mu.Unlock()
+			u.nudge()
 		}
 		if err != nil && u.ctx.Err() == nil {
 			u.log.Info("node does not answer")
