@@ -29,19 +29,19 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 
 	"github.com/kithproject/kith/internal/wire"
 	"github.com/kithproject/kith/rendezvous"
 )
 
 const (
-	slots      = 4        // frames that one writer keeps
-	burst      = 3        // frames that are sent at once, and that wait
-	maxMissed  = 8        // frames that a reader fetches at first
-	maxReceive = 16 << 20 // bytes of one answer: maxMissed values of 1.5 MiB, which is what a server takes by default
-	callLimit  = 3 * time.Second
-	probeEvery = 30 * time.Second
-	probeSoon  = time.Second // while the cluster does not answer
+	slots, burst          = 4, 3     // frames that one writer keeps; that are sent at once, and that wait
+	maxMissed             = 8        // frames that a reader fetches at first
+	maxReceive            = 16 << 20 // bytes of one answer: maxMissed values of 1.5 MiB, which is what a server takes by default
+	callLimit             = 3 * time.Second
+	probeEvery, probeSoon = 30 * time.Second, time.Second // while the cluster answers; while it does not
 )
 
 // ErrConfig reports endpoints that cannot be used.
@@ -58,7 +58,7 @@ type Config struct {
 	Logger         *slog.Logger  // default discard
 }
 
-// String returns the endpoints alone.
+// String leaves out the password.
 func (c Config) String() string { return fmt.Sprint(c.Endpoints) }
 
 // An Exchange is one cluster as a medium. It is safe for concurrent use.
@@ -129,6 +129,8 @@ func (e *Exchange) probe() (int64, error) {
 		client, err := clientv3.New(clientv3.Config{ // with a user, this already asks
 			Endpoints: e.cfg.Endpoints, Username: e.cfg.User, Password: e.cfg.Password, TLS: e.cfg.TLS, Logger: zap.NewNop(),
 			DialTimeout: callLimit, DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: callLimit, MaxCallRecvMsgSize: maxReceive, MaxUnaryRetries: 2,
+			DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+				Backoff: backoff.Config{BaseDelay: probeSoon / 2, Multiplier: 1.5, Jitter: 0.2, MaxDelay: 5 * probeSoon}, MinConnectTimeout: callLimit})},
 		})
 		if err != nil {
 			return 0, err
@@ -138,9 +140,8 @@ func (e *Exchange) probe() (int64, error) {
 	}
 	ctx, cancel := context.WithTimeout(e.ctx, callLimit)
 	defer cancel()
-	e.client.ActiveConnection().ResetConnectBackoff()
-	key := e.cfg.Prefix + "?" // never written: the condition is never true, but the rights to both are checked
-	r, err := e.client.Txn(ctx).If(clientv3.Compare(clientv3.Version(key), "<", 0)).Then(clientv3.OpPut(key, "")).Else(clientv3.OpGet(key)).Commit()
+	key := e.cfg.Prefix + "?" // never written, as the condition is never true, but the rights to both are checked
+	r, err := e.client.Txn(ctx).If(clientv3.Compare(clientv3.Version(key), "<", 0)).Then(clientv3.OpPut(key, "")).Commit()
 	if err != nil {
 		return 0, err
 	}
@@ -154,11 +155,10 @@ func (e *Exchange) Name() string { return "etcd" }
 func (e *Exchange) Health() rendezvous.Health {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	h := rendezvous.Health{Name: "etcd", Ready: e.err == nil, Detail: "cluster of " + e.cfg.String()}
-	if !h.Ready {
-		h.Err = fmt.Errorf("etcd: %s: %w: are address, certificate and user right?", e.cfg, e.err)
+	if e.err == nil {
+		return rendezvous.Health{Name: "etcd", Ready: true, Detail: e.cfg.String() + " answers"}
 	}
-	return h
+	return rendezvous.Health{Name: "etcd", Detail: e.cfg.String() + " is not usable", Err: fmt.Errorf("etcd: %w: are address, certificate and user right?", e.err)}
 }
 
 // Check asks the cluster whether it is there. It does not block.
@@ -194,10 +194,10 @@ func (e *Exchange) Close() error {
 	e.cancel()
 	e.mu.Unlock()
 	e.wg.Wait()
-	if e.client == nil {
-		return nil
+	if e.client != nil {
+		e.client.Close()
 	}
-	return e.client.Close()
+	return nil
 }
 
 // A session is one use of a topic.
@@ -241,7 +241,7 @@ func (s *session) run(receive bool) {
 	}
 	if receive {
 		s.e.wg.Go(func() {
-			for limit := rate.NewLimiter(rate.Every(probeSoon), 1); limit.Wait(s.ctx) == nil; {
+			for limit := rate.NewLimiter(rate.Every(probeSoon), burst); limit.Wait(s.ctx) == nil; {
 				s.follow()
 			}
 		})
