@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"math/big"
 	"net"
 	"net/netip"
@@ -47,6 +48,7 @@ type nearby struct {
 	closed    bool
 	wg        sync.WaitGroup
 	announced map[string]*announcement // by instance
+	former    map[string]time.Time     // own instances that ended, and when: they may still come back
 	watchers  map[*watcher]struct{}
 	table     nearbyTable
 	rate      bucket
@@ -72,7 +74,10 @@ func poke(c chan struct{}) {
 }
 
 func newNearby(tell func(func(netmon.Interface, bool) []byte), ports func() (uint16, uint16)) *nearby {
-	return &nearby{tell: tell, ports: ports, announced: make(map[string]*announcement), watchers: make(map[*watcher]struct{})}
+	return &nearby{
+		tell: tell, ports: ports, announced: make(map[string]*announcement), former: make(map[string]time.Time),
+		watchers: make(map[*watcher]struct{}),
+	}
 }
 
 // AnnounceNearby says on the LAN, by mDNS and kith's own groups, that this device
@@ -120,6 +125,7 @@ func (n *nearby) announce(ctx context.Context, d Device) (func(), error) {
 		cancel()
 		return nil, fmt.Errorf("lan: announce: %w", net.ErrClosed)
 	}
+	maps.DeleteFunc(n.former, func(_ string, end time.Time) bool { return time.Since(end) > nearbyLife })
 	n.announced[d.Instance] = a
 	done := make(chan struct{})
 	n.wg.Go(func() {
@@ -174,6 +180,7 @@ func (n *nearby) run(ctx context.Context, a *announcement) {
 		case <-ctx.Done():
 			n.mu.Lock()
 			delete(n.announced, a.device.Instance)
+			n.former[a.device.Instance] = time.Now()
 			n.mu.Unlock()
 			say(true)
 			return
@@ -305,7 +312,8 @@ func (n *nearby) take(b []byte, from netip.Addr) {
 	}
 	changed := false
 	for _, r := range m.heard {
-		if n.announced[r.instance] == nil {
+		_, was := n.former[r.instance]
+		if n.announced[r.instance] == nil && !was {
 			changed = n.table.heard(now, from, r) || changed
 		}
 	}

@@ -421,6 +421,44 @@ func TestNearbyExpiry(t *testing.T) {
 	})
 }
 
+// TestNearbyEcho has what a device said itself come back to it, also after it
+// stopped: a device does not find itself.
+func TestNearbyEcho(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLink()
+		defer l.close()
+		anna := l.add("10.0.0.1")
+		w := mustWatch(t, t.Context(), anna)
+		synctest.Wait()
+		if got := latest(w); got != "[]" {
+			t.Errorf("at first: %s", got)
+		}
+		stop := mustAnnounce(t, anna, Device{Name: "anna"})
+		anna.mu.Lock()
+		own := slices.Collect(maps.Keys(anna.announced))[0]
+		anna.mu.Unlock()
+		echo := func() {
+			anna.take(pairBytes(t, own, Device{Name: "anna"}, false), netip.MustParseAddr("10.0.0.1"))
+			synctest.Wait()
+			if got := latest(w); got != "nothing new" {
+				t.Errorf("a device found itself: %s", got)
+			}
+		}
+		echo()
+		stop()
+		echo()
+		for range 100 { // what it remembers of that ends
+			mustAnnounce(t, anna, Device{Name: "anna"})()
+			time.Sleep(time.Second)
+		}
+		anna.mu.Lock()
+		defer anna.mu.Unlock()
+		if n := len(anna.former); n > 12 {
+			t.Errorf("%d former instances are kept", n)
+		}
+	})
+}
+
 // TestNearbySlowWatcher holds that one who does not look holds up nobody and then
 // gets the newest list.
 func TestNearbySlowWatcher(t *testing.T) {
@@ -440,7 +478,13 @@ func TestNearbySlowWatcher(t *testing.T) {
 }
 
 func TestNearbyErrors(t *testing.T) {
-	e := newTest(t, Config{DisableMDNS: true, Port: 27595})
+	c, err := openConn(false, 0, false) // a port of this test alone: other devices may be near
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := c.port()
+	c.udp.Close()
+	e := newTest(t, Config{DisableMDNS: true, Port: port})
 	if _, err := e.AnnounceNearby(t.Context(), Device{Name: " \x1b "}); err == nil {
 		t.Error("a device without a name is announced")
 	}
