@@ -211,10 +211,17 @@ func (b *box) readSlot(ctx context.Context, slot int) {
 	b.mu.Lock()
 	have := b.in[slot].seq
 	b.mu.Unlock()
+	width := readFrom
+	switch n := b.e.topics(); {
+	case n > 2*fewTopics:
+		width = 1
+	case n > fewTopics:
+		width = 2
+	}
 	var wg sync.WaitGroup
 	for _, p := range b.places {
 		wg.Go(func() {
-			if frame, seq, ok := p.read(ctx, slot, have); ok {
+			if frame, seq, ok := p.read(ctx, slot, have, width); ok {
 				b.received(slot, seq, frame)
 			}
 		})

@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	defaultRate = 20                     // questions a second, after the burst
-	rateBurst   = 100                    // questions at once
+	defaultRate = 50                     // questions a second, after the burst
+	rateBurst   = 200                    // questions at once
 	saveEvery   = 10 * time.Minute       // of the nodes file
 	againLeast  = 2 * time.Second        // between two Checks that count
 	keepContact = 256                    // nodes that are given by AddNodes, a file or a name
@@ -46,8 +46,8 @@ type Config struct {
 	// Conn is used instead of sockets of its own, for the one address family of
 	// its local address, and closed by Close. Its addresses must be *net.UDPAddr.
 	Conn net.PacketConn
-	// Rate is how many questions a second are sent on average at most; 100 more
-	// at once are allowed. Default 20.
+	// Rate is how many questions a second are sent on average at most; 200 more
+	// at once are allowed. Default 50.
 	Rate float64
 	// Private is for a DHT without the internet: ids need not fit addresses
 	// (BEP 42), and every address is believed.
@@ -67,16 +67,16 @@ type Config struct {
 // Stats are counts since New. Bytes are those of whole packets with their IP and
 // UDP headers.
 type Stats struct {
-	Good, Known             int   // nodes in the routing tables
+	Good, Known             int   // count of nodes in the routing tables
 	Sent, Received          int64 // packets
 	SentBytes, ReceivedByte int64 // bytes
-	Queries                 int64 // questions sent
+	Queries                 int64 // count of questions sent
 	Malformed               int64 // packets that were no KRPC and no datagram of an open session
 	Forged                  int64 // datagrams with a tag of an open session and a wrong seal
 	Puts                    int64 // frames that at least one node took
 	Items                   int64 // frames that came through the mailbox
 	Direct                  int64 // frames that came directly
-	Sessions                int   // open ones
+	Sessions                int   // count of open ones
 }
 
 type counters struct {
@@ -191,10 +191,12 @@ func listen(cfg Config) ([]net.PacketConn, error) {
 // Name returns "dht".
 func (e *Exchange) Name() string { return "dht" }
 
-func (e *Exchange) busy() bool {
+func (e *Exchange) busy() bool { return e.topics() > 0 }
+
+func (e *Exchange) topics() int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return len(e.boxes) > 0
+	return len(e.boxes)
 }
 
 func (e *Exchange) allBoxes() []*box {

@@ -21,6 +21,7 @@ const (
 	upFor        = 3 * time.Minute        // how long an answer proves that the DHT can be reached
 	retryMost    = time.Minute            // between attempts to find a node
 	refreshEvery = 15 * time.Minute       // of the routing table of a node that serves or carries sessions
+	maxWalks     = 4                      // lookups for sessions at once
 	tidSize      = 4                      // bytes
 	maintainTick = 10 * time.Second       // how often a node looks after its table
 	pingsPerTick = 4                      // nodes that are asked then whether they are still there
@@ -46,7 +47,8 @@ type engine struct {
 	seeds   func() []contact                    // saved and bootstrap nodes; ids may be zero
 	serving atomic.Bool
 	traffic traffic
-	asked   chan contact // nodes that asked us
+	walks   chan struct{} // holds a token for each lookup that is on its way for a session
+	asked   chan contact  // nodes that asked us
 	kick    chan struct{}
 
 	mu      sync.Mutex // guards the fields below
@@ -79,7 +81,7 @@ type vote struct {
 
 func newEngine(conn net.PacketConn, private bool, log *slog.Logger, limit *limiter) *engine {
 	e := &engine{
-		conn: conn, private: private, log: log, limit: limit, asked: make(chan contact, suspects), kick: make(chan struct{}, 1),
+		conn: conn, private: private, log: log, limit: limit, asked: make(chan contact, suspects), walks: make(chan struct{}, maxWalks), kick: make(chan struct{}, 1),
 		table: newTable(randomID()), store: newStore(), pending: make(map[[tidSize]byte]*call),
 		other: func([]byte, netip.AddrPort) {}, busy: func() bool { return false }, onUp: func() {}, seeds: func() []contact { return nil },
 	}

@@ -3,10 +3,13 @@ package dht
 import (
 	"context"
 	"hash/maphash"
+	"math/rand/v2"
 	"net/netip"
 	"sync"
 	"time"
 )
+
+const idlePause = 200 * time.Millisecond // before looking again whether there is little to do
 
 // A limiter allows a burst and then a steady rate. It is safe for concurrent use.
 type limiter struct {
@@ -47,9 +50,34 @@ func (l *limiter) allow(now time.Time) bool {
 	return true
 }
 
-// wait waits for a turn. It errs when ctx ends first.
+// wait waits for a turn. It errs when ctx ends first; the turn is then another's.
 func (l *limiter) wait(ctx context.Context) error {
-	return pause(ctx, l.take(time.Now()))
+	d := l.take(time.Now())
+	if err := pause(ctx, d); err != nil {
+		if d > 0 {
+			l.mu.Lock()
+			l.next = l.next.Add(-l.every)
+			l.mu.Unlock()
+		}
+		return err
+	}
+	return nil
+}
+
+// idle waits until half of the burst is free, for what can wait. It errs when ctx
+// ends first.
+func (l *limiter) idle(ctx context.Context) error {
+	for {
+		l.mu.Lock()
+		free := !l.next.After(time.Now().Add(-l.burst / 2))
+		l.mu.Unlock()
+		if free {
+			return nil
+		}
+		if err := pause(ctx, idlePause/2+rand.N(idlePause)); err != nil { //nolint:gosec // jitter
+			return err
+		}
+	}
 }
 
 // pause waits. It errs when ctx ends first.

@@ -15,6 +15,7 @@ const (
 	homeAgain  = 10 * time.Second       // least time between lookups when nodes went silent
 	grantFor   = 4 * time.Minute        // a write token is used (BEP 5: valid for ten minutes)
 	readFrom   = 3                      // nodes that are asked in one round
+	fewTopics  = 6                      // topics; with more, fewer nodes are asked in one round
 	gatherTime = time.Second            // for the nodes' sequence numbers, before a put
 	putTime    = 5 * time.Second        // for a put
 	fetchPause = 150 * time.Millisecond // before the second part is asked for again
@@ -107,6 +108,12 @@ func (p *place) due(now time.Time) (bool, time.Duration) {
 // find looks for the nodes nearest to the home. It reports whether there were none
 // before.
 func (p *place) find(ctx context.Context) (first bool) {
+	select {
+	case p.e.walks <- struct{}{}:
+		defer func() { <-p.e.walks }()
+	case <-ctx.Done():
+		return false
+	}
 	p.mu.Lock()
 	var more []contact
 	for _, n := range p.nodes {
@@ -226,10 +233,13 @@ func (p *place) fetch(ctx context.Context, nodes []*near, slot, part int, have i
 	return piece{}, false
 }
 
-// read returns a frame of a slot that is newer than have, if some node has one
-// whole.
-func (p *place) read(ctx context.Context, slot int, have int64) ([]byte, int64, bool) {
-	first, ok := p.fetch(ctx, p.some(readFrom), slot, 0, have)
+// read returns a frame of a slot that is newer than have, if one of the next few
+// nodes has one whole. It waits until there is little else to ask.
+func (p *place) read(ctx context.Context, slot int, have int64, width int) ([]byte, int64, bool) {
+	if p.e.limit.idle(ctx) != nil {
+		return nil, 0, false
+	}
+	first, ok := p.fetch(ctx, p.some(width), slot, 0, have)
 	for try := 0; ok && try < readFrom; try++ {
 		ask := []*near{first.from}
 		if try > 0 {

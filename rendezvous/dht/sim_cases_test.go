@@ -91,7 +91,9 @@ func TestSimMeet(t *testing.T) {
 
 func meetOnce(t *testing.T, seed uint64, rtt time.Duration, loss, dead float64, mailbox bool) time.Duration {
 	s := newSim(t, 40, rtt, loss)
+	s.net.mu.Lock()
 	s.net.rng = rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // a simulation
+	s.net.mu.Unlock()
 	defer s.close()
 	<-time.After(time.Minute) // of the bubble
 	s.kill(dead)
@@ -145,3 +147,66 @@ func TestSimIdle(t *testing.T) {
 		}
 	})
 }
+
+// TestSimReunion restarts two devices at once, each with several pairs whose other
+// sides are away: for each pair three topics are listened on and one is spoken on.
+func TestSimReunion(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		pairs int
+		most  time.Duration
+	}{{"one pair", 1, 10 * time.Second}, {"ten pairs", 10, 40 * time.Second}} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newSim(t, 100, 50*time.Millisecond, 0.01)
+				defer s.close()
+				time.Sleep(time.Minute)
+				s.kill(0.2)
+				var speak, hear [2]rendezvous.Session
+				ways := [2]rendezvous.Topic{newTopic(t), newTopic(t)}
+				for i := range 2 {
+					e := s.device(func(cfg *Config) { cfg.NoShortcut = true })
+					defer e.Close()
+					for p := range c.pairs {
+						for day := range 3 {
+							topic := newTopic(t)
+							if p == c.pairs/2 && day == 1 {
+								topic = ways[1-i]
+							}
+							one := join(t, e, rendezvous.Point{Topic: topic, Mode: rendezvous.ReceiveOnly})
+							if topic == ways[1-i] {
+								hear[i] = one
+							}
+						}
+						topic := newTopic(t)
+						if p == c.pairs/2 {
+							topic = ways[i]
+						}
+						one := join(t, e, rendezvous.Point{Topic: topic, Mode: rendezvous.SendOnly})
+						if topic == ways[i] {
+							speak[i] = one
+							continue
+						}
+						s.publish(one, frame(9))
+					}
+				}
+				a := twoWays{speak[0], hear[0]}
+				b := twoWays{speak[1], hear[1]}
+				took := exchange(t, a, b, 3)
+				t.Logf("three messages in %v", took)
+				if took > c.most {
+					t.Errorf("three messages took %v, want at most %v", took, c.most)
+				}
+			})
+		})
+	}
+}
+
+// twoWays is a session each way as one.
+type twoWays struct{ speak, hear rendezvous.Session }
+
+func (w twoWays) Publish(ctx context.Context, f []byte) error { return w.speak.Publish(ctx, f) }
+
+func (w twoWays) Receive(ctx context.Context) (rendezvous.Message, error) { return w.hear.Receive(ctx) }
+
+func (w twoWays) Close() error { return errors.Join(w.speak.Close(), w.hear.Close()) }
