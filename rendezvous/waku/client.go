@@ -14,11 +14,11 @@ import (
 )
 
 const (
-	clientQueue     = 256              // messages that wait for a client
-	clientQueueSize = 1 << 20          // bytes that they have
-	pushesUnderWay  = 16               // to one client, until it has read them
-	failedPushes    = 8                // in a row, after which a client is taken for gone
-	requestIdle     = 10 * time.Minute // that a stream may be open before its request: some clients open them ahead
+	clientQueue     = 256             // messages that wait for a client
+	clientQueueSize = 1 << 20         // bytes that they have
+	pushesUnderWay  = 16              // to one client, until it has read them
+	failedPushes    = 8               // in a row, after which a client is taken for gone
+	requestIdle     = 5 * time.Minute // that a stream may be open before its request: some clients open them ahead
 	requestRate     = 20 * time.Millisecond
 	requestBurst    = 200
 	storeRate       = 100 * time.Millisecond
@@ -181,7 +181,7 @@ func (s *Service) add(c *client, r *filterRequest) (status uint64, desc string) 
 			fresh++
 		}
 	}
-	if c.gone || len(c.topics)+fresh > s.cfg.Subscriptions || s.total+fresh > allSubscriptions {
+	if c.gone || !c.trusted && len(c.topics)+fresh > s.cfg.Subscriptions || s.total+fresh > allSubscriptions {
 		s.stats.Refused++
 		return statusUnavailable, "too many subscriptions"
 	}

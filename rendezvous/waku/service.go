@@ -25,11 +25,15 @@ const (
 	defaultRate          = 50      // messages a second from one client
 	defaultStoreBytes    = 32 << 20
 	defaultStoreAge      = time.Hour
-	defaultMemory        = 256 << 20
+	defaultMemory        = 1 << 30
 	duplicatesFor        = 2 * time.Minute // at least, that a message is known
 	duplicatesMost       = 50_000          // messages, the same
 	acceptRetry          = 50 * time.Millisecond
 )
+
+// Preface is what a libp2p connection over TCP begins with (multistream-select
+// 1.0): a port that is shared with other protocols tells it by that.
+const Preface = "\x13/multistream/1.0.0\n"
 
 // ServiceConfig is what NewService needs. Seed must be set.
 type ServiceConfig struct {
@@ -47,7 +51,8 @@ type ServiceConfig struct {
 	// PerAddress is how many connections one IPv4 address, or one IPv6 /64, may
 	// have. Default 16.
 	PerAddress int
-	// Subscriptions is how many content topics one client may subscribe. Default 1024.
+	// Subscriptions is how many content topics one client may subscribe, in number.
+	// Default 1024. Peers that are named with their ID may subscribe more.
 	Subscriptions int
 	// Rate is how many messages a second one client may send for long; four times as
 	// many at once. Peers that are named with their ID may send without limit. Default 50.
@@ -56,7 +61,8 @@ type ServiceConfig struct {
 	StoreBytes int
 	// StoreAge is how long they are kept. Default one hour.
 	StoreAge time.Duration
-	// Memory is how many bytes the streams of all clients may use. Default 256 MiB.
+	// Memory is how many bytes the streams of all clients may use. Each reserves 256
+	// KiB, of which most use next to nothing. Default 1 GiB.
 	Memory int64
 	// Logger: default discard.
 	Logger *slog.Logger

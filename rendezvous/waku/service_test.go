@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -301,6 +302,25 @@ func TestMemory(t *testing.T) {
 	pair.Close()
 	other.Close()
 	await(t, "the streams are gone", func() bool { return s.h.memory.used.Load() == 0 })
+}
+
+// TestPreface holds what a client says first.
+func TestPreface(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	open(t, fastConfig("/ip4/127.0.0.1/tcp/"+portOf(ln)))
+	conn, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	b := make([]byte, len(Preface))
+	if _, err := io.ReadFull(conn, b); err != nil || string(b) != Preface {
+		t.Errorf("%q, %v", b, err)
+	}
 }
 
 // TestServiceClose holds that a closed node serves nothing.

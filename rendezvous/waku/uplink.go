@@ -1,6 +1,7 @@
 package waku
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -66,6 +67,7 @@ type uplink struct {
 	link     *link           // nil: not connected
 	err      error           // why not
 	refused  error           // why the node is of no use though it is connected
+	fatal    error           // why the connection is being given up
 	verified time.Time       // when its metadata were good
 	speaks   map[string]bool // the protocols that it told then; nil: not known. It does not change
 	dirty    map[string]struct{}
@@ -106,10 +108,10 @@ func (u *uplink) changedTopic(topic string) {
 func (u *uplink) state() (*link, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.link != nil && u.refused == nil {
+	if u.link != nil && u.refused == nil && u.fatal == nil {
 		return u.link, nil
 	}
-	if err := errors.Join(u.refused, u.err); err != nil {
+	if err := cmp.Or(u.fatal, u.refused, u.err); err != nil {
 		return nil, err
 	}
 	return nil, fmt.Errorf("waku: %s: connecting", u.addr.text)
@@ -210,7 +212,7 @@ func (u *uplink) live(l *link) (err error) {
 	}
 	began := time.Now()
 	u.mu.Lock()
-	u.link, u.err, u.refused = l, nil, nil
+	u.link, u.err, u.refused, u.fatal = l, nil, nil, nil
 	again := u.was
 	u.was = true
 	clear(u.dirty)
@@ -223,9 +225,10 @@ func (u *uplink) live(l *link) (err error) {
 		if u.did || time.Since(began) > steady {
 			u.lost = time.Now()
 		}
-		if u.refused != nil {
-			err = u.refused
+		if u.fatal != nil {
+			err = u.fatal
 		}
+		u.fatal, u.refused = nil, nil
 		u.mu.Unlock()
 		u.o.changed(u, false, false)
 	}()
@@ -308,14 +311,13 @@ func (u *uplink) follow(ctx context.Context, l *link) error {
 	defer quiet.Stop()
 	for {
 		wait := pingInterval
-		if err := u.subscribe(ctx, l, have, next); errors.Is(err, errRefused) {
-			// Its words are shown; what it takes, it has.
-			u.setRefused(explain(u.addr.text, err))
-			wait = subscribeRetry
-		} else if err != nil {
+		err := u.subscribe(ctx, l, have, next)
+		if err != nil && !errors.Is(err, errRefused) {
 			return err
-		} else {
-			u.setRefused(nil)
+		}
+		u.setRefused(explain(u.addr.text, err)) // its words are shown; what it takes, it has
+		if err != nil {
+			wait = subscribeRetry
 		}
 		quiet.Reset(wait)
 		select {
@@ -332,10 +334,15 @@ func (u *uplink) follow(ctx context.Context, l *link) error {
 			}
 			next = u.missing(have)
 		case <-u.wake:
-			if next = u.takeDirty(); u.takeForgot() {
+			next = u.takeDirty()
+			if u.takeForgot() {
 				clear(have)
-				next = u.missing(have)
+			} else if err == nil {
+				continue
 			}
+			next = append(next, u.missing(have)...)
+			slices.Sort(next)
+			next = slices.Compact(next)
 		}
 	}
 }
@@ -424,7 +431,7 @@ func (u *uplink) subscribe(ctx context.Context, l *link, have map[string]bool, c
 func (u *uplink) refuse(err error) {
 	u.mu.Lock()
 	l := u.link
-	u.refused = explain(u.addr.text, err)
+	u.fatal = err
 	u.mu.Unlock()
 	if l != nil {
 		l.close()
