@@ -389,3 +389,34 @@ func TestGarbageFromClient(t *testing.T) {
 		t.Errorf("%d of 100 refused: %+v", refused, st)
 	}
 }
+
+// TestCheckFindsDeadNode has a node stop answering without closing anything; Check
+// finds that long before the next ping.
+func TestCheckFindsDeadNode(t *testing.T) {
+	s, _ := startService(t, ServiceConfig{})
+	var dead atomic.Bool
+	node, connections := startBad(t, s, func(_ *client, h map[string]handler) map[string]handler {
+		filter := h[protoSubscribe]
+		h[protoSubscribe] = func(l *link, s *stream) {
+			if dead.Load() {
+				hang(l, s)
+				return
+			}
+			filter(l, s)
+		}
+		return h
+	})
+	e := open(t, fastConfig(node))
+	session := join(t, e, rendezvous.Point{})
+	untilArrives(t.Context(), t, join(t, open(t, fastConfig(node)), rendezvous.Point{}), session, frameOf(1))
+	had := connections.Load()
+	dead.Store(true)
+	start := time.Now()
+	e.Check()
+	await(t, "the connection is dropped and another opened", func() bool { return connections.Load() > had })
+	if took := time.Since(start); took > 3*time.Second {
+		t.Errorf("Check took %v", took)
+	}
+	dead.Store(false)
+	untilArrives(t.Context(), t, join(t, open(t, fastConfig(node)), rendezvous.Point{}), session, frameOf(2))
+}
