@@ -27,6 +27,7 @@ const (
 	putQuiet     = 30 * time.Second       // without a frame, and the pace is fast again
 	linger       = 3 * time.Second        // that a frame may still be put after the last session has closed
 	rejoinMost   = time.Hour              // age of a frame that a later session is still given
+	keepLeast    = 100 * time.Millisecond // between two looks after the place
 	announceFor  = 20 * time.Minute       // between announcements
 	announceSoon = 30 * time.Second       // between announcements when the network may have changed
 )
@@ -347,7 +348,7 @@ func (b *box) writeSlot(ctx context.Context, slot int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	o.seq, o.put = seq, time.Now()
-	o.stale = newer && o.stale == false && !ask
+	o.stale = newer && !ask
 	switch {
 	case ctx.Err() != nil:
 	case took > 0:
@@ -408,6 +409,7 @@ func (b *box) keep(ctx context.Context) {
 		if !b.e.cfg.NoShortcut {
 			wait = min(wait, b.meet(ctx))
 		}
+		wait = max(wait, keepLeast)
 		if sleep(ctx, wait+rand.N(wait/10), b.wakeK) != nil { //nolint:gosec // jitter
 			return
 		}

@@ -19,6 +19,7 @@ import (
 const (
 	defaultRate = 50                     // questions a second, after the burst
 	rateBurst   = 200                    // questions at once
+	readBuffer  = 1 << 20                // bytes of a socket
 	saveEvery   = 10 * time.Minute       // of the nodes file
 	againLeast  = 2 * time.Second        // between two Checks that count
 	keepContact = 256                    // nodes that are given by AddNodes, a file or a name
@@ -67,16 +68,16 @@ type Config struct {
 // Stats are counts since New. Bytes are those of whole packets with their IP and
 // UDP headers.
 type Stats struct {
-	Good, Known             int   // count of nodes in the routing tables
-	Sent, Received          int64 // packets
-	SentBytes, ReceivedByte int64 // bytes
-	Queries                 int64 // count of questions sent
-	Malformed               int64 // packets that were no KRPC and no datagram of an open session
-	Forged                  int64 // datagrams with a tag of an open session and a wrong seal
-	Puts                    int64 // frames that at least one node took
-	Items                   int64 // frames that came through the mailbox
-	Direct                  int64 // frames that came directly
-	Sessions                int   // count of open ones
+	Good, Known              int   // count of nodes in the routing tables
+	Sent, Received           int64 // packets
+	SentBytes, ReceivedBytes int64 // bytes
+	Queries                  int64 // count of questions sent
+	Malformed                int64 // packets that were no KRPC and no datagram of an open session
+	Forged                   int64 // datagrams with a tag of an open session and a wrong seal
+	Puts                     int64 // frames that at least one node took
+	Items                    int64 // frames that came through the mailbox
+	Direct                   int64 // frames that came directly
+	Sessions                 int   // count of open ones
 }
 
 type counters struct {
@@ -181,6 +182,9 @@ func listen(cfg Config) ([]net.PacketConn, error) {
 			out = append(out, six)
 		}
 		err = errors.Join(err, err6)
+	}
+	for _, c := range out { // a flood must not crowd out the rest
+		_ = c.(*net.UDPConn).SetReadBuffer(readBuffer)
 	}
 	if len(out) == 0 {
 		return nil, fmt.Errorf("dht: no socket on UDP port %d: %w", cfg.Port, err)
@@ -293,7 +297,7 @@ func (e *Exchange) Stats() Stats {
 		t := &eng.traffic
 		out.Good, out.Known = out.Good+good, out.Known+known
 		out.Sent, out.Received = out.Sent+t.sent.Load(), out.Received+t.received.Load()
-		out.SentBytes, out.ReceivedByte = out.SentBytes+t.sentB.Load(), out.ReceivedByte+t.receivedB.Load()
+		out.SentBytes, out.ReceivedBytes = out.SentBytes+t.sentB.Load(), out.ReceivedBytes+t.receivedB.Load()
 		out.Queries, out.Malformed = out.Queries+t.queries.Load(), out.Malformed+t.bad.Load()
 	}
 	for _, b := range e.allBoxes() {
@@ -322,6 +326,9 @@ func (e *Exchange) Health() rendezvous.Health {
 	defer e.mu.Unlock()
 	if h.Ready {
 		h.Detail = fmt.Sprintf("%d good nodes, %s", good, role)
+		if good == 1 {
+			h.Detail = "1 good node, " + role
+		}
 		return h
 	}
 	why := errNoNodes

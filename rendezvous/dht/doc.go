@@ -11,9 +11,8 @@
 //
 // The shortcut. Both sides announce themselves at the home (BEP 5). Who finds the
 // other's address sends frames there directly, from the DHT's own socket, and so
-// does the other: that opens easy NATs. Frames then take one way, not a minute.
-// It tells those who keep the announcement which two addresses met;
-// Config.NoShortcut leaves it out.
+// does the other: that opens easy NATs. Those who keep the announcements see which
+// two addresses met; Config.NoShortcut leaves it out.
 //
 // The node. A device only asks (read-only, BEP 43) until it is known that others
 // can reach it; SetPublic and Config.Serve make it a full node, which keeps items
@@ -22,14 +21,16 @@
 // IPv4 and IPv6 are two DHTs (BEP 32); a device uses both where it can.
 //
 // This is an engine of its own, and the module github.com/anacrolix/dht/v2 plays
-// the other nodes in its tests. That module's server (v2.23.0) ends the program
-// when it gets a datagram of 33 bytes, "announce_peer" without arguments, or one
-// of 21 bytes with a short "ip", also while it only asks; its stores have no
-// bounds; and a node that lies can crash its getput.
+// the other nodes in its tests. The server of that module (v2.23.0) is not used:
+// a datagram of 33 bytes, "announce_peer" without arguments, ends the program that
+// runs it, and so does one of 21 bytes with an "ip" that is too short; what it
+// keeps for others has no bounds; and it cannot turn read-only while it runs.
 //
 // What a bystander can do: those who keep a topic's items see the addresses of
 // those who write and read them, and can keep silent. A thing is therefore put to
 // nodes of eight networks, and whoever reads asks several. Somebody who learns
 // the home from being one of these nodes can surround it with nodes of his own;
-// on the internet he needs as many networks for that.
+// on the internet he needs as many networks for that. Topics, keys and targets
+// of two days cannot be linked, but both are used from one address and port, which
+// whoever keeps items of both can see.
 package dht

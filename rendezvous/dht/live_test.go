@@ -124,7 +124,7 @@ func TestLoneNode(t *testing.T) {
 	if h := a.Health(); !h.Ready || !strings.Contains(h.Detail, "serving") {
 		t.Errorf("health of a node that serves: %+v", h)
 	}
-	if h := b.Health(); h.Detail != "1 good nodes, read-only" {
+	if h := b.Health(); h.Detail != "1 good node, read-only" {
 		t.Errorf("health: %+v", h)
 	}
 }

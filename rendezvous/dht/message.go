@@ -234,12 +234,11 @@ func appendContacts(dst []contact, s []byte, size int) []contact {
 
 // A query is a question to a node.
 type query struct {
-	method  string // ping, find_node, get_peers, announce_peer, get or put
-	target  id
-	token   []byte
-	item    *item  // of a put
-	seq     *int64 // of a get: only something newer is wanted
-	private bool
+	method string // ping, find_node, get_peers, announce_peer, get or put
+	target id
+	token  []byte
+	item   *item  // of a put
+	seq    *int64 // of a get: only something newer is wanted
 }
 
 // encode writes the query. Keys of a dictionary are in the order of their bytes.

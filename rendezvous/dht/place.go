@@ -261,9 +261,8 @@ func (p *place) read(ctx context.Context, slot int, have int64, width int) ([]by
 	return nil, 0, false
 }
 
-// write puts a frame to all near nodes under one sequence number above whatever
-// a node can prove to have. next says which that is, given the highest seen. It
-// returns how many nodes took it whole, and whether one had a newer frame.
+// write puts a frame to nodes. It returns how many took it whole, and whether one
+// says that it has a newer one.
 func (p *place) write(ctx context.Context, nodes []*near, slot int, seq int64, frame [parts]*item) (took int, newer bool) {
 	ctx, cancel := context.WithTimeout(ctx, putTime)
 	defer cancel()

@@ -118,8 +118,14 @@ func TestAnswerRate(t *testing.T) {
 	if n := count("192.0.2.1:1"); n != hostBurst {
 		t.Errorf("%d answers to one address, want %d", n, hostBurst)
 	}
-	if n := count("192.0.2.99:1"); n == 0 {
-		t.Error("another address gets no answer")
+	served := 0
+	for _, other := range []string{"192.0.2.2:1", "198.51.100.1:1", "203.0.113.1:1"} { // one may share its slot
+		if count(other) > 0 {
+			served++
+		}
+	}
+	if served < 2 {
+		t.Errorf("%d of 3 other addresses get answers", served)
 	}
 }
 
