@@ -443,3 +443,78 @@ func TestStoreForgets(t *testing.T) {
 		t.Error("a message that is too large for the store has emptied it")
 	}
 }
+
+// TestSlowSubscriber holds that a client that takes nothing delays no other, and
+// loses only its own.
+func TestSlowSubscriber(t *testing.T) {
+	s, node := startService(t, ServiceConfig{})
+	topic := rendezvous.Topic{1}
+	h, err := newHost(nil, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := parseAddress(node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := h.dial(t.Context(), a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slow := newLink(h, conn, map[string]handler{protoFilter: hang}, clientStreams)
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		slow.serve(t.Context())
+	}()
+	defer func() {
+		slow.close()
+		<-served
+	}()
+	sub := filterRequest{id: "q", kind: filterSubscribe, pubsub: "/waku/2/rs/19305/0", topics: []string{contentTopic(topic)}}
+	if _, err := slow.request(t.Context(), protoSubscribe, sub.append(nil), maxEnvelope); err != nil {
+		t.Fatal(err)
+	}
+	good := open(t, fastConfig(node))
+	to := join(t, good, rendezvous.Point{Topic: topic})
+	awaitStats(t, s, func(st Stats) bool { return st.Subscriptions == 2 })
+	start := time.Now()
+	for i := range 2 * clientQueue {
+		m := &message{payload: frameOf(byte(i)), contentTopic: contentTopic(topic), hasTime: true, timestamp: int64(i)}
+		s.spread("/waku/2/rs/19305/0", m, "", false)
+		awaitFrame(t.Context(), t, to, frameOf(byte(i)))
+	}
+	if took := time.Since(start); took > operationLimit/2 {
+		t.Errorf("%d frames took %v", 2*clientQueue, took)
+	}
+	awaitStats(t, s, func(st Stats) bool { return st.Dropped > 0 && st.Pushed == 2*clientQueue })
+}
+
+// TestRubbish sends what is no libp2p, and breaks connections off at each byte of
+// the first ones of a good one.
+func TestRubbish(t *testing.T) {
+	s, node := startService(t, ServiceConfig{})
+	a, err := parseAddress(node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := append([]byte(Preface), multistream("/noise")[len(Preface):]...)
+	for i := range 2 * len(good) {
+		conn, err := net.Dial("tcp", a.host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := append([]byte(nil), good[:min(i, len(good))]...)
+		if i > len(good) {
+			b[i-len(good)] ^= 0x80
+		}
+		if _, err := conn.Write(b); err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+	}
+	first, second := pairOf(t, node)
+	exchange(t, first, second, 1)
+	first.Close()
+	awaitStats(t, s, func(st Stats) bool { return st.Clients == 2 })
+}

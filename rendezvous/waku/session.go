@@ -11,9 +11,12 @@ import (
 	"github.com/kithproject/kith/rendezvous"
 )
 
-// attempts is how often a frame is sent that a node did not take because its
-// connection ended.
-const attempts = 3
+const (
+	// attempts is how often a frame is sent that a node did not take because its
+	// connection ended.
+	attempts  = 3
+	pushLimit = 5 * time.Second // for a node to take a frame
+)
 
 // A session is one use of a content topic.
 type session struct {
@@ -67,15 +70,19 @@ func (s *session) Publish(ctx context.Context, frame []byte) error {
 		s.waiting = s.waiting[1:]
 	}
 	s.mu.Unlock()
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
+	s.nudge()
 	if h := s.e.Health(); !h.Ready {
 		// It goes out when a node is there, if nothing newer has come by then.
 		return fmt.Errorf("waku: %w: %w", rendezvous.ErrUnreachable, h.Err)
 	}
 	return nil
+}
+
+func (s *session) nudge() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
 }
 
 // send sends what waits while a node is connected, until the session closes.
@@ -171,9 +178,9 @@ func (e *Exchange) publish(s *session, frame []byte) {
 }
 
 // toNodes reports whether it is of no use to try again: a node took the message,
-// or those that are there do not want it.
+// or those that are there do not want it, or a newer frame waits.
 func (e *Exchange) toNodes(s *session, msg []byte) bool {
-	ctx, cancel := context.WithTimeout(e.ctx, operationLimit)
+	ctx, cancel := context.WithTimeout(e.ctx, pushLimit)
 	results := make(chan error, len(e.nodes))
 	var pushes sync.WaitGroup
 	asked := 0
@@ -207,13 +214,19 @@ func (e *Exchange) toNodes(s *session, msg []byte) bool {
 		cancel()
 	})
 	done := false
-	for range asked {
+	for asked > 0 {
 		select {
 		case err := <-results:
 			if err == nil {
 				return true
 			}
+			asked--
 			done = done || errors.Is(err, errRefused)
+		case <-s.wake:
+			if s.newer() { // which does not wait for a node that hangs
+				s.nudge()
+				return true
+			}
 		case <-s.Done():
 			return true
 		}
