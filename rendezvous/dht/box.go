@@ -59,6 +59,7 @@ type box struct {
 type outgoing struct {
 	frame  []byte
 	dirty  bool  // not put yet
+	busy   bool  // being put
 	seq    int64 // of the last put; 0 before the first
 	stale  bool  // a node has a newer one: ask before the next put
 	put    time.Time
@@ -331,7 +332,7 @@ func (b *box) writeSlot(ctx context.Context, slot int) {
 	}
 	frame, ask, last := o.frame, o.seq == 0 || o.stale, o.seq
 	again := !o.dirty
-	o.dirty, o.stale = false, false
+	o.dirty, o.stale, o.busy = false, false, true
 	if !again {
 		o.used++
 	}
@@ -347,14 +348,14 @@ func (b *box) writeSlot(ctx context.Context, slot int) {
 	took, newer := b.writeTo(ctx, nodes, slot, seq, frame)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	o.seq, o.put = seq, time.Now()
+	o.seq, o.put, o.busy = seq, time.Now(), false
 	o.stale = newer && !ask
 	switch {
 	case ctx.Err() != nil:
-	case took > 0:
+	case 2*took >= min(count, storeGroups):
 		o.failed = 0
 		b.e.stats.puts.Add(1)
-	default:
+	default: // the other side may not ask those few that took it
 		o.failed++
 		o.dirty = true
 	}
@@ -429,6 +430,8 @@ func (b *box) unblock() {
 	poke(b.wakeR)
 }
 
-// pendingFrame reports whether a frame was published that no node has yet; b.mu
-// is held.
-func (b *box) pendingFrame() bool { return b.out[0].dirty || b.out[1].dirty }
+// pendingFrame reports whether a frame was published that too few nodes have yet;
+// b.mu is held.
+func (b *box) pendingFrame() bool {
+	return b.out[0].dirty || b.out[1].dirty || b.out[0].busy || b.out[1].busy
+}

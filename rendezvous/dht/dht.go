@@ -74,7 +74,7 @@ type Stats struct {
 	Queries                  int64 // count of questions sent
 	Malformed                int64 // packets that were no KRPC and no datagram of an open session
 	Forged                   int64 // datagrams with a tag of an open session and a wrong seal
-	Puts                     int64 // frames that at least one node took
+	Puts                     int64 // frames that enough nodes took
 	Items                    int64 // frames that came through the mailbox
 	Direct                   int64 // frames that came directly
 	Sessions                 int   // count of open ones

@@ -87,8 +87,9 @@ func group(a netip.Addr) netip.Addr {
 
 // lookup finds the nodes nearest to target. With get as method they are the ones
 // that can store: those in the nearest eight networks, at most sixteen nodes.
-// more are nodes to begin with, besides those of the routing table.
-func (e *engine) lookup(ctx context.Context, target id, method string, more []contact) []*candidate {
+// more are nodes to begin with, besides those of the routing table. It reports
+// whether it came to an end in time.
+func (e *engine) lookup(ctx context.Context, target id, method string, more []contact) ([]*candidate, bool) {
 	ctx, cancel := context.WithTimeout(ctx, lookupTime)
 	l := &lookup{
 		e: e, target: target, method: method, byAddr: make(map[netip.AddrPort]*candidate), asks: make(map[netip.Addr]int),
@@ -113,14 +114,14 @@ func (e *engine) lookup(ctx context.Context, target id, method string, more []co
 		for l.next(ctx, &wg) {
 		}
 		if l.finished() {
-			return l.nearest()
+			return l.nearest(), true
 		}
 		select {
 		case r := <-l.done:
 			l.take(r)
 		case <-tick.C:
 		case <-ctx.Done():
-			return l.nearest()
+			return l.nearest(), false
 		}
 	}
 }

@@ -120,7 +120,7 @@ func (p *place) find(ctx context.Context) (first bool) {
 		more = append(more, n.contact)
 	}
 	p.mu.Unlock()
-	got := p.e.lookup(ctx, p.keys.home, "get", more)
+	got, whole := p.e.lookup(ctx, p.keys.home, "get", more)
 	if ctx.Err() != nil {
 		return false
 	}
@@ -133,6 +133,9 @@ func (p *place) find(ctx context.Context) (first bool) {
 	}
 	first = len(p.nodes) == 0
 	p.found, p.retry = p.tried, 0
+	if !whole { // perhaps others are nearer
+		p.found = p.tried.Add(homeAgain - homeFor)
+	}
 	var nodes []*near
 	for _, c := range got {
 		i := slices.IndexFunc(p.nodes, func(n *near) bool { return n.contact == c.contact })
