@@ -11,8 +11,8 @@
 // base64. Both names go when the session closes, or else when that side writes again.
 //
 // Polls ask Server, so that no cache is between, or the resolver once that fails.
-// Resolvers keep "no such name" for as long as the last field of the zone's SOA
-// record says: let that be 0 or 1 seconds.
+// Resolvers need not keep the records, whose time to live is 0, but keep "no such
+// name" as long as the last field of the zone's SOA record says: let it be 0 seconds.
 package dns
 
 import (
@@ -134,7 +134,7 @@ func (e *Exchange) look(network, name string, size int) [][]byte {
 
 // pack makes a record of bytes.
 func pack(name string, raw []byte) mdns.RR {
-	t := &mdns.TXT{Hdr: mdns.RR_Header{Name: name, Rrtype: mdns.TypeTXT, Class: mdns.ClassINET, Ttl: 1}}
+	t := &mdns.TXT{Hdr: mdns.RR_Header{Name: name, Rrtype: mdns.TypeTXT, Class: mdns.ClassINET, Ttl: 0}}
 	for part := range slices.Chunk([]byte(base64.RawStdEncoding.EncodeToString(raw)), 255) {
 		t.Txt = append(t.Txt, string(part))
 	}

@@ -118,13 +118,27 @@ func TestSuite(t *testing.T) {
 	})
 }
 
-// TestSuiteThroughResolver has a server that answers no questions but the
-// resolver's, whose cache keeps each record for its second.
+// TestSuiteThroughResolver has a server that answers no questions but those of a
+// resolver.
 func TestSuiteThroughResolver(t *testing.T) {
 	server, _ := startNamed(t, "127.0.0.2")
 	cfg := fast(server)
-	cfg.Resolver = startUnbound(t, server)
+	cfg.Resolver = startUnbound(t, server, 0)
 	rendezvoustest.Run(t, func(t *testing.T) (a, b rendezvous.Exchange) { return open(t, cfg), joiner{open(t, cfg)} })
+}
+
+// TestLaggingCache has a resolver that keeps each record, and that there is none,
+// for a second although the zone says that it must not.
+func TestLaggingCache(t *testing.T) {
+	server, _ := startNamed(t, "127.0.0.2")
+	cfg := fast(server)
+	cfg.Resolver = startUnbound(t, server, 1)
+	a, b := open(t, cfg), open(t, cfg)
+	sa, sb := join(t, a, rendezvous.Point{}), join(t, b, rendezvous.Point{Side: 1})
+	for i := range byte(3) {
+		untilArrives(t, sa, sb, frame(2*i))
+		untilArrives(t, sb, sa, frame(2*i+1))
+	}
 }
 
 // TestBurst holds that the newest frames of a burst arrive, once and in order, that
@@ -306,7 +320,7 @@ func BenchmarkLatency(b *testing.B) {
 	direct, _ := startNamed(b, "any")
 	silent, _ := startNamed(b, "127.0.0.2")
 	cached := config(silent)
-	cached.Resolver = startUnbound(b, silent)
+	cached.Resolver = startUnbound(b, silent, 0)
 	for name, cfg := range map[string]Config{"server": config(direct), "resolver": cached} {
 		b.Run(name, func(b *testing.B) {
 			cfg.Interval = time.Millisecond

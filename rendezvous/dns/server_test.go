@@ -132,9 +132,9 @@ zone "%[5]s" { type primary; file "%[6]s"; allow-update { key "%[3]s"; }; allow-
 	}
 }
 
-// startUnbound runs a resolver that keeps what it heard for as long as it may. It
-// asks from 127.0.0.2.
-func startUnbound(t testing.TB, server string) (address string) {
+// startUnbound runs a resolver that keeps what it heard for at least some seconds.
+// It asks from 127.0.0.2.
+func startUnbound(t testing.TB, server string, keeps int) (address string) {
 	t.Helper()
 	path, dir, port := program(t, "unbound", "unbound"), t.TempDir(), freePort(t)
 	_, serverPort, err := net.SplitHostPort(server)
@@ -156,13 +156,14 @@ server:
 	use-syslog: no
 	do-daemonize: no
 	module-config: "iterator"
+	cache-min-ttl: %[5]d
 	local-zone: "test." nodefault
 remote-control:
 	control-enable: no
 stub-zone:
 	name: "%[3]s"
 	stub-addr: 127.0.0.1@%[4]s
-`, dir, port, zone, serverPort))
+`, dir, port, zone, serverPort, keeps))
 	address = "127.0.0.1:" + port
 	start(t, address, path, "-d", "-c", conf)
 	return address
