@@ -194,7 +194,7 @@ func (e *Exchange) Join(ctx context.Context, p rendezvous.Point) (rendezvous.Ses
 	if e.ctx.Err() != nil {
 		return nil, fmt.Errorf("dns: join: %w", net.ErrClosed)
 	}
-	s.ctx, s.cancel = context.WithCancel(e.ctx)
+	s.ctx, s.cancel = context.WithCancel(e.ctx) //nolint:gosec // Close calls it
 	e.wg.Go(func() { s.run(p.Mode != rendezvous.SendOnly) })
 	return s, nil
 }
@@ -282,7 +282,7 @@ func (s *session) run(receive bool) {
 }
 
 // read delivers what is new, and says whether anything is.
-func (s *session) read() (any bool) {
+func (s *session) read() (fresh bool) {
 	head := s.e.look("udp", s.from[0], numberSize)
 	if len(head) == 0 || bytes.Equal(head[0], s.last) {
 		return false
@@ -290,10 +290,10 @@ func (s *session) read() (any bool) {
 	here := make(map[string]bool)
 	for _, f := range s.e.look("tcp", s.from[1], numberSize+rendezvous.FrameSize) {
 		if here[string(f)] = true; !s.seen[string(f)] {
-			any, s.last = true, head[0] // unless a cache lags behind
+			fresh, s.last = true, head[0] // unless a cache lags behind
 			s.Deliver(rendezvous.Message{Frame: f[numberSize:], Exchange: "dns"})
 		}
 	}
 	s.seen = here
-	return any
+	return fresh
 }

@@ -21,7 +21,7 @@ import (
 // or kept in step by a program, is the medium. docs/drivers.md explains it.
 type Folder struct {
 	dir    string
-	ctx    context.Context // ends with Close
+	ctx    context.Context //nolint:containedctx // ends with Close
 	cancel context.CancelFunc
 	mu     sync.Mutex // guards wg against additions after Close
 	wg     sync.WaitGroup
@@ -71,7 +71,7 @@ func (f *Folder) Close() error {
 // An entry is one use of a topic. The Inbox has Receive.
 type entry struct {
 	*rendezvous.Inbox
-	ctx         context.Context
+	ctx         context.Context //nolint:containedctx // ends with Close
 	cancel      context.CancelFunc
 	prefix, own string
 }

@@ -182,7 +182,7 @@ func (e *Exchange) Join(ctx context.Context, p rendezvous.Point) (rendezvous.Ses
 	if e.ctx.Err() != nil {
 		return nil, fmt.Errorf("etcd: join: %w", net.ErrClosed)
 	}
-	s.ctx, s.cancel = context.WithCancel(e.ctx)
+	s.ctx, s.cancel = context.WithCancel(e.ctx) //nolint:gosec // Close calls it
 	e.wg.Go(func() { s.run(p.Mode != rendezvous.SendOnly) })
 	return s, nil
 }
