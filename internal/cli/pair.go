@@ -25,6 +25,14 @@ type pairFlags struct {
 	qrPNG             string
 	codeFile, qrImage string
 	wait              time.Duration
+	offline           bool
+	notes             string // directory
+}
+
+// offlineFlags are those of a pairing whose messages are carried by hand.
+func (f *pairFlags) offlineFlags(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&f.offline, "offline", false, "carry the messages by hand, where the two devices share no network at all")
+	cmd.Flags().StringVar(&f.notes, "notes", "", "with --offline, also write each note to a `directory`, as text and as QR codes")
 }
 
 func (e *env) pairCommand() *cobra.Command {
@@ -44,8 +52,12 @@ Type them here, or pick them from four: that proves that the two devices talk to
 each other and not to somebody between them. --yes leaves this out (not for a
 number): use it only where nobody else can have seen the code.
 
-With --json each event is one line: code, progress, check, paired or failed. The
-answer to a check is a line on standard input: the six digits, or "n".
+With --offline, here and for kith join, the devices need no network in common: each
+prints notes, blocks of text, which you take to the other one in turn, three from
+each side. A note is sealed: who finds one can do nothing with it.
+
+With --json each event is one line: code, progress, note, check, paired or failed.
+The answer to a check is a line on standard input: the six digits, or "n".
 ` + exitHelp,
 		Example: "  kith pair\n  kith pair --number\n  kith pair --qr --qr-png code.png",
 		Args:    noArgs,
@@ -58,6 +70,7 @@ answer to a check is a line on standard input: the six digits, or "n".
 	cmd.Flags().BoolVar(&f.json, "json", false, "print events as JSON, one a line")
 	cmd.Flags().DurationVar(&f.lifetime, "for", 0, "how `long` the code works, 1m to 60m (a number at most 15m)")
 	cmd.Flags().StringVar(&f.qrPNG, "qr-png", "", "also write the QR code to an image `file`")
+	f.offlineFlags(cmd)
 	cmd.MarkFlagsMutuallyExclusive("words", "number", "qr")
 	return cmd
 }
@@ -88,7 +101,9 @@ can read in the list of processes.
 	cmd.Flags().StringVar(&f.codeFile, "code-file", "", "read the code from a `file` (- for standard input)")
 	cmd.Flags().StringVar(&f.qrImage, "qr-image", "", "read the code from an image `file` (PNG or JPEG) of the QR code")
 	cmd.Flags().DurationVar(&f.wait, "wait", time.Minute, "how `long` to look for the device that shows the code")
+	f.offlineFlags(cmd)
 	cmd.MarkFlagsMutuallyExclusive("code-file", "qr-image")
+	cmd.MarkFlagsMutuallyExclusive("offline", "wait")
 	return cmd
 }
 
@@ -106,10 +121,16 @@ func (e *env) pair(ctx context.Context, f pairFlags) error {
 	if f.number && f.qrPNG != "" {
 		return usage("a number has no QR code", "leave --qr-png or --number out")
 	}
-	return e.follow(ctx, f, control.Request{Op: control.OpOffer, Method: method, Lifetime: f.lifetime, Yes: f.yes}, newLines(e.in))
+	if err := f.makeNotes(); err != nil {
+		return err
+	}
+	return e.follow(ctx, f, control.Request{Op: control.OpOffer, Method: method, Lifetime: f.lifetime, Yes: f.yes, Offline: f.offline}, newLines(e.in))
 }
 
 func (e *env) join(ctx context.Context, f pairFlags) error {
+	if err := f.makeNotes(); err != nil {
+		return err
+	}
 	in := newLines(e.in)
 	text, err := e.readCode(ctx, f, in)
 	if err != nil {
@@ -119,7 +140,7 @@ func (e *env) join(ctx context.Context, f pairFlags) error {
 	if err != nil { // said before a node is opened
 		return codeError(err)
 	}
-	if err := e.follow(ctx, f, control.Request{Op: control.OpJoin, Code: text, Yes: f.yes, Wait: f.wait}, in); err != nil {
+	if err := e.follow(ctx, f, control.Request{Op: control.OpJoin, Code: text, Yes: f.yes, Wait: f.wait, Offline: f.offline}, in); err != nil {
 		return err
 	}
 	return e.keepHub(parsed.Hints(), f.json)
@@ -183,7 +204,9 @@ func (e *env) follow(ctx context.Context, f pairFlags, req control.Request, in *
 	}
 	defer call.Close()
 	ui := pairUI{e: e, f: f, joining: req.Op == control.OpJoin, call: call, in: in}
-	ui.progress("looking for the other device")
+	if !f.offline {
+		ui.progress("looking for the other device")
+	}
 	for {
 		r, err := call.Next()
 		if err != nil {
@@ -198,10 +221,16 @@ func (e *env) follow(ctx context.Context, f pairFlags, req control.Request, in *
 			if err := ui.offer(*r.Offer); err != nil {
 				return err
 			}
-		case r.Pair != nil:
-			if err := ui.step(ctx, *r.Pair); err != nil {
-				return err
+			if f.offline {
+				err = ui.takeNote(ctx)
 			}
+		case r.Note != nil:
+			err = ui.note(ctx, *r.Note)
+		case r.Pair != nil:
+			err = ui.step(ctx, *r.Pair)
+		}
+		if err != nil {
+			return err
 		}
 		if r.Done {
 			return ui.paired(r)

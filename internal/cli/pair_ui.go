@@ -28,6 +28,10 @@ type pairUI struct {
 	began time.Time // when the search for the other device began
 	live  bool      // a line on the terminal says how the media do
 	told  bool      // that nobody has been found yet
+
+	carried int               // notes shown
+	unshown bool              // this side's turn: its note is still to come
+	later   *control.PairStep // a check to ask for after the note
 }
 
 // pairEvent is one line of --json.
@@ -46,6 +50,8 @@ type pairEvent struct {
 	Device  any       `json:"device,omitempty"`
 	Reason  string    `json:"reason,omitempty"`
 	Hint    string    `json:"hint,omitempty"`
+
+	QR []string `json:"qr,omitempty"` // of a note
 
 	Media []kith.RendezvousStatus `json:"media,omitempty"`
 }
@@ -74,7 +80,11 @@ func (u *pairUI) offer(o control.Offer) error {
 		return u.e.printJSON(pairEvent{Event: "code", Words: o.Words, Number: o.Number, URI: o.URI, Expiry: o.Expiry})
 	}
 	var b strings.Builder
-	b.WriteString("On the other device run kith join and enter this code:\n\n")
+	if u.f.offline {
+		b.WriteString("On the other device run kith join --offline and enter this code:\n\n")
+	} else {
+		b.WriteString("On the other device run kith join and enter this code:\n\n")
+	}
 	switch {
 	case o.Number != "":
 		fmt.Fprintf(&b, "    %s\n\n", o.Number)
@@ -95,7 +105,9 @@ func (u *pairUI) offer(o control.Offer) error {
 	if u.f.yes {
 		b.WriteString("With --yes whoever enters it first is paired without a further question.\n")
 	}
-	b.WriteString("… waiting for the other device\n")
+	if !u.f.offline {
+		b.WriteString("… waiting for the other device\n")
+	}
 	u.shown = strings.Count(b.String(), "\n")
 	_, err := io.WriteString(u.e.out, b.String())
 	return err
@@ -136,6 +148,15 @@ func (u *pairUI) step(ctx context.Context, s control.PairStep) error {
 			return u.e.printJSON(pairEvent{Event: "progress", Text: "a second device tried this code", Name: s.Name, ID: s.ID})
 		}
 		fmt.Fprintln(u.e.err, "warning: a second device tried this code. If you did not do that, answer n and make a new code.")
+	case "wrong-note":
+		if u.f.json {
+			if err := u.e.printJSON(pairEvent{Event: "progress", Text: s.Reason}); err != nil {
+				return err
+			}
+		} else {
+			fmt.Fprintf(u.e.err, "%s\n", s.Reason)
+		}
+		return u.takeNote(ctx)
 	case "wrong-check":
 		if u.f.json {
 			return u.e.printJSON(pairEvent{Event: "progress", Text: "the digits do not match"})
@@ -149,6 +170,10 @@ func (u *pairUI) step(ctx context.Context, s control.PairStep) error {
 			}
 		} else if u.joining {
 			fmt.Fprintf(u.e.err, "Found %s. Its screen asks for this check number:\n\n    %s\n\n", describe(s), spaced(s.Check))
+		}
+		if s.Ask && u.f.offline && !u.joining && u.unshown {
+			u.later = &s // the other side sees its digits when it has our note
+			return nil
 		}
 		if s.Ask {
 			return u.ask(ctx, s)
@@ -262,4 +287,3 @@ func (u *pairUI) failed(err error) {
 	_, text, hint := classify(err)
 	_ = u.e.printJSON(pairEvent{Event: "failed", Reason: text, Hint: hint})
 }
-

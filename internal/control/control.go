@@ -62,6 +62,7 @@ type Request struct {
 	Code     string        `json:"code,omitempty"`     // join; never in a log
 	Yes      bool          `json:"yes,omitempty"`      // offer, join: accept without asking
 	Lifetime time.Duration `json:"lifetime,omitempty"` // offer, nanoseconds
+	Offline  bool          `json:"offline,omitempty"`  // offer, join: notes are carried by hand
 	Wait     time.Duration `json:"wait,omitempty"`     // how long to wait for the device, nanoseconds
 }
 
@@ -70,6 +71,7 @@ type Input struct {
 	Accept *string `json:"accept,omitempty"` // offer, join: the check digits, or ""
 	Cancel bool    `json:"cancel,omitempty"`
 	Text   string  `json:"text,omitempty"` // chat: a line to send
+	Note   string  `json:"note,omitempty"` // offer, join: a note of the other device
 }
 
 // A Reply is one answer.
@@ -84,7 +86,15 @@ type Reply struct {
 	Pair   *PairStep        `json:"pair,omitempty"`
 	Chat   *chat.Message    `json:"chat,omitempty"`
 	Event  *kith.Event      `json:"event,omitempty"`
+	Note   *Note            `json:"note,omitempty"`
 	Text   string           `json:"text,omitempty"`
+}
+
+// A Note is to be carried to the other device.
+type Note struct {
+	Text string   `json:"text"` // a block of text
+	QR   []string `json:"qr"`   // the same as texts of QR codes
+	Last bool     `json:"last"` // no other is expected from the other device
 }
 
 // An Offer is a code to show.
@@ -97,7 +107,7 @@ type Offer struct {
 
 // A PairStep is a step of a pairing.
 type PairStep struct {
-	Kind    string   `json:"kind"` // media, contact, check, second-device, prepared, paired, failed
+	Kind    string   `json:"kind"` // media, contact, check, wrong-check, wrong-note, second-device, prepared, paired, failed
 	Check   string   `json:"check,omitempty"`
 	Choices []string `json:"choices,omitempty"`
 	Ask     bool     `json:"ask,omitempty"`

@@ -8,6 +8,7 @@ import (
 	"github.com/kithproject/kith"
 	"github.com/kithproject/kith/code"
 	"github.com/kithproject/kith/pairing"
+	"github.com/kithproject/kith/rendezvous"
 )
 
 // pair runs an offer or a join: the client sees each step and answers the
@@ -16,7 +17,12 @@ func (s *Server) pair(st *stream, req Request) (Reply, error) {
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
 	in := inputs(ctx, st)
-	p, err := s.begin(ctx, req)
+	var notes *notes
+	if req.Offline {
+		notes = newNotes(ctx)
+		defer notes.close()
+	}
+	p, err := s.begin(ctx, req, notes.exchange())
 	if err != nil {
 		return Reply{}, err
 	}
@@ -30,8 +36,15 @@ func (s *Server) pair(st *stream, req Request) (Reply, error) {
 	}
 	looking := time.NewTicker(mediaEvery)
 	defer looking.Stop()
+	if req.Offline {
+		looking.Stop()
+	}
 	for {
 		select {
+		case n := <-notes.out():
+			if st.send(Reply{Note: &n}) != nil {
+				return Reply{}, errTaken
+			}
 		case <-looking.C:
 			if st.send(Reply{Pair: &PairStep{Kind: "media", Media: p.Media()}}) != nil {
 				return Reply{}, errTaken
@@ -47,6 +60,9 @@ func (s *Server) pair(st *stream, req Request) (Reply, error) {
 				return Reply{}, errTaken
 			}
 			if ev.Kind == pairing.EventPaired || ev.Kind == pairing.EventFailed {
+				if n, ok := notes.last(ctx, p); ok && st.send(Reply{Note: &n}) != nil {
+					return Reply{}, errTaken
+				}
 				return s.outcome(ctx, p)
 			}
 		case i, ok := <-in:
@@ -55,6 +71,11 @@ func (s *Server) pair(st *stream, req Request) (Reply, error) {
 			}
 			if i.Cancel {
 				p.Cancel()
+			}
+			if err := notes.give(i.Note); err != nil {
+				if st.send(Reply{Pair: &PairStep{Kind: "wrong-note", Reason: err.Error()}}) != nil {
+					return Reply{}, errTaken
+				}
 			}
 			if i.Accept == nil {
 				continue
@@ -73,19 +94,29 @@ func (s *Server) pair(st *stream, req Request) (Reply, error) {
 // mediaEvery is how often a client hears how the media do while nobody is found.
 const mediaEvery = 500 * time.Millisecond
 
-func (s *Server) begin(ctx context.Context, req Request) (*kith.Pairing, error) {
+func (s *Server) begin(ctx context.Context, req Request, only rendezvous.Exchange) (*kith.Pairing, error) {
 	if req.Op == OpJoin {
 		c, err := code.Parse(req.Code, time.Now())
 		if err != nil {
 			return nil, err
 		}
-		return s.node.Join(ctx, c, kith.JoinConfig{AutoAccept: req.Yes, Patience: req.Wait})
+		cfg := kith.JoinConfig{AutoAccept: req.Yes, Patience: req.Wait, Exchange: only}
+		if only != nil {
+			cfg.Lifetime, cfg.Patience = code.MaxLifetime, code.MaxLifetime
+		}
+		return s.node.Join(ctx, c, cfg)
 	}
 	method := map[string]code.Method{"": code.MethodWords, "words": code.MethodWords, "qr": code.MethodQR, "number": code.MethodNumber}[req.Method]
 	if method == 0 {
 		return nil, &Error{Kind: KindUsage, Text: fmt.Sprintf("%q is not a form of code", req.Method), Hint: "words, qr or number"}
 	}
-	return s.node.Offer(ctx, kith.OfferConfig{Method: method, Lifetime: req.Lifetime, AutoAccept: req.Yes})
+	if only != nil && req.Lifetime == 0 {
+		req.Lifetime = code.MaxLifetime
+		if method == code.MethodNumber {
+			req.Lifetime = code.MaxNumberLifetime
+		}
+	}
+	return s.node.Offer(ctx, kith.OfferConfig{Method: method, Lifetime: req.Lifetime, AutoAccept: req.Yes, Exchange: only})
 }
 
 func (s *Server) outcome(ctx context.Context, p *kith.Pairing) (Reply, error) {

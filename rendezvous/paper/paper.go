@@ -25,8 +25,15 @@ import (
 // said in one go goes into one note.
 const settle = 100 * time.Millisecond
 
-// ErrOther reports a note that belongs to none of the open sessions.
-var ErrOther = errors.New("paper: this note is of another pairing")
+var (
+	// ErrOther reports a note that belongs to none of the open sessions.
+	ErrOther = errors.New("paper: this note is of another pairing")
+	// ErrOwn reports a note that was taken from here.
+	ErrOwn = errors.New("paper: this is a note of this very device")
+)
+
+// maxOwn is how many frames of notes that were taken are remembered, in number.
+const maxOwn = 64
 
 // An Exchange is the notes between two sides. It is safe for concurrent use.
 type Exchange struct {
@@ -34,6 +41,7 @@ type Exchange struct {
 	closed   bool
 	sessions map[rendezvous.Tag]map[*session]struct{}
 	written  []Frame // of the note that is being written
+	own      []Frame // of notes that were taken, the newest last
 	taken    bool    // the note was taken, and no other was given since
 	more     chan struct{}
 	done     chan struct{}
@@ -103,6 +111,8 @@ func (e *Exchange) Take(ctx context.Context) (Note, error) {
 		e.mu.Lock()
 		n := Note{Frames: e.written}
 		e.written, e.taken = nil, len(n.Frames) > 0
+		e.own = append(e.own, n.Frames...)
+		e.own = e.own[max(0, len(e.own)-maxOwn):]
 		e.mu.Unlock()
 		if len(n.Frames) > 0 {
 			return n, nil
@@ -110,8 +120,9 @@ func (e *Exchange) Take(ctx context.Context) (Note, error) {
 	}
 }
 
-// Give hands over a note of the other side. It errs with ErrOther if no open
-// session knows any of its frames, and with net.ErrClosed after Close.
+// Give hands over a note of the other side. It errs with ErrOwn for one of this
+// side, with ErrOther if no open session knows any of its frames, and with
+// net.ErrClosed after Close.
 func (e *Exchange) Give(n Note) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -120,6 +131,9 @@ func (e *Exchange) Give(n Note) error {
 	}
 	known := false
 	for _, f := range n.Frames {
+		if slices.Contains(e.own, f) {
+			return ErrOwn
+		}
 		known = known || len(e.sessions[f.Tag]) > 0
 	}
 	if !known {

@@ -79,6 +79,9 @@ func TestTurns(t *testing.T) {
 		if n, err := a.Take(ctx); !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatalf("a note %q, %v before the other side's", fills(n), err)
 		}
+		if err := a.Give(first); !errors.Is(err, paper.ErrOwn) {
+			t.Fatalf("its own note: %v", err)
+		}
 		if err := b.Give(first); err != nil {
 			t.Fatal(err)
 		}
