@@ -36,14 +36,14 @@ func benchChild() bool {
 	}
 	h, err := Open(context.Background(), Config{Dir: dir, Listen: "127.0.0.1:0", AllowPrivate: true, MaxConnsPerIP: 1 << 20, MaxConns: 1 << 20})
 	if err != nil {
-		fmt.Println(err)
+		fmt.Fprintln(os.Stdout, err)
 		return true
 	}
 	defer h.Close()
-	fmt.Println(h.Address().Text())
+	fmt.Fprintln(os.Stdout, h.Address().Text())
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
 		debug.FreeOSMemory()
-		fmt.Println(metric(h, "kith_hub_clients"))
+		fmt.Fprintln(os.Stdout, metric(h, "kith_hub_clients"))
 	}
 	return true
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"sync"
 	"time"
 
 	"golang.org/x/net/ipv4"
@@ -78,7 +77,7 @@ func bindAll(ctx context.Context, host string, port uint16, alt int, altIP netip
 }
 
 func bindOnce(ctx context.Context, host string, ip netip.Addr, port uint16, alt int, altIP netip.Addr) (_ *sockets, err error) {
-	s := &sockets{limit: &sources{}}
+	s := &sockets{limit: newSources(bindingRate, bindingBurst)}
 	defer func() {
 		if err != nil {
 			s.close()
@@ -225,7 +224,7 @@ func (u *udpSocket) read(buf, oob []byte) (n int, src netip.AddrPort, to netip.A
 		if err != nil {
 			// A packet that could not be delivered is told to the socket on some
 			// systems; that is no reason to stop.
-			if errors.Is(err, net.ErrClosed) || failures >= maxReadErrors {
+			if ended(err) || failures >= maxReadErrors {
 				return 0, src, to, err
 			}
 			continue
@@ -325,98 +324,3 @@ func (u *udpSocket) serveBinding() {
 		}
 	}
 }
-
-// turnPackets is a main socket as the TURN server sees it: binding requests are
-// answered before it reads, and what it writes goes out from the address that the
-// client knows.
-type turnPackets struct {
-	*udpSocket
-	oob []byte
-
-	mu      sync.Mutex // guards the fields below
-	src     netip.AddrPort
-	to      netip.Addr // where the packet of src, which is being handled, came to
-	clients map[netip.AddrPort]udpClient
-}
-
-// udpClient is a client with an allocation.
-type udpClient struct {
-	to   netip.Addr // the address of ours that it knows
-	user *user
-}
-
-func newTURNPackets(u *udpSocket) *turnPackets {
-	return &turnPackets{udpSocket: u, oob: make([]byte, controlSize), clients: make(map[netip.AddrPort]udpClient)}
-}
-
-// ReadFrom returns the next packet that is for the TURN server.
-func (t *turnPackets) ReadFrom(p []byte) (int, net.Addr, error) {
-	for {
-		n, src, to, err := t.read(p, t.oob)
-		if err != nil {
-			return 0, nil, err
-		}
-		switch classify(p[:n]) {
-		case datagramBinding:
-			t.answer(p[:n], src, to)
-		case datagramTURN:
-			t.mu.Lock()
-			t.src, t.to = src, to
-			t.mu.Unlock()
-			return n, net.UDPAddrFromAddrPort(src), nil
-		default:
-			t.fam.all.m.drop("datagram")
-		}
-	}
-}
-
-// WriteTo sends to a client; relayed data beyond its bandwidth is dropped.
-func (t *turnPackets) WriteTo(p []byte, addr net.Addr) (int, error) {
-	dst := addrOf(addr)
-	t.mu.Lock()
-	c, ok := t.clients[dst]
-	if !ok && t.src == dst {
-		c.to = t.to
-	}
-	t.mu.Unlock()
-	if !c.user.deliver(p, t.fam.all.m) {
-		return len(p), nil
-	}
-	if err := t.write(p, c.to, dst); err != nil {
-		return 0, err
-	}
-	return len(p), nil
-}
-
-// remember notes how a client with a new allocation is reached; it is called
-// while its packet is handled.
-func (t *turnPackets) remember(src netip.AddrPort, u *user) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	to := t.local.Addr()
-	if t.src == src {
-		to = t.to
-	}
-	t.clients[src] = udpClient{to: to, user: u}
-}
-
-func (t *turnPackets) forget(src netip.AddrPort) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	delete(t.clients, src)
-}
-
-// Close closes the socket.
-func (t *turnPackets) Close() error { return t.conn.Close() }
-
-// LocalAddr returns the address of the socket.
-func (t *turnPackets) LocalAddr() net.Addr { return t.conn.LocalAddr() }
-
-// SetDeadline sets both deadlines.
-func (t *turnPackets) SetDeadline(d time.Time) error { return t.conn.SetDeadline(d) }
-
-// SetReadDeadline sets the deadline for reading.
-func (t *turnPackets) SetReadDeadline(d time.Time) error { return t.conn.SetReadDeadline(d) }
-
-// SetWriteDeadline sets the deadline for writing.
-func (t *turnPackets) SetWriteDeadline(d time.Time) error { return t.conn.SetWriteDeadline(d) }
