@@ -124,7 +124,9 @@ func (p *Port) Deliver(from netip.AddrPort, packet []byte) {
 		s.stats.unknownSource.Add(1)
 		return
 	}
-	l.received()
+	var got tally
+	got.add(packet)
+	l.received(&got)
 	if !s.aside.push(packet, l) {
 		s.stats.lost.Add(1)
 	}

@@ -434,17 +434,18 @@ func (c *checker) fresh(session, seq uint64) bool {
 	return c.replays.accept(session, seq)
 }
 
-// onPong proves a candidate, if the pong comes from where the ping went.
-func (c *checker) onPong(now time.Time, from place, via conn.Endpoint, p probe) {
+// onPong proves a candidate, if the pong comes from where the ping went, and
+// reports whether it does.
+func (c *checker) onPong(now time.Time, from place, via conn.Endpoint, p probe) bool {
 	cand := c.all[from]
 	if cand == nil {
 		if cand = c.hit(now, from, p); cand == nil {
-			return
+			return false
 		}
 	}
 	i := slices.IndexFunc(cand.pending, func(q pending) bool { return q.tx == p.tx })
 	if i < 0 || now.Sub(cand.pending[i].sent) > pongWait {
-		return
+		return false
 	}
 	answered := cand.pending[i]
 	cand.pending = slices.DeleteFunc(cand.pending, func(q pending) bool {
@@ -465,4 +466,5 @@ func (c *checker) onPong(now time.Time, from place, via conn.Endpoint, p probe) 
 	}
 	c.choose(now)
 	c.tick(now)
+	return true
 }

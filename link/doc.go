@@ -76,7 +76,10 @@
 //	18      12    transaction, random; a pong repeats that of its ping
 //	30      16    the address the ping came from, IPv4 as IPv4-mapped (pong; zero in a ping)
 //	46       2    the port the ping came from (pong; zero in a ping)
-//	48       n    zeros up to the wanted size
+//	48       2    data packets that were lost towards the sender of the pong over about
+//	              the last 10 s of traffic, as 1 + the share of all in 1/65534; 0: not
+//	              known (zero in a ping)
+//	50       n    zeros up to the wanted size
 //
 // The smallest probe, and every pong, is 128 bytes long, so that a pong is never
 // larger than its ping. A receiver answers a numbered ping once (window of 1024
