@@ -12,11 +12,9 @@ import (
 	"time"
 )
 
-// What WANIPv6FirewallControl:1 has besides: the error of an entry that is not
-// there has the number of WANIPConnection's UPNP_E_... of its own (section 2.5).
 const (
-	upnpNoSuchPinhole = 704
-	maxPinholeLease   = 24 * time.Hour
+	upnpNoSuchPinhole = 704 // WANIPv6FirewallControl:1: NoSuchEntry
+	maxPinholeLease   = 24 * time.Hour // LeaseTime is 1 to 86400 there
 	minPinholeLease   = time.Second
 )
 
