@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	upnpNoSuchPinhole = 704 // WANIPv6FirewallControl:1: NoSuchEntry
+	upnpNoSuchPinhole = 704            // WANIPv6FirewallControl:1: NoSuchEntry
 	maxPinholeLease   = 24 * time.Hour // LeaseTime is 1 to 86400 there
 	minPinholeLease   = time.Second
 )
