@@ -50,7 +50,8 @@ type peer struct {
 	over      chan struct{} // closed when the present connection ends
 	since     time.Time
 	path      *link.Path
-	why       string // no straight path is there, for people
+	meter     *link.Link // whose traffic is shown
+	why       string     // no straight path is there, for people
 	looking   string
 	changed   chan struct{} // closed and replaced when the above change
 }

@@ -24,6 +24,9 @@ func (p *peer) look() error {
 		return err
 	}
 	p.link, p.round = l, 0
+	p.mu.Lock()
+	p.meter = l
+	p.mu.Unlock()
 	l.SetRelayOnly(p.n.cfg.Relay == RelayAlways)
 	if err := p.attach(); err != nil {
 		return err

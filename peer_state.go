@@ -66,6 +66,11 @@ func (p *peer) describe(d *Device) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	d.Connected, d.Since, d.Looking = p.connected, p.since, p.looking
+	if p.meter != nil {
+		if t := p.meter.Traffic(); t.Sent+t.Received > 0 {
+			d.Traffic = &t
+		}
+	}
 	if p.path != nil {
 		path := *p.path
 		d.Path = &path

@@ -12,19 +12,20 @@ import (
 // looking: WireGuard numbers its data packets, and the peer's pongs tell what
 // arrived there.
 type Traffic struct {
-	Sent     uint64 // bytes of WireGuard datagrams since the Link was made
-	Received uint64 // bytes of WireGuard datagrams since the Link was made
+	Sent     uint64 `json:"sent_bytes"`     // WireGuard datagrams since the Link was made
+	Received uint64 `json:"received_bytes"` // WireGuard datagrams since the Link was made
 
-	SendRate    float64 // bytes per second over about the last 3 s; 0 when idle
-	ReceiveRate float64 // bytes per second over about the last 3 s; 0 when idle
-	PeakSend    float64 // bytes per second in the best second or so
-	PeakReceive float64 // bytes per second in the best second or so
+	SendRate    float64 `json:"send_rate"`    // bytes per second over about the last 3 s; 0 when idle
+	ReceiveRate float64 `json:"receive_rate"` // bytes per second over about the last 3 s; 0 when idle
+	PeakSend    float64 `json:"peak_send"`    // bytes per second in the best second or so
+	PeakReceive float64 `json:"peak_receive"` // bytes per second in the best second or so
 
 	// LossIn and LossOut are the shares, 0 to 1, of data packets that were lost
 	// towards us and towards the peer, over about the last 10 s of traffic.
 	// Negative: not known, because there were few packets, no answer of the peer
 	// yet, or a peer that does not tell.
-	LossIn, LossOut float64
+	LossIn  float64 `json:"loss_in"`
+	LossOut float64 `json:"loss_out"`
 }
 
 // Traffic returns the figures of this moment.
