@@ -49,6 +49,7 @@ type candidate struct {
 	step     int       // index of the size to try
 	tries    int       // unanswered probes of that size
 	sizeNext time.Time // when the next large ping is due; zero: never
+	anew     bool      // it is to find out whether the path has widened: only while data flows
 	small    bool      // probes of data size were lost
 }
 
@@ -153,10 +154,10 @@ func (c *checker) proved(now time.Time, cand *candidate, answered pending) {
 	case now.Before(c.activeUntil):
 		cand.next = now.Add(c.jitter(activePing))
 	default:
-		cand.next = now.Add(c.jitter(idlePing))
+		cand.next = now.Add(c.jitter(idlePing) + idlePing/20) // not sooner than idlePing
 	}
 	if cand == c.selected {
-		c.waiting = time.Time{}
+		c.waiting, c.woken = time.Time{}, time.Time{}
 		c.out.answered()
 		if cand.silent.IsZero() {
 			c.alarm = time.Time{}

@@ -176,6 +176,9 @@ func (c *checker) leave(now time.Time, gone func(place) bool) {
 		c.selectPath(now, c.bestBut(sel))
 		c.probe(now)
 	}
+	if c.dormant {
+		c.hush() // data, or news of the peer, will ask
+	}
 	for p, cand := range c.all {
 		if gone(p) {
 			c.remove(cand)
@@ -219,6 +222,7 @@ func (c *checker) kindOf(cand *candidate, local netip.Addr) PathKind {
 // relayOnly begins or ends to use relays alone.
 func (c *checker) relayOnly(now time.Time, only bool) {
 	c.relayed = only
+	c.stir(now)
 	c.leave(now, func(p place) bool { return only && !c.relays(p.carrier) })
 	c.expand(now)
 	c.probe(now)

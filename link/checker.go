@@ -98,6 +98,7 @@ type checker struct {
 	carriers []carrierInfo // besides the shared socket
 	loopback bool          // addresses of this machine are tried
 	relayed  bool          // paths through relays alone are wanted
+	lazy     bool          // nothing is to be sent without data
 
 	all      map[place]*candidate
 	named    []namedAddr // as given to setRemote
@@ -121,6 +122,9 @@ type checker struct {
 	straightAddr netip.AddrPort // where the last path led that went through no relay
 	warmed       time.Time      // when the next best path was asked last
 	alarm        time.Time      // since when all candidates are asked because the selected one is silent
+	used         time.Time      // when data, or news, came or went last
+	dormant      bool           // a lazy link sleeps
+	woken        time.Time      // when data woke it, until the selected path has answered; zero: it has
 }
 
 // A namedAddr is a candidate as the peer named it.
@@ -217,8 +221,9 @@ func (c *checker) setRemote(now time.Time, list []namedAddr) {
 	list = slices.Clone(list)
 	slices.SortStableFunc(list, func(a, b namedAddr) int { return cmp.Compare(b.priority, a.priority) })
 	c.named = list[:min(len(list), maxRemote)]
+	slept := c.stir(now)
 	c.expand(now)
-	if !c.up {
+	if !c.up || slept {
 		c.probe(now) // news of the peer: the old addresses are worth a try, too
 	}
 }
@@ -257,8 +262,9 @@ func (c *checker) expand(now time.Time) {
 	for _, p := range order {
 		cand := c.all[p]
 		if cand == nil {
-			cand = c.add(p)
-			c.due(now, cand)
+			if cand = c.add(p); !c.dormant {
+				c.due(now, cand)
+			}
 		}
 		cand.named, cand.priority, cand.origin = true, want[p].priority, want[p].kind
 		cand.network = c.kindOf(cand, netip.Addr{})
@@ -391,9 +397,14 @@ func (c *checker) onPing(now time.Time, from place, via conn.Endpoint, p probe) 
 		c.trim()
 		cand = c.all[from] // nil if better ones fill the table
 	}
+	sel := c.selected
+	elsewhere := sel != nil && sel != cand && p.flags&flagSelected != 0
 	if cand != nil {
 		cand.heard = now
 		c.out.admit(from, cand.usable)
+		if !cand.usable || elsewhere {
+			c.stir(now)
+		}
 		switch soonest := cand.lastPing.Add(pingGap); {
 		case cand.usable:
 		case now.Before(soonest):
@@ -416,8 +427,7 @@ func (c *checker) onPing(now time.Time, from place, via conn.Endpoint, p probe) 
 	if cand == nil {
 		return
 	}
-	sel := c.selected
-	if sel != nil && sel != cand && p.flags&flagSelected != 0 {
+	if elsewhere {
 		// The peer uses another way: does ours still work?
 		if at := sel.lastPing.Add(sel.patience()); sel.next.After(at) {
 			sel.next = at
@@ -446,6 +456,9 @@ func (c *checker) onPong(now time.Time, from place, via conn.Endpoint, p probe) 
 	i := slices.IndexFunc(cand.pending, func(q pending) bool { return q.tx == p.tx })
 	if i < 0 || now.Sub(cand.pending[i].sent) > pongWait {
 		return false
+	}
+	if c.dormant { // a guess from before has hit
+		c.stir(now)
 	}
 	answered := cand.pending[i]
 	cand.pending = slices.DeleteFunc(cand.pending, func(q pending) bool {

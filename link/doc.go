@@ -42,15 +42,19 @@
 //
 //	new candidates      all at once, 2 ms apart; again after 100, 200, 400 ms ... up to 60 s,
 //	                    but up to 1 s (5 s) for two (ten) minutes after the last path was lost
-//	selected, idle      one ping per 25 s: this is the keepalive. Leave WireGuard's
+//	selected, idle      one ping per 25 to 27.5 s: this is the keepalive. Leave WireGuard's
 //	                    persistent keepalive off: a probe is no dearer, and also
 //	                    measures and proves the path
 //	selected, in use    one ping per 5 s; all other candidates once per 60 s
 //	no answer           four round trips (300 ms - 1 s) after a packet that nothing answered:
 //	                    a ping; unanswered for as long (250 ms - 1 s): all candidates are pinged
+//	lazy, idle          nothing, from 30 s after the last data ([Link.SetLazy]); when data
+//	                    wakes it, all candidates at once
 //	path left           as soon as it has missed two pings and another has answered, at the
 //	                    latest 3 s after the first sign of trouble; it displaces no other
-//	                    for the next 10 s
+//	                    for the next 10 s. A path that nothing proved since the sleep: as
+//	                    soon as it has missed one
+//	smaller than data   tried again in full size once per 60 s, while data flows
 //
 // # Probe format
 //

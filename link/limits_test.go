@@ -59,6 +59,7 @@ func hostility(t *rapid.T, steps int, pings bool) {
 	c := newChecker(out, rand.NewChaCha8([32]byte{2}), DefaultDataSize)
 	node.checker = c
 	c.setNetworks(net.now, networks{iface("eth0", "192.168.1.1/24")})
+	c.setLazy(net.now, rapid.Bool().Draw(t, "lazy"))
 	if rapid.Bool().Draw(t, "relay") {
 		c.setCarriers(net.now, []carrierInfo{relayInfo(1, "one", relayA)})
 	}

@@ -68,6 +68,7 @@ type Link struct {
 	paths   atomic.Pointer[[]Path]
 	sent    atomic.Bool  // data was sent since run last looked
 	heard   atomic.Bool  // data was received since then
+	asleep  atomic.Bool  // Dormant
 	waiting atomic.Int64 // when the oldest unanswered data was sent, nanoseconds after born; 0: none
 	born    time.Time
 
@@ -84,6 +85,7 @@ type orders struct {
 	ports   bool // carriers came or went
 	try     []place
 	relayed *bool
+	lazy    *bool
 	nats    *[2]punch.Behaviour // ours and the peer's
 	failed  bool                // sending data failed
 	peerDay int64
@@ -166,7 +168,7 @@ func (l *Link) Reset() {
 	reset := l.todo.resets + 1
 	old := l.todo
 	l.todo = orders{ // what is not about the peer's run stays
-		resets: reset, peerDay: old.peerDay, skewed: old.skewed, ports: old.ports, relayed: old.relayed, nats: old.nats,
+		resets: reset, peerDay: old.peerDay, skewed: old.skewed, ports: old.ports, relayed: old.relayed, lazy: old.lazy, nats: old.nats,
 	}
 	l.mu.Unlock()
 	l.poke()

@@ -61,11 +61,11 @@ func (l *Link) run() {
 		if at := l.core.next(now); !at.IsZero() && (next.IsZero() || at.Before(next)) {
 			next = at
 		}
-		if next.IsZero() {
-			timer.Stop()
-		} else {
-			timer.Reset(time.Until(next))
+		l.asleep.Store(l.core.dormant)
+		if at := now.Add(keyPeriod); next.IsZero() || next.After(at) {
+			next = at
 		}
+		timer.Reset(time.Until(next))
 	}
 }
 
@@ -75,7 +75,11 @@ func (l *Link) look(now time.Time) time.Time {
 	sent := false
 	if now.Sub(l.looked) >= trafficPeriod {
 		sent = l.sent.Swap(false)
-		moving := l.heard.Swap(false) || sent
+		heard := l.heard.Swap(false)
+		if heard {
+			l.core.received(now)
+		}
+		moving := heard || sent
 		if moving || l.moving { // and once more when it has ended
 			l.meter.look(now)
 		}
@@ -111,6 +115,7 @@ func (l *Link) obey() {
 		old := l.core
 		l.core = l.newCore()
 		l.core.networks, l.core.carriers, l.core.relayed = old.networks, old.carriers, old.relayed
+		l.core.lazy, l.core.used = old.lazy, now
 	}
 	l.core.port = l.socket.Port()
 	if todo.skewed {
@@ -121,6 +126,9 @@ func (l *Link) obey() {
 	}
 	if todo.relayed != nil && l.core.relayed != *todo.relayed {
 		l.core.relayOnly(now, *todo.relayed)
+	}
+	if todo.lazy != nil && l.core.lazy != *todo.lazy {
+		l.core.setLazy(now, *todo.lazy)
 	}
 	if todo.nats != nil {
 		l.drill.set(now, todo.nats[0], todo.nats[1])
@@ -133,6 +141,7 @@ func (l *Link) obey() {
 	}
 	l.core.tryPlaces(now, todo.try)
 	if todo.probe {
+		l.core.stir(now)
 		l.core.probe(now)
 	}
 	if todo.failed {

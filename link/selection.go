@@ -59,7 +59,7 @@ func (c *checker) displaces(now time.Time, a, b *candidate) bool {
 // selectPath makes a candidate the path for data; nil: there is none.
 func (c *checker) selectPath(now time.Time, cand *candidate) {
 	old := c.selected
-	c.selected, c.moved, c.alarm = cand, now, time.Time{}
+	c.selected, c.moved, c.alarm, c.woken = cand, now, time.Time{}, time.Time{}
 	c.out.use(cand)
 	if cand != nil && cand.kind != Relay {
 		c.straightAddr = cand.place.addr
@@ -70,7 +70,7 @@ func (c *checker) selectPath(now time.Time, cand *candidate) {
 		c.out.event(Down, c.path(old))
 		return
 	case !c.up:
-		c.up = true
+		c.up, c.used = true, now
 		c.out.event(Up, c.path(cand))
 	default:
 		c.out.event(Changed, c.path(cand))
@@ -97,13 +97,17 @@ func (c *checker) supervise(now time.Time) {
 		c.probe(now)
 		c.out.event(Silent, c.path(sel))
 	}
+	since, most := c.alarm, 2
+	if !c.woken.IsZero() { // nobody knows what became of the path during the sleep
+		since, most = c.woken, 1
+	}
 	var other *candidate
 	for _, cand := range c.all {
-		if cand != sel && cand.usable && !cand.lastPong.Before(c.alarm) && (other == nil || c.compare(cand, other) > 0) {
+		if cand != sel && cand.usable && !cand.lastPong.Before(since) && (other == nil || c.compare(cand, other) > 0) {
 			other = cand
 		}
 	}
-	if now.Before(c.deadline()) && (other == nil || missed < 2) {
+	if now.Before(c.deadline()) && (other == nil || missed < most) {
 		return
 	}
 	c.lose(now, sel)
@@ -144,10 +148,15 @@ func (c *checker) deadline() time.Time {
 // traffic tells what the data did: sent is whether any was sent since the last
 // call, waiting since when it got no answer (zero: it was answered).
 func (c *checker) traffic(now time.Time, sent bool, waiting time.Time) {
+	if c.dormant && !sent {
+		return
+	}
 	c.waiting = waiting
 	if !sent {
 		return
 	}
+	c.wake(now)
+	c.used = now
 	if !now.Before(c.activeUntil) {
 		c.refreshAt = now.Add(refreshPing)
 	}
@@ -163,6 +172,7 @@ func (c *checker) sendFailed(now time.Time) {
 	if sel == nil {
 		return
 	}
+	c.stir(now)
 	if sel.via != nil {
 		sel.via = nil // our address of that time may be gone
 		c.out.use(sel)
@@ -174,6 +184,7 @@ func (c *checker) sendFailed(now time.Time) {
 
 // tick does what is due.
 func (c *checker) tick(now time.Time) {
+	c.doze(now)
 	c.supervise(now)
 	if now.Before(c.activeUntil) && !now.Before(c.refreshAt) && c.selected != nil {
 		c.refreshAt = now.Add(refreshPing)
@@ -188,7 +199,7 @@ func (c *checker) tick(now time.Time) {
 			}
 			c.ping(now, cand)
 		}
-		if cand.usable && !cand.sizeNext.IsZero() && !now.Before(cand.sizeNext) {
+		if at := c.sizeAt(now, cand); !at.IsZero() && !now.Before(at) {
 			c.pingSize(now, cand)
 		}
 		cand.pending = slices.DeleteFunc(cand.pending, func(q pending) bool {
@@ -207,10 +218,9 @@ func (c *checker) next(now time.Time) time.Time {
 	}
 	for _, cand := range c.all {
 		sooner(cand.next)
-		if cand.usable {
-			sooner(cand.sizeNext)
-		}
+		sooner(c.sizeAt(now, cand))
 	}
+	sooner(c.dozeAt())
 	if sel := c.selected; sel != nil {
 		sooner(c.warmAt(now))
 		sooner(c.doubtAt())

@@ -20,12 +20,12 @@ type Traffic struct {
 	PeakSend    float64 `json:"peak_send"`    // bytes per second in the best second or so
 	PeakReceive float64 `json:"peak_receive"` // bytes per second in the best second or so
 
-	// LossIn and LossOut are the shares, 0 to 1, of data packets that were lost
-	// towards us and towards the peer, over about the last 10 s of traffic.
-	// Negative: not known, because there were few packets, no answer of the peer
-	// yet, or a peer that does not tell.
-	LossIn  float64 `json:"loss_in"`
-	LossOut float64 `json:"loss_out"`
+	// Loss is counted in data packets over about the last 10 s of traffic. Negative:
+	// not known, because there were few packets, no answer of the peer yet, or a peer
+	// that does not tell.
+
+	LossIn  float64 // share (0 to 1) of data packets that were lost towards us
+	LossOut float64 // share (0 to 1) of data packets that were lost towards the peer
 }
 
 // Traffic returns the figures of this moment.
@@ -157,26 +157,33 @@ func (m *meter) lookLocked(now time.Time) sample {
 
 // rateLocked is what was carried up to now, in bytes per second.
 func (m *meter) rateLocked(now sample, window time.Duration) (send, receive float64) {
-	if m.count == 0 {
-		return 0, 0
-	}
-	base := m.samples[(m.count-1)%sampleCount]
-	for i := 2; i <= min(m.count, sampleCount) && now.at.Sub(base.at) < window; i++ {
-		base = m.samples[(m.count-i)%sampleCount]
-	}
-	over := max(now.at.Sub(base.at), window)
-	if over > window+2*trafficPeriod {
-		over = window // there was no traffic for long: what is new came lately
+	// Samples stop when the traffic does, so that what came after one of them came
+	// shortly before the next.
+	base, over := m.oldestLocked(), window
+	for i := 1; i <= min(m.count, sampleCount); i++ {
+		s := m.samples[(m.count-i)%sampleCount]
+		if age := now.at.Sub(s.at); age >= window {
+			base = s
+			if age < window+2*trafficPeriod {
+				over = age
+			}
+			break
+		}
 	}
 	return float64(now.sent-base.sent) / over.Seconds(), float64(now.received-base.received) / over.Seconds()
 }
 
+// oldestLocked is the oldest sample; the zero sample if all are there since the beginning.
+func (m *meter) oldestLocked() sample {
+	if m.count < sampleCount {
+		return sample{}
+	}
+	return m.samples[m.count%sampleCount]
+}
+
 // lossLocked is the share of data packets that did not arrive; negative: not known.
 func (m *meter) lossLocked() float64 {
-	var base sample
-	if m.count > 0 {
-		base = m.samples[max(m.count-sampleCount, 0)%sampleCount]
-	}
+	base := m.oldestLocked()
 	expected, arrived := m.expected-base.expected, m.arrived-base.arrived
 	if expected < leastPackets {
 		return -1

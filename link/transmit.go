@@ -32,6 +32,10 @@ type carrier interface {
 // transmit sends data on the selected path.
 func (l *Link) transmit(bufs [][]byte) error {
 	r := l.route.Load()
+	if !l.sent.Load() {
+		l.sent.Store(true)
+		l.poke()
+	}
 	if r == nil {
 		if len(bufs) != 1 || !isHandshake(bufs[0]) || l.ended() {
 			return ErrNoPath
@@ -44,10 +48,6 @@ func (l *Link) transmit(bufs [][]byte) error {
 	}
 	if l.waiting.Load() == 0 {
 		l.waiting.Store(int64(time.Since(l.born)) | 1)
-	}
-	if !l.sent.Load() {
-		l.sent.Store(true)
-		l.poke()
 	}
 	if err := r.carrier.carry(bufs, r.ep); err != nil {
 		l.order(func(o *orders) { o.failed = true })
