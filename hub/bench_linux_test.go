@@ -54,7 +54,8 @@ type child struct {
 	addr hubaddr.Address
 }
 
-func startChild(b testing.TB) *child {
+// startChild starts it, if wanted on one processor.
+func startChild(b testing.TB, one bool) *child {
 	b.Helper()
 	dir := b.TempDir()
 	if err := chmod700(dir); err != nil {
@@ -70,7 +71,9 @@ func startChild(b testing.TB) *child {
 	if err != nil {
 		b.Fatal(err)
 	}
-	if err := c.cmd.Start(); err != nil {
+	if one {
+		pinned(b, c.cmd)
+	} else if err := c.cmd.Start(); err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() {
@@ -171,7 +174,7 @@ func BenchmarkIdleClients(b *testing.B) {
 	for _, via := range []string{"plain", "tls", "websocket", "websocket-tls"} {
 		b.Run(via, func(b *testing.B) {
 			for b.Loop() {
-				c := startChild(b)
+				c := startChild(b, false)
 				c.collect(b)
 				before := c.rss(b)
 				conns := make([]net.Conn, count)

@@ -25,7 +25,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if benchChild() {
+	if benchChild() || forwardChild() {
 		return
 	}
 	goleak.VerifyTestMain(m)

@@ -235,7 +235,7 @@ func TestLoad(t *testing.T) {
 			t.Skipf("%d files are needed, there may be %d: %v", limit.Cur, now.Max, err)
 		}
 	}
-	hub := startChild(t)
+	hub := startChild(t, false)
 	hub.collect(t)
 	empty := hub.rss(t)
 

@@ -46,7 +46,7 @@ func (c *rawTURN) read(t testing.TB, d time.Duration) []byte {
 	buf := make([]byte, 2048)
 	var n int
 	var err error
-	if _, udp := c.Conn.(*net.UDPConn); udp {
+	if c.RemoteAddr() == nil || c.RemoteAddr().Network() == "udp" {
 		n, err = c.Read(buf)
 	} else if n, err = io.ReadFull(c.Conn, buf[:stunHeader]); err == nil {
 		n += int(binary.BigEndian.Uint16(buf[2:]))
