@@ -17,7 +17,7 @@ type wildOutlet struct {
 	sent  int
 }
 
-func (o *wildOutlet) send(to place, via conn.Endpoint, p probe, size int) error {
+func (o *wildOutlet) send(to place, _ conn.Endpoint, p probe, size int) error {
 	if p.kind == ping {
 		o.asked[p.tx] = to
 		o.sent++

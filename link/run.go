@@ -221,7 +221,7 @@ func (l *Link) answered()                  { l.waiting.Store(0) }
 func (l *Link) event(kind EventKind, p Path) {
 	paths := l.core.paths()
 	l.paths.Store(&paths)
-	l.cfg.Logger.Info("link "+kind.String(), "peer", l.cfg.Peer.Short(), "path", p.Remote, "kind", p.Kind, "rtt", p.RTT, "size", p.Size)
+	l.cfg.Logger.Info("link event", "event", kind.String(), "peer", l.cfg.Peer.Short(), "path", p.Remote, "kind", p.Kind, "rtt", p.RTT, "size", p.Size)
 	l.cfg.Events(Event{Kind: kind, Link: l, Path: p, Round: l.round})
 }
 
