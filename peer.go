@@ -40,6 +40,7 @@ type peer struct {
 	peerDay  int64   // the other's day, from its last presence
 	peerNAT  punch.Behaviour
 	heard    time.Time // when its last presence came; zero after a goodbye
+	stirred  time.Time // when a lazy link was last of use
 	attached bool      // the tunnel has this peer
 	verify   context.CancelFunc
 	toldDone chan struct{} // closed when the other has confirmed an unpair
@@ -243,6 +244,9 @@ func (p *peer) needRelay() {
 		path, up = p.link.Path()
 	}
 	here := p.rec.State == registry.Active && (p.isConnected() || time.Since(p.heard) < recoverFor)
+	if p.link != nil && p.link.Dormant() && time.Since(p.stirred) > relayLinger {
+		here = false
+	}
 	p.n.reach.relays.want(p, here && (!up || path.Kind == link.Relay) || here && p.n.cfg.Relay == RelayAlways)
 }
 
@@ -274,6 +278,7 @@ func (p *peer) onPresence(pr signaling.Presence) {
 		p.resetLink("it restarted")
 	}
 	p.boot, p.peerDay, p.heard = pr.BootID, pr.Day, time.Now()
+	p.stirred = p.heard
 	p.forgetOldKeys()
 	p.updatePSK()
 	p.link.SetPeerDay(pr.Day)

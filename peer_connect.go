@@ -28,6 +28,8 @@ func (p *peer) look() error {
 	p.meter = l
 	p.mu.Unlock()
 	l.SetRelayOnly(p.n.cfg.Relay == RelayAlways)
+	l.SetLazy(p.n.cfg.Lazy)
+	p.stirred = time.Now()
 	if err := p.attach(); err != nil {
 		return err
 	}
@@ -84,11 +86,29 @@ func (p *peer) onLink(ev link.Event) {
 		p.connect()
 	case link.Silent:
 		p.n.reach.doubt()
+	case link.Waking:
+		p.rouse()
 	case link.Down:
 		p.disconnected("no path answers")
 		p.n.reach.doubt()
 		p.channel.Announce(p.presence())
 	}
+}
+
+// rouseAgain is how long a device that is wanted is not called anew.
+const rouseAgain = 5 * time.Second
+
+// rouse calls for the device, because somebody wants it now: everything that was
+// given time, since nothing needed it, is tried at once.
+func (p *peer) rouse() {
+	if p.link == nil || time.Since(p.stirred) < rouseAgain && !p.link.Dormant() {
+		return
+	}
+	p.stirred = time.Now()
+	p.link.Probe()
+	p.needRelay()
+	p.n.reach.doubt()
+	p.channel.Announce(p.presence())
 }
 
 // psk is the pair's WireGuard preshared key of the earlier of both days, so

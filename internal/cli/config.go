@@ -35,6 +35,7 @@ type settings struct {
 	TURN          []turnServer `json:"turn,omitempty"`
 	Relay         string       `json:"relay,omitempty"` // a kith.RelayPolicy
 	NoPortMapping bool         `json:"no_port_mapping,omitempty"`
+	Lazy          bool         `json:"lazy,omitempty"`
 }
 
 // broker is one MQTT broker to meet at.
@@ -145,6 +146,9 @@ start; a new hub at once.
 			return onOff(v, func(on bool) { s.Loopback = on })
 		}),
 		e.settingCommand("relay auto|never|always", "When data may go through a relay", relaySetting),
+		e.settingCommand("lazy on|off", "Whether connections sleep, without keepalives, while they carry nothing", func(s *settings, v string) error {
+			return onOff(v, func(on bool) { s.Lazy = on })
+		}),
 		e.settingCommand("portmap on|off", "Whether to ask the router for a port (PCP, NAT-PMP, UPnP)", func(s *settings, v string) error {
 			return onOff(v, func(on bool) { s.NoPortMapping = !on })
 		}),
