@@ -17,6 +17,10 @@ import (
 // lies too far ahead (kith hub: a day).
 const credentialLife = 12 * time.Hour
 
+// longLife is the same for a server that refuses those: its clock may be ahead of
+// ours, and theirs have ended before they were made.
+const longLife = 7 * 24 * time.Hour
+
 // auth is what the server knows us by (RFC 8489 section 9.2). Its methods are
 // safe for concurrent use.
 type auth struct {
@@ -25,14 +29,15 @@ type auth struct {
 
 	mu             sync.Mutex // guards the fields below
 	user, password string
-	end            time.Time // of time-limited ones
+	end            time.Time     // of time-limited ones
+	life           time.Duration // that they are given
 	realm          stun.Realm
 	nonce          stun.Nonce
 	key            stun.MessageIntegrity // nil until the server has named its realm
 }
 
 func newAuth(cfg Config, now time.Time) *auth {
-	a := &auth{secret: cfg.Secret, user: cfg.User, password: cfg.Password}
+	a := &auth{secret: cfg.Secret, user: cfg.User, password: cfg.Password, life: credentialLife}
 	if len(cfg.Secret) > 0 {
 		a.id = rand.Text()
 		a.renew(now)
@@ -47,17 +52,28 @@ func (a *auth) renew(now time.Time) bool {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.end = now.Add(credentialLife)
+	a.end = now.Add(a.life)
 	a.user, a.password = timeLimited(a.secret, a.id, a.end)
 	a.keyLocked()
 	return true
+}
+
+// prolong makes time-limited credentials of a longer life from now on, if they are
+// of that kind. It reports whether it did.
+func (a *auth) prolong(now time.Time) bool {
+	a.mu.Lock()
+	longer := a.life < longLife
+	a.life = longLife
+	a.mu.Unlock()
+	return longer && a.renew(now)
 }
 
 // old reports whether time-limited credentials have lived for half of their time.
 func (a *auth) old(now time.Time) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return len(a.secret) > 0 && now.After(a.end.Add(-credentialLife/2))
+	// Long ones may end at any time: the server's clock is not ours.
+	return len(a.secret) > 0 && (a.life == longLife || now.After(a.end.Add(-credentialLife/2)))
 }
 
 // timeLimited makes the credentials of coturn's use-auth-secret and of

@@ -40,6 +40,9 @@ var (
 // errSilent: a request was not answered in time.
 var errSilent = errors.New("no answer")
 
+// errRefused: nobody listens at the server's port.
+var errRefused = errors.New("the port is closed")
+
 // A ServerError is an error response of the server (RFC 8489 section 14.8) that
 // none of this package's errors stands for. It wraps the one that does, if any.
 type ServerError struct {

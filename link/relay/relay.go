@@ -70,16 +70,16 @@ type timing struct {
 func timingOf(via transport) timing {
 	t := timing{
 		stagger: 250 * time.Millisecond,
-		request: pace{tries: 5, wait: 300 * time.Millisecond, double: true},
-		check:   pace{tries: 3, wait: 500 * time.Millisecond},
-		goodbye: pace{tries: 2, wait: 300 * time.Millisecond},
-		idle:    15 * time.Second, busy: 5 * time.Second, tick: time.Second, gap: time.Second,
+		request: pace{tries: 5, wait: 300 * time.Millisecond, double: true, again: 100 * time.Millisecond, patience: 3 * time.Second},
+		check:   pace{tries: 6, wait: mostCheck, again: 50 * time.Millisecond, enough: 2},
+		goodbye: pace{tries: 2, wait: 300 * time.Millisecond, again: 50 * time.Millisecond, enough: 1},
+		idle:    28 * time.Second, busy: 5 * time.Second, tick: time.Second, gap: time.Second,
 		sweep: 30 * time.Second, rebind: 3 * time.Minute, unused: 10 * time.Minute,
 		// RFC 8656 section 12: 10 minutes of life, and 5 before the number may mean another peer.
 		forget: 15 * time.Minute, refused: time.Minute,
 	}
 	if via != overUDP {
-		t.request = pace{tries: 1, wait: 8 * time.Second}
+		t.request = pace{tries: 1, wait: 8 * time.Second, again: 100 * time.Millisecond, patience: 3 * time.Second}
 		t.check = pace{tries: 1, wait: 4 * time.Second}
 		t.goodbye = pace{tries: 1, wait: time.Second}
 	}

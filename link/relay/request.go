@@ -19,10 +19,16 @@ const maxWaiting = 64
 
 // A pace says how often a request is sent and how long each waits for an answer;
 // double: every further wait is twice the one before it, up to maxWait.
+//
+// A port where nobody listens is asked again after a shorter time, and either
+// given up after some refusals in a row, or tried for a while.
 type pace struct {
-	tries  int
-	wait   time.Duration
-	double bool
+	tries    int
+	wait     time.Duration
+	double   bool
+	again    time.Duration // the wait after a refusal of the system
+	enough   int           // refusals that end it; 0: it goes on for patience
+	patience time.Duration // since the first try; then refusals count like silence
 }
 
 const maxWait = 1600 * time.Millisecond
@@ -83,18 +89,33 @@ func (r *Relay) roundTrip(stop <-chan struct{}, m *stun.Message, p pace, good fu
 	}
 	defer r.waiting.remove(m.TransactionID)
 	var sys error
+	start, refusals := time.Now(), 0
 	timer := time.NewTimer(p.wait)
 	defer timer.Stop()
 	for try, wait := 0, p.wait; try < p.tries; try++ {
-		if err := r.conn.request(m.Raw); err != nil {
-			sys = err // "refused" may be of an earlier packet: go on
+		err := r.conn.request(m.Raw)
+		if isRefused(err) { // of an earlier packet: this one was not sent
+			err = r.conn.request(m.Raw)
 		}
-		timer.Reset(wait)
+		if err != nil {
+			sys = err
+		}
+		pause, refused := wait, isRefused(err)
+		if refused || refusals > 0 && p.enough == 0 {
+			pause = p.again
+		}
+		timer.Reset(pause)
 	waiting:
 		for {
 			select {
 			case answer := <-answers:
-				if good == nil || good(answer) {
+				switch {
+				case answer == nil:
+					if !refused {
+						refused = true
+						timer.Reset(p.again)
+					}
+				case good == nil || good(answer):
 					return answer, nil
 				}
 			case <-timer.C:
@@ -104,6 +125,17 @@ func (r *Relay) roundTrip(stop <-chan struct{}, m *stun.Message, p pace, good fu
 			case <-stop:
 				return nil, errSilent
 			}
+		}
+		if refused {
+			refusals++
+			sys = errRefused
+			if refusals == p.enough {
+				break
+			}
+		}
+		if refusals > 0 && time.Since(start) < p.patience {
+			try--
+			continue
 		}
 		if p.double {
 			wait = min(2*wait, maxWait)
@@ -201,6 +233,9 @@ func (r *Relay) read() {
 		case err == nil:
 			r.handle(frame)
 		case temporary:
+			if isRefused(err) {
+				r.waiting.refused()
+			}
 			poke(r.doubts)
 		default:
 			if errors.Is(err, io.EOF) {
