@@ -127,8 +127,8 @@ func signed(msg []byte) bool {
 // way is a UDP socket or a TCP connection of the TURN server.
 type way interface {
 	question() *question
-	// allocated reports whether a client has an allocation.
-	allocated(netip.AddrPort) bool
+	// allocation returns a client's allocation, or nil.
+	allocation(netip.AddrPort) *allocation
 	// reply sends to a client.
 	reply(p []byte, to netip.AddrPort)
 }
@@ -154,7 +154,7 @@ func (t *turnServer) failed(src net.Addr) {
 		return
 	}
 	ap := addrOf(src)
-	if p := w.question().refusal(w.allocated(ap)); p != nil {
+	if p := w.question().refusal(w.allocation(ap) != nil); p != nil {
 		t.m.drop("allocation")
 		w.reply(p, ap)
 	}

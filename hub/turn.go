@@ -57,17 +57,32 @@ func newTURN(cfg Config, m *meters, log *slog.Logger, secret []byte, socks *sock
 	t.relays = newRelays(cfg, m, t.quota, socks, ip)
 	sc := turn.ServerConfig{
 		Realm: turnRealm, AuthHandler: t.auth, QuotaHandler: t.admit, LoggerFactory: quietTURN{},
-		ListenerConfigs: []turn.ListenerConfig{{Listener: t.ln, RelayAddressGenerator: t.relays, PermissionHandler: t.relays.permit}},
+		ListenerConfigs: []turn.ListenerConfig{{Listener: t.ln, RelayAddressGenerator: t.relays, PermissionHandler: t.permit}},
 		EventHandler: turn.EventHandler{
 			OnAuth: t.onAuth, OnAllocationCreated: t.created, OnAllocationDeleted: t.deleted,
 			OnAllocationError: func(src, _ net.Addr, _, _ string) { t.failed(src) },
+			OnPermissionCreated: func(src, _ net.Addr, _, _, _ string, _ net.Addr, ip net.IP) {
+				t.tell(src, func(a *allocation) { a.permit(ip) })
+			},
+			OnPermissionDeleted: func(src, _ net.Addr, _, _, _ string, _ net.Addr, ip net.IP) {
+				t.tell(src, func(a *allocation) { a.forbid(ip) })
+			},
+			OnChannelCreated: func(src, _ net.Addr, _, _, _ string, _, peer net.Addr, n uint16) {
+				t.tell(src, func(a *allocation) { a.bind(n, peer) })
+			},
+			OnChannelDeleted: func(src, _ net.Addr, _, _, _ string, _, _ net.Addr, n uint16) {
+				t.tell(src, func(a *allocation) { a.unbind(n) })
+			},
 		},
 	}
 	for _, u := range socks.main() {
-		p := newTURNPackets(t, u)
+		p, err := newTURNPackets(t, u)
+		if err != nil {
+			return nil, err
+		}
 		t.udp[familyOf(u.local.Addr())] = p
 		sc.PacketConnConfigs = append(sc.PacketConnConfigs,
-			turn.PacketConnConfig{PacketConn: p, RelayAddressGenerator: t.relays, PermissionHandler: t.relays.permit})
+			turn.PacketConnConfig{PacketConn: p, RelayAddressGenerator: t.relays, PermissionHandler: t.permit})
 	}
 	var err error
 	t.srv, err = turn.NewServer(sc)
@@ -135,17 +150,42 @@ func (t *turnServer) admit(client, _ string, src net.Addr) bool {
 	return true
 }
 
-func (t *turnServer) created(src, _ net.Addr, _, client, _ string, _ net.Addr, _ int) {
-	u := t.quota.commit(src)
+func (t *turnServer) created(src, _ net.Addr, _, client, _ string, relay net.Addr, _ int) {
+	conn := t.relays.conn(relay)
+	a := newAllocation(t.quota.commit(src), conn)
 	ap := addrOf(src)
-	if _, udp := src.(*net.UDPAddr); udp {
-		if p := t.udp[familyOf(ap.Addr())]; p != nil {
-			p.remember(ap, u)
+	if _, udp := src.(*net.UDPAddr); !udp {
+		if c := t.conn(ap); c != nil {
+			c.given(a)
 		}
-	} else if c := t.conn(ap); c != nil {
-		c.given(u)
+	} else if p := t.udp[familyOf(ap.Addr())]; p != nil {
+		joinReads(conn.UDPConn)
+		p.remember(ap, a)
+		conn.alloc = a // nothing was read yet
 	}
 	t.log.Debug("relay allocated", "client", src, "name", client)
+}
+
+// tell has f note what the library did to an allocation.
+func (t *turnServer) tell(src net.Addr, f func(*allocation)) {
+	if w := t.way(src); w != nil {
+		if a := w.allocation(addrOf(src)); a != nil {
+			f(a)
+		}
+	}
+}
+
+// permit decides whether a client may exchange packets with an address.
+func (t *turnServer) permit(src net.Addr, ip net.IP) bool {
+	full := false
+	if addr, ok := netip.AddrFromSlice(ip); ok {
+		t.tell(src, func(a *allocation) { full = a.full(addr.Unmap()) })
+	}
+	if full {
+		t.m.drop("permissions")
+		return false
+	}
+	return t.relays.permit(src, ip)
 }
 
 func (t *turnServer) deleted(src, _ net.Addr, _, client, _ string) {

@@ -29,8 +29,8 @@ type turnConn struct {
 	off, n int              // what of head is still to be returned
 	left   int              // bytes of the frame after head
 
-	mu   sync.Mutex // guards user
-	user *user      // nil without an allocation
+	mu    sync.Mutex  // guards alloc
+	alloc *allocation // nil without one
 }
 
 // frameLength returns the length of the frame that begins with head (RFC 8656
@@ -71,7 +71,7 @@ func (c *turnConn) Read(p []byte) (int, error) {
 // next reads the header of the next frame. It errs with errFrame for what is none,
 // with errLogins, and with what the connection says.
 func (c *turnConn) next() error {
-	known := c.userOf() != nil
+	known := c.allocation(c.key) != nil
 	if known {
 		_ = c.SetReadDeadline(time.Now().Add(turnIdle))
 	}
@@ -104,7 +104,11 @@ func (c *turnConn) next() error {
 
 func (c *turnConn) question() *question { return &c.asked }
 
-func (c *turnConn) allocated(netip.AddrPort) bool { return c.userOf() != nil }
+func (c *turnConn) allocation(netip.AddrPort) *allocation {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.alloc
+}
 
 func (c *turnConn) reply(p []byte, _ netip.AddrPort) {
 	_, _ = c.Conn.Write(p) // a failure ends the connection
@@ -113,24 +117,18 @@ func (c *turnConn) reply(p []byte, _ netip.AddrPort) {
 // Write sends to the client; relayed data beyond its bandwidth is dropped.
 func (c *turnConn) Write(p []byte) (int, error) {
 	c.asked.wrote(c.key, p)
-	if !c.userOf().deliver(p, c.t.m) {
+	if a := c.allocation(c.key); a != nil && !a.user.deliver(p, c.t.m) {
 		return len(p), nil
 	}
 	return c.Conn.Write(p)
 }
 
-func (c *turnConn) userOf() *user {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.user
-}
-
 // given notes that an allocation was made, or with nil that it ended.
-func (c *turnConn) given(u *user) {
+func (c *turnConn) given(a *allocation) {
 	c.mu.Lock()
-	c.user = u
+	c.alloc = a
 	c.mu.Unlock()
-	if u == nil {
+	if a == nil {
 		_ = c.SetReadDeadline(time.Now().Add(turnFirst))
 	}
 }

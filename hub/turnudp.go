@@ -2,6 +2,7 @@ package hub
 
 import (
 	"errors"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -15,30 +16,33 @@ import (
 type turnPackets struct {
 	*udpSocket
 	t     *turnServer
-	oob   []byte
+	out   *outlet
 	asked question
 
-	mu      sync.Mutex // guards clients
-	clients map[netip.AddrPort]udpClient
+	// Of the goroutine that reads.
+	in    *reader
+	rest  message       // what is not looked at yet
+	alloc *allocation   // that it belongs to
+	dirty []*allocation // with packets to pass on
+
+	mu      sync.RWMutex // guards clients
+	clients map[netip.AddrPort]*allocation
 }
 
-// udpClient is a client with an allocation.
-type udpClient struct {
-	to   netip.Addr // the address of ours that it knows
-	user *user
-}
-
-func newTURNPackets(t *turnServer, u *udpSocket) *turnPackets {
-	return &turnPackets{udpSocket: u, t: t, oob: make([]byte, controlSize), clients: make(map[netip.AddrPort]udpClient)}
+func newTURNPackets(t *turnServer, u *udpSocket) (*turnPackets, error) {
+	in, err := newReader(u.conn, u.fam.all.buffers)
+	joinReads(u.conn)
+	return &turnPackets{
+		udpSocket: u, t: t, in: in, out: newOutlet(u.conn, u.fam.all.buffers), clients: make(map[netip.AddrPort]*allocation),
+	}, err
 }
 
 func (t *turnPackets) question() *question { return &t.asked }
 
-func (t *turnPackets) allocated(client netip.AddrPort) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	_, ok := t.clients[client]
-	return ok
+func (t *turnPackets) allocation(client netip.AddrPort) *allocation {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.clients[client]
 }
 
 func (t *turnPackets) reply(p []byte, to netip.AddrPort) {
@@ -48,42 +52,70 @@ func (t *turnPackets) reply(p []byte, to netip.AddrPort) {
 
 // ReadFrom returns the next packet that is for the TURN server.
 func (t *turnPackets) ReadFrom(p []byte) (int, net.Addr, error) {
+	t.alloc = t.allocation(t.rest.src) // it may be new, or gone
 	for {
-		n, src, to, err := t.read(p, t.oob)
-		if err != nil {
+		for len(t.rest.data) > 0 {
+			if packet := t.rest.next(); t.mine(packet) {
+				t.flush()
+				return copy(p, packet), net.UDPAddrFromAddrPort(t.rest.src), nil
+			}
+		}
+		if !t.in.more() {
+			t.flush()
+		}
+		var err error
+		if t.rest, err = t.in.get(); err != nil {
+			t.in.release()
 			return 0, nil, err
 		}
-		switch kind := classify(p[:n]); {
-		case kind == datagramBinding:
-			t.answer(p[:n], src, to)
-		case kind != datagramTURN:
+		if len(t.rest.data) == 0 || t.rest.size > maxDatagram {
+			t.rest.data = nil
 			t.fam.all.m.drop("datagram")
-		case t.admit(p[:n], src, to):
-			return n, net.UDPAddrFromAddrPort(src), nil
+			continue
 		}
+		t.alloc = t.allocation(t.rest.src)
 	}
 }
 
-// admit decides whether the library sees a packet. Data needs an allocation;
-// requests that need not be answered by an allocation's right are bounded.
-func (t *turnPackets) admit(p []byte, src netip.AddrPort, to netip.Addr) bool {
-	known := t.allocated(src)
-	if p[0] >= channelFirst || isSendIndication(p) {
-		if !known {
-			t.unknown(p, src, to)
+// flush passes on what came in channels.
+func (t *turnPackets) flush() {
+	for _, a := range t.dirty {
+		a.flushUp()
+	}
+	clear(t.dirty)
+	t.dirty = t.dirty[:0]
+}
+
+// mine deals with a packet, or reports that it is for the library. Data needs an
+// allocation; requests that nobody has to send who has one are bounded.
+func (t *turnPackets) mine(p []byte) bool {
+	src, to := t.rest.src, t.rest.to
+	switch kind := classify(p); {
+	case kind == datagramBinding:
+		t.answer(p, src, to)
+		return false
+	case kind != datagramTURN:
+		t.fam.all.m.drop("datagram")
+		return false
+	case t.alloc == nil && (p[0] >= channelFirst || isSendIndication(p)):
+		t.unknown(p, src, to)
+		return false
+	case p[0] >= channelFirst:
+		if len(t.alloc.up.packets) == 0 {
+			t.dirty = append(t.dirty, t.alloc)
 		}
-		t.asked.begin(src, to, nil, nil)
-		return known
+		t.alloc.sendUp(p)
+		return false
 	}
 	var counted *sources
-	if !known || !signed(p) {
+	if !isSendIndication(p) && (t.alloc == nil || !signed(p)) {
 		if !t.t.logins.allow(time.Now(), src.Addr()) {
 			t.fam.all.m.drop("turn_rate")
 			return false
 		}
 		counted = t.t.logins
 	}
-	t.asked.begin(src, to, p[:min(len(p), stunHeader)], counted)
+	t.asked.begin(src, to, p[:stunHeader], counted)
 	return true
 }
 
@@ -102,32 +134,30 @@ func isSendIndication(p []byte) bool { return p[0] == 0x00 && p[1] == 0x16 }
 // WriteTo sends to a client; relayed data beyond its bandwidth is dropped.
 func (t *turnPackets) WriteTo(p []byte, addr net.Addr) (int, error) {
 	dst := addrOf(addr)
-	t.mu.Lock()
-	c, ok := t.clients[dst]
-	t.mu.Unlock()
-	if !ok {
-		c.to, _ = t.asked.cameTo(dst)
-	}
-	t.asked.wrote(dst, p)
-	if !c.user.deliver(p, t.fam.all.m) {
+	var from netip.Addr
+	if a := t.allocation(dst); a == nil {
+		from, _ = t.asked.cameTo(dst)
+	} else if from = a.to; !a.user.deliver(p, t.fam.all.m) {
 		return len(p), nil
 	}
-	if err := t.write(p, c.to, dst); err != nil {
+	t.asked.wrote(dst, p)
+	if err := t.write(p, from, dst); err != nil {
 		return 0, err
 	}
 	return len(p), nil
 }
 
-// remember notes how a client with a new allocation is reached; it is called
-// while its packet is handled.
-func (t *turnPackets) remember(src netip.AddrPort, u *user) {
+// remember notes a new allocation; it is called while its client's packet is
+// handled.
+func (t *turnPackets) remember(src netip.AddrPort, a *allocation) {
 	to, ok := t.asked.cameTo(src)
 	if !ok {
 		to = t.local.Addr()
 	}
+	a.home, a.client, a.to, a.oob = t, net.UDPAddrFromAddrPort(src), to, t.control(to)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.clients[src] = udpClient{to: to, user: u}
+	t.clients[src] = a
 }
 
 func (t *turnPackets) forget(src netip.AddrPort) {
@@ -139,15 +169,12 @@ func (t *turnPackets) forget(src netip.AddrPort) {
 // Close ends ReadFrom, so that all allocations end, and tells their clients. The
 // socket stays open for that; whoever opened it closes it.
 func (t *turnPackets) Close() error {
-	t.mu.Lock()
-	clients := make(map[netip.AddrPort]udpClient, len(t.clients))
-	for src, c := range t.clients {
-		clients[src] = c
-	}
-	t.mu.Unlock()
+	t.mu.RLock()
+	clients := maps.Clone(t.clients)
+	t.mu.RUnlock()
 	err := t.conn.SetReadDeadline(time.Unix(1, 0))
-	for src, c := range clients {
-		_ = t.write(t.t.gone, c.to, src) // they would find out by silence, too
+	for src, a := range clients {
+		_ = t.write(t.t.gone, a.to, src) // they would find out by silence, too
 	}
 	return err
 }
