@@ -26,13 +26,13 @@ import (
 )
 
 const (
-	forwardEnv  = "KITH_HUB_BENCH_FORWARD" // a kind of forwarder and where to
-	corePacket  = 1300                     // bytes, as WireGuard's of a full packet through the relay
-	coreTrain   = 40                       // packets in one segmented send
-	coreBatch   = 32                       // packets in one sendmmsg
-	coreWindow  = 400                      // packets that are under way
-	coreRounds  = 5
-	coreSeconds = time.Second
+	forwardEnv = "KITH_HUB_BENCH_FORWARD" // a kind of forwarder and where to
+	corePacket = 1300                     // bytes, as WireGuard's of a full packet through the relay
+	coreTrain  = 40                       // packets in one segmented send
+	coreBatch  = 32                       // packets in one sendmmsg
+	coreWindow = 400                      // packets that are under way
+	coreRounds = 5
+	coreRun    = time.Second
 )
 
 // check ends a forwarder that cannot work; its parent sees it.
@@ -77,8 +77,8 @@ func forwardChild() bool {
 	return true
 }
 
-func segmentControl(oob []byte, size int) []byte {
-	oob = append(oob[:0], make([]byte, unix.CmsgSpace(2))...)
+func segmentControl(size int) []byte {
+	oob := make([]byte, unix.CmsgSpace(2))
 	h := (*unix.Cmsghdr)(unsafe.Pointer(&oob[0]))
 	h.Level, h.Type = unix.IPPROTO_UDP, unix.UDP_SEGMENT
 	h.SetLen(unix.CmsgLen(2))
@@ -88,7 +88,7 @@ func segmentControl(oob []byte, size int) []byte {
 
 func forwardTrains(in, out int) {
 	check(unix.SetsockoptInt(in, unix.IPPROTO_UDP, unix.UDP_GRO, 1))
-	buf, oob, control := make([]byte, 1<<16), make([]byte, 64), segmentControl(nil, corePacket)
+	buf, oob, control := make([]byte, 1<<16), make([]byte, 64), segmentControl(corePacket)
 	for {
 		n, _, _, _, err := unix.RecvmsgBuffers(in, [][]byte{buf}, oob, 0)
 		check(err)
@@ -116,7 +116,7 @@ func forwardBatches(in, out int, join bool) {
 		heads[i].hdr.Iov = &iovs[i]
 		heads[i].hdr.Iovlen = 1
 	}
-	control := segmentControl(nil, corePacket)
+	control := segmentControl(corePacket)
 	for {
 		for i := range heads {
 			iovs[i].SetLen(len(bufs[i]))
@@ -246,12 +246,12 @@ func (f *flow) run(t testing.TB, trains bool) {
 	if trains {
 		count, ms = coreTrain, ms[:1]
 		ms[0].Buffers = slices.Repeat([][]byte{packet}, count)
-		ms[0].OOB = segmentControl(nil, len(packet))
+		ms[0].OOB = segmentControl(len(packet))
 	}
 	pc := ipv4.NewPacketConn(f.from)
 	start, used, sent, lost := time.Now(), f.by.cpu(t), int64(0), int64(0)
 	last := time.Now()
-	for time.Since(start) < coreSeconds {
+	for time.Since(start) < coreRun {
 		for sent-lost-arrived.Load()+int64(count) > coreWindow {
 			before := arrived.Load()
 			<-wake

@@ -107,6 +107,8 @@ type Config struct {
 	Metrics string
 	// Logger: default discard. Client addresses are logged at the debug level only.
 	Logger *slog.Logger
+
+	channelLife, permissionLife time.Duration // shorter, for tests; default those of RFC 8656
 }
 
 func (cfg *Config) defaults() error {

@@ -14,6 +14,7 @@ import (
 
 const (
 	portAttempts = 64               // to find a free relay port
+	relayBuffer  = 1 << 20          // bytes asked of the system, for bursts of one client's peers
 	ownEvery     = 10 * time.Second // how long this machine's addresses are believed
 )
 
@@ -159,6 +160,8 @@ func (r *relays) AllocatePacketConn(conf turn.AllocateListenerConfig) (net.Packe
 		if err != nil {
 			continue
 		}
+		_ = conn.SetReadBuffer(relayBuffer) // the system gives what it allows
+		_ = conn.SetWriteBuffer(relayBuffer)
 		c := &relayConn{UDPConn: conn, r: r, family: f, port: port, user: u, out: newOutlet(conn, r.buffers)}
 		if c.in, err = newReader(conn, r.buffers); err != nil {
 			return nil, nil, errors.Join(err, conn.Close())

@@ -57,6 +57,7 @@ func newTURN(cfg Config, m *meters, log *slog.Logger, secret []byte, socks *sock
 	t.relays = newRelays(cfg, m, t.quota, socks, ip)
 	sc := turn.ServerConfig{
 		Realm: turnRealm, AuthHandler: t.auth, QuotaHandler: t.admit, LoggerFactory: quietTURN{},
+		ChannelBindTimeout: cfg.channelLife, PermissionTimeout: cfg.permissionLife,
 		ListenerConfigs: []turn.ListenerConfig{{Listener: t.ln, RelayAddressGenerator: t.relays, PermissionHandler: t.permit}},
 		EventHandler: turn.EventHandler{
 			OnAuth: t.onAuth, OnAllocationCreated: t.created, OnAllocationDeleted: t.deleted,
