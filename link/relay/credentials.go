@@ -24,20 +24,20 @@ const longLife = 7 * 24 * time.Hour
 // auth is what the server knows us by (RFC 8489 section 9.2). Its methods are
 // safe for concurrent use.
 type auth struct {
-	secret []byte // of time-limited credentials; nil: user and password are given
-	id     string // their random part
+	secret []byte        // of time-limited credentials; nil: user and password are given
+	id     string        // their random part
+	life   time.Duration // that they are given
 
 	mu             sync.Mutex // guards the fields below
 	user, password string
-	end            time.Time     // of time-limited ones
-	life           time.Duration // that they are given
+	end            time.Time // of time-limited ones
 	realm          stun.Realm
 	nonce          stun.Nonce
 	key            stun.MessageIntegrity // nil until the server has named its realm
 }
 
-func newAuth(cfg Config, now time.Time) *auth {
-	a := &auth{secret: cfg.Secret, user: cfg.User, password: cfg.Password, life: credentialLife}
+func newAuth(cfg Config, now time.Time, life time.Duration) *auth {
+	a := &auth{secret: cfg.Secret, user: cfg.User, password: cfg.Password, life: life}
 	if len(cfg.Secret) > 0 {
 		a.id = rand.Text()
 		a.renew(now)
@@ -56,16 +56,6 @@ func (a *auth) renew(now time.Time) bool {
 	a.user, a.password = timeLimited(a.secret, a.id, a.end)
 	a.keyLocked()
 	return true
-}
-
-// prolong makes time-limited credentials of a longer life from now on, if they are
-// of that kind. It reports whether it did.
-func (a *auth) prolong(now time.Time) bool {
-	a.mu.Lock()
-	longer := a.life < longLife
-	a.life = longLife
-	a.mu.Unlock()
-	return longer && a.renew(now)
 }
 
 // old reports whether time-limited credentials have lived for half of their time.

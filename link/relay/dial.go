@@ -71,6 +71,18 @@ func dial(ctx context.Context, cfg Config, s server, t timing, look lookup) (*Re
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
+	r, err := dialAddrs(ctx, cfg, s, t, addrs)
+	if errors.Is(err, ErrCredentials) && len(cfg.Secret) > 0 {
+		// Perhaps because of the clocks. By another socket, since a server may hold an
+		// address to the user that it refused (coturn does).
+		cfg.Logger.Debug("relay credentials refused", "server", s.String(), "err", err)
+		t.life = longLife
+		r, err = dialAddrs(ctx, cfg, s, t, addrs)
+	}
+	return r, err
+}
+
+func dialAddrs(ctx context.Context, cfg Config, s server, t timing, addrs []netip.Addr) (*Relay, error) {
 	r, err := race(ctx, addrs, t.stagger, func(ctx context.Context, a netip.Addr, next func()) (*Relay, error) {
 		return connect(ctx, cfg, s, t, netip.AddrPortFrom(a, s.port), next)
 	})
@@ -181,7 +193,7 @@ func connect(ctx context.Context, cfg Config, s server, t timing, to netip.AddrP
 		}
 	}
 	r := &Relay{
-		cfg: cfg, server: s, times: t, log: cfg.Logger, auth: newAuth(cfg, time.Now()),
+		cfg: cfg, server: s, times: t, log: cfg.Logger, auth: newAuth(cfg, t.clock(), t.life),
 		woken: make(chan struct{}, 1), doubts: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	r.waiting.init()
@@ -267,10 +279,6 @@ func (r *Relay) allocate(ctx context.Context) error {
 	start := time.Now()
 	answer, err := r.ask(ctx.Done(), stun.MethodAllocate, r.times.request, requestedTransport())
 	took := time.Since(start)
-	if errors.Is(err, ErrCredentials) && r.auth.prolong(time.Now()) {
-		r.log.Debug("relay credentials refused, perhaps because of the clocks", "server", r.server.String())
-		answer, err = r.ask(ctx.Done(), stun.MethodAllocate, r.times.request, requestedTransport())
-	}
 	if errors.Is(err, ErrFamily) {
 		// A server without IPv4: that is what is meant by saying nothing.
 		answer, err = r.ask(ctx.Done(), stun.MethodAllocate, r.times.request, requestedTransport(), requestedIPv6())

@@ -80,5 +80,5 @@
 // refresh was refused, can not change credentials, has goroutines that nobody can
 // wait for, and allocates several times per packet. So the messages are
 // pion/stun's, and the protocol, small as it is, is here; the tests run it
-// against pion/turn's server.
+// against pion/turn's server and, where it is installed, coturn.
 package relay

@@ -52,19 +52,21 @@ func (c Config) LogValue() slog.Value { return slog.StringValue(c.String()) }
 
 // timing are the times of the package's documentation; tests shorten them.
 type timing struct {
-	stagger time.Duration // between the server's addresses
-	request pace          // of requests in general
-	check   pace          // of the refresh that decides on life and death
-	goodbye pace          // of Close
-	idle    time.Duration // without proof of life and without traffic: check
-	busy    time.Duration // the same with traffic
-	tick    time.Duration // between looks while there is traffic
-	gap     time.Duration // between checks that errors of the system ask for
-	sweep   time.Duration // between looks at the peers
-	rebind  time.Duration // a channel is renewed after it
-	unused  time.Duration // a channel is let go after it
-	forget  time.Duration // and its number free for others, after its last bind
-	refused time.Duration // a forbidden peer is not asked for
+	stagger time.Duration    // between the server's addresses
+	request pace             // of requests in general
+	check   pace             // of the refresh that decides on life and death
+	goodbye pace             // of Close
+	idle    time.Duration    // without proof of life and without traffic: check
+	busy    time.Duration    // the same with traffic
+	tick    time.Duration    // between looks while there is traffic
+	gap     time.Duration    // between checks that errors of the system ask for
+	sweep   time.Duration    // between looks at the peers
+	rebind  time.Duration    // a channel is renewed after it
+	unused  time.Duration    // a channel is let go after it
+	forget  time.Duration    // and its number free for others, after its last bind
+	refused time.Duration    // a forbidden peer is not asked for
+	clock   func() time.Time // for the end of credentials
+	life    time.Duration    // of time-limited credentials
 }
 
 func timingOf(via transport) timing {
@@ -76,7 +78,7 @@ func timingOf(via transport) timing {
 		idle:    28 * time.Second, busy: 5 * time.Second, tick: time.Second, gap: time.Second,
 		sweep: 30 * time.Second, rebind: 3 * time.Minute, unused: 10 * time.Minute,
 		// RFC 8656 section 12: 10 minutes of life, and 5 before the number may mean another peer.
-		forget: 15 * time.Minute, refused: time.Minute,
+		forget: 15 * time.Minute, refused: time.Minute, clock: time.Now, life: credentialLife,
 	}
 	if via != overUDP {
 		t.request = pace{tries: 1, wait: 8 * time.Second, again: 100 * time.Millisecond, patience: 3 * time.Second}

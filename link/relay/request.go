@@ -179,8 +179,8 @@ func (r *Relay) ask(stop <-chan struct{}, method stun.Method, p pace, attrs ...s
 			staleLeft--
 		// Ended credentials: 401, or 400 of pion's server. That one can mean anything,
 		// and a server may insist on the old user, so it counts only if they are old.
-		case (code == int(stun.CodeUnauthorized) && fresh || code == int(stun.CodeBadRequest) && r.auth.old(time.Now())) &&
-			renewLeft > 0 && method != stun.MethodAllocate && r.auth.renew(time.Now()):
+		case (code == int(stun.CodeUnauthorized) && fresh || code == int(stun.CodeBadRequest) && r.auth.old(r.times.clock())) &&
+			renewLeft > 0 && method != stun.MethodAllocate && r.auth.renew(r.times.clock()):
 			renewLeft--
 			r.log.Debug("relay credentials made anew", "server", r.server.String())
 		case code == int(stun.CodeUnauthorized) && fresh && staleLeft > 0 && method != stun.MethodAllocate:
