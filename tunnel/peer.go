@@ -129,6 +129,7 @@ func (t *Tunnel) remove(id identity.DeviceID) {
 	}
 	t.device.RemovePeer(wg.NoisePublicKey(p.WireGuard))
 	t.bind.forget(p.Endpoint)
+	t.nic.hearing.forget(id.Addr())
 }
 
 // Peer returns the device that has an address in the tunnel.
