@@ -165,19 +165,22 @@ func (t *Tunnel) Revive(id identity.DeviceID) {
 	}
 }
 
-// revive is Revive; unless all, only connections that are known to wait say their
-// last word again.
-func (t *Tunnel) revive(id identity.DeviceID, all bool) {
+// revive is Revive. A connection that does not wait says nothing again: it would
+// take the answer for a loss. Of those that the program has closed already nobody
+// knows whether they wait; they say their last word if that is asked for.
+func (t *Tunnel) revive(id identity.DeviceID, closed bool) {
 	t.mu.Lock()
 	conns := keys(t.conns[id])
 	t.mu.Unlock()
-	waiting := make(map[uint32]bool)
+	waiting := make(map[uint32]bool, len(conns))
 	for _, c := range conns {
-		if c.restart() {
-			waiting[c.ports()] = true
-		}
+		waiting[c.ports()] = c.restart()
 	}
-	for _, p := range t.nic.words.to(time.Now(), id.Addr(), func(ports uint32) bool { return all || waiting[ports] }) {
+	fits := func(ports uint32) bool {
+		waits, open := waiting[ports]
+		return waits || closed && !open
+	}
+	for _, p := range t.nic.words.to(time.Now(), id.Addr(), fits) {
 		t.nic.say(p)
 	}
 }
