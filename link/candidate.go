@@ -157,7 +157,7 @@ func (c *checker) proved(now time.Time, cand *candidate, answered pending) {
 		cand.next = now.Add(c.jitter(idlePing) + idlePing/20) // not sooner than idlePing
 	}
 	if cand == c.selected {
-		c.waiting, c.woken = time.Time{}, time.Time{}
+		c.waiting, c.unsure = time.Time{}, time.Time{}
 		c.out.answered()
 		if cand.silent.IsZero() {
 			c.alarm = time.Time{}

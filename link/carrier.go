@@ -173,7 +173,11 @@ func (c *checker) leave(now time.Time, gone func(place) bool) {
 		}
 	}
 	if sel := c.selected; sel != nil && gone(sel.place) {
-		c.selectPath(now, c.bestBut(sel))
+		other := c.bestBut(sel)
+		c.selectPath(now, other)
+		if other != nil {
+			c.unsure = now // what took away the one may have taken the other
+		}
 		c.probe(now)
 	}
 	if c.dormant {

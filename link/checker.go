@@ -59,6 +59,7 @@ const (
 	pathLimit   = 3 * time.Second
 	minPatience = 250 * time.Millisecond
 	maxPatience = time.Second
+	lateMargin  = 20 * time.Millisecond // and two round trips: an answer of a path that may be gone is late
 	sizeRetry   = 200 * time.Millisecond
 	sizeTries   = 3
 	sizeAgain   = time.Minute
@@ -124,7 +125,7 @@ type checker struct {
 	alarm        time.Time      // since when all candidates are asked because the selected one is silent
 	used         time.Time      // when data, or news, came or went last
 	dormant      bool           // a lazy link sleeps
-	woken        time.Time      // when data woke it, until the selected path has answered; zero: it has
+	unsure       time.Time      // since when nobody knows whether the selected path works; zero: it does
 }
 
 // A namedAddr is a candidate as the peer named it.

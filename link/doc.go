@@ -52,8 +52,10 @@
 //	                    wakes it, all candidates at once
 //	path left           as soon as it has missed two pings and another has answered, at the
 //	                    latest 3 s after the first sign of trouble; it displaces no other
-//	                    for the next 10 s. A path that nothing proved since the sleep: as
-//	                    soon as it has missed one
+//	                    for the next 10 s
+//	path unsure         after a sleep, or when its predecessor's relay closed: replaced by
+//	                    whatever has answered once its own answer is two round trips and
+//	                    20 ms late
 //	smaller than data   tried again in full size once per 60 s, while data flows
 //
 // # Probe format

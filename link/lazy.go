@@ -48,20 +48,19 @@ func (c *checker) stir(now time.Time) bool {
 		}
 	}
 	if sel := c.selected; sel != nil {
-		sel.next = now
+		sel.next, c.unsure = now, now // perhaps a NAT forgot it
 	}
 	return true
 }
 
-// wake ends the sleep because there is data to send. The path may be gone since:
-// it is left for another as soon as its answer is late.
+// wake ends the sleep because there is data to send.
 func (c *checker) wake(now time.Time) {
 	if !c.stir(now) {
 		return
 	}
 	var p Path
 	if c.selected != nil {
-		p, c.woken = c.path(c.selected), now
+		p = c.path(c.selected)
 	}
 	c.probe(now)
 	c.out.event(Waking, p)
@@ -92,6 +91,6 @@ func (c *checker) hush() {
 	for _, cand := range c.all {
 		cand.next, cand.sizeNext, cand.silent, cand.pending = time.Time{}, time.Time{}, time.Time{}, nil
 	}
-	c.waiting, c.alarm, c.woken = time.Time{}, time.Time{}, time.Time{}
+	c.waiting, c.alarm, c.unsure = time.Time{}, time.Time{}, time.Time{}
 	c.out.answered()
 }

@@ -59,7 +59,7 @@ func (c *checker) displaces(now time.Time, a, b *candidate) bool {
 // selectPath makes a candidate the path for data; nil: there is none.
 func (c *checker) selectPath(now time.Time, cand *candidate) {
 	old := c.selected
-	c.selected, c.moved, c.alarm, c.woken = cand, now, time.Time{}, time.Time{}
+	c.selected, c.moved, c.alarm, c.unsure = cand, now, time.Time{}, time.Time{}
 	c.out.use(cand)
 	if cand != nil && cand.kind != Relay {
 		c.straightAddr = cand.place.addr
@@ -88,6 +88,9 @@ func (c *checker) supervise(now time.Time) {
 	if at := c.doubtAt(); !at.IsZero() && !now.Before(at) {
 		sel.next = now
 	}
+	if c.replace(now) {
+		return
+	}
 	missed := sel.missed(now)
 	if missed == 0 {
 		return
@@ -97,17 +100,8 @@ func (c *checker) supervise(now time.Time) {
 		c.probe(now)
 		c.out.event(Silent, c.path(sel))
 	}
-	since, most := c.alarm, 2
-	if !c.woken.IsZero() { // nobody knows what became of the path during the sleep
-		since, most = c.woken, 1
-	}
-	var other *candidate
-	for _, cand := range c.all {
-		if cand != sel && cand.usable && !cand.lastPong.Before(since) && (other == nil || c.compare(cand, other) > 0) {
-			other = cand
-		}
-	}
-	if now.Before(c.deadline()) && (other == nil || missed < most) {
+	other := c.answeredSince(c.alarm)
+	if now.Before(c.deadline()) && (other == nil || missed < 2) {
 		return
 	}
 	c.lose(now, sel)
@@ -116,6 +110,42 @@ func (c *checker) supervise(now time.Time) {
 	if other == nil {
 		c.probe(now)
 	}
+}
+
+// answeredSince returns the best candidate besides the selected one that answered
+// since a moment, or nil.
+func (c *checker) answeredSince(at time.Time) *candidate {
+	var best *candidate
+	for _, cand := range c.all {
+		if cand != c.selected && cand.usable && !cand.lastPong.Before(at) && (best == nil || c.compare(cand, best) > 0) {
+			best = cand
+		}
+	}
+	return best
+}
+
+// replace leaves a path that was selected without knowing whether it still works,
+// as soon as its answer is late and another path has answered. It is not given up:
+// when it answers, the usual rules apply. It reports whether it did.
+func (c *checker) replace(now time.Time) bool {
+	at := c.replaceAt()
+	if at.IsZero() || now.Before(at) {
+		return false
+	}
+	other := c.answeredSince(c.unsure)
+	if other == nil {
+		return false
+	}
+	c.selectPath(now, other)
+	return true
+}
+
+// replaceAt is when replace has something to do; zero: never.
+func (c *checker) replaceAt() time.Time {
+	if c.unsure.IsZero() || c.selected == nil || c.selected.silent.IsZero() {
+		return time.Time{}
+	}
+	return c.selected.silent.Add(2*c.selected.rtt + lateMargin)
 }
 
 // doubtAt is when the selected path is to be asked because data got no answer;
@@ -224,6 +254,9 @@ func (c *checker) next(now time.Time) time.Time {
 	if sel := c.selected; sel != nil {
 		sooner(c.warmAt(now))
 		sooner(c.doubtAt())
+		if at := c.replaceAt(); at.After(now) {
+			sooner(at)
+		}
 		for _, q := range sel.pending {
 			if q.size == smallProbe && now.Sub(q.sent) < sel.patience() {
 				sooner(q.sent.Add(sel.patience()))

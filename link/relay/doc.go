@@ -46,7 +46,7 @@
 //	28 s after the last proof of life, if nothing was sent: it also keeps NATs open,
 //	     and pings of idle links, every 25 s, take its place
 //	 5 s after it, while something is being sent and nothing comes back
-//	 at once (once a second) when the system says that nobody listens, and on Check
+//	 at once (four times a second) when the system says that nobody listens, and on Check
 //	 at half of the allocation's lifetime anyway (mostly 5 of 10 minutes)
 //
 // On UDP it is asked 6 times, a quarter of a second apart (a near server, two round

@@ -75,7 +75,7 @@ func timingOf(via transport) timing {
 		request: pace{tries: 5, wait: 300 * time.Millisecond, double: true, again: 100 * time.Millisecond, patience: 3 * time.Second},
 		check:   pace{tries: 6, wait: mostCheck, again: 50 * time.Millisecond, enough: 2},
 		goodbye: pace{tries: 2, wait: 300 * time.Millisecond, again: 50 * time.Millisecond, enough: 1},
-		idle:    28 * time.Second, busy: 5 * time.Second, tick: time.Second, gap: time.Second,
+		idle:    28 * time.Second, busy: 5 * time.Second, tick: time.Second, gap: 250 * time.Millisecond,
 		sweep: 30 * time.Second, rebind: 3 * time.Minute, unused: 10 * time.Minute,
 		// RFC 8656 section 12: 10 minutes of life, and 5 before the number may mean another peer.
 		forget: 15 * time.Minute, refused: time.Minute, clock: time.Now, life: credentialLife,
