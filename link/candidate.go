@@ -169,12 +169,25 @@ func (c *checker) proved(now time.Time, cand *candidate, answered pending) {
 // missed counts the small pings that should have been answered by now.
 func (cand *candidate) missed(now time.Time) int {
 	n := 0
-	for _, q := range cand.pending {
-		if q.size == smallProbe && now.Sub(q.sent) >= cand.patience() {
+	cand.late(func(at time.Time) {
+		if !now.Before(at) {
 			n++
 		}
-	}
+	})
 	return n
+}
+
+// late calls f with the moments from which on the answers to small pings are
+// missed: the first one's has the usual patience, later ones' less, as there is
+// doubt already.
+func (cand *candidate) late(f func(at time.Time)) {
+	wait := cand.patience()
+	for _, q := range cand.pending {
+		if q.size == smallProbe {
+			f(q.sent.Add(wait))
+			wait = min(wait, max(4*cand.rtt, againPatience))
+		}
+	}
 }
 
 // lose gives up a candidate until it answers again.

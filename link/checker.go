@@ -38,32 +38,33 @@ const (
 
 // Timers; the package comment explains them.
 const (
-	pingPace    = 2 * time.Millisecond
-	pingGap     = 100 * time.Millisecond // between two small pings to one candidate, whatever asks for them
-	pongWait    = 3 * time.Second        // an answer that takes longer does not count
-	firstRetry  = 100 * time.Millisecond
-	lastRetry   = time.Minute
-	soonRetry   = time.Second // between pings to one candidate, for lostLately after the last path was lost
-	laterRetry  = 5 * time.Second
-	lostLately  = 2 * time.Minute
-	lostBefore  = 10 * time.Minute
-	lostAfter   = 3 // unanswered pings end a path that is not selected
-	standbyTry  = 7 // pings to an unproven candidate while a path is up
-	idlePing    = 25 * time.Second
-	activePing  = 5 * time.Second
-	refreshPing = time.Minute
-	warmPing    = 15 * time.Second       // to the next best path, while data flows
-	activeFor   = 10 * time.Second       // data makes a link active for so long
-	minSilence  = 300 * time.Millisecond // data without any answer for so long, or for four
-	maxSilence  = time.Second            // round trips, asks for a ping
-	pathLimit   = 3 * time.Second
-	minPatience = 250 * time.Millisecond
-	maxPatience = time.Second
-	lateMargin  = 20 * time.Millisecond // and two round trips: an answer of a path that may be gone is late
-	sizeRetry   = 200 * time.Millisecond
-	sizeTries   = 3
-	sizeAgain   = time.Minute
-	barFor      = 10 * time.Second
+	pingPace      = 2 * time.Millisecond
+	pingGap       = 100 * time.Millisecond // between two small pings to one candidate, whatever asks for them
+	pongWait      = 3 * time.Second        // an answer that takes longer does not count
+	firstRetry    = 100 * time.Millisecond
+	lastRetry     = time.Minute
+	soonRetry     = time.Second // between pings to one candidate, for lostLately after the last path was lost
+	laterRetry    = 5 * time.Second
+	lostLately    = 2 * time.Minute
+	lostBefore    = 10 * time.Minute
+	lostAfter     = 3 // unanswered pings end a path that is not selected
+	standbyTry    = 7 // pings to an unproven candidate while a path is up
+	idlePing      = 25 * time.Second
+	activePing    = 5 * time.Second
+	refreshPing   = time.Minute
+	warmPing      = 15 * time.Second       // to the next best path, while data flows
+	activeFor     = 10 * time.Second       // data makes a link active for so long
+	minSilence    = 300 * time.Millisecond // data without any answer for so long, or for four
+	maxSilence    = time.Second            // round trips, asks for a ping
+	pathLimit     = 3 * time.Second
+	minPatience   = 250 * time.Millisecond
+	maxPatience   = time.Second
+	againPatience = 100 * time.Millisecond // after a ping that was missed
+	lateMargin    = 20 * time.Millisecond  // and two round trips: an answer of a path that may be gone is late
+	sizeRetry     = 200 * time.Millisecond
+	sizeTries     = 3
+	sizeAgain     = time.Minute
+	barFor        = 10 * time.Second
 )
 
 // A place is where a candidate can be reached: an address of the peer, and the

@@ -50,9 +50,10 @@
 //	                    a ping; unanswered for as long (250 ms - 1 s): all candidates are pinged
 //	lazy, idle          nothing, from 30 s after the last data ([Link.SetLazy]); when data
 //	                    wakes it, all candidates at once
-//	path left           as soon as it has missed two pings and another has answered, at the
-//	                    latest 3 s after the first sign of trouble; it displaces no other
-//	                    for the next 10 s
+//	path left           as soon as it has missed two pings (the second after four round
+//	                    trips, 100 ms - 1 s) and another has answered, at the latest 3 s
+//	                    after the first sign of trouble; it displaces no other for the
+//	                    next 10 s
 //	path unsure         after a sleep, or when its predecessor's relay closed: replaced by
 //	                    whatever has answered once its own answer is two round trips and
 //	                    20 ms late

@@ -257,11 +257,11 @@ func (c *checker) next(now time.Time) time.Time {
 		if at := c.replaceAt(); at.After(now) {
 			sooner(at)
 		}
-		for _, q := range sel.pending {
-			if q.size == smallProbe && now.Sub(q.sent) < sel.patience() {
-				sooner(q.sent.Add(sel.patience()))
+		sel.late(func(at time.Time) {
+			if at.After(now) {
+				sooner(at)
 			}
-		}
+		})
 		if at := c.deadline(); !sel.silent.IsZero() && at.After(now) {
 			sooner(at)
 		}
