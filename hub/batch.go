@@ -2,6 +2,7 @@ package hub
 
 import (
 	"net/netip"
+	"runtime"
 	"sync"
 )
 
@@ -34,14 +35,29 @@ func (m *message) next() []byte {
 	return p
 }
 
-// buffers are what reading and writing needs, only while there is something.
-type buffers struct{ in, out sync.Pool }
+// buffers are what reading and writing needs, only while there is something. A
+// batch is large, so that there are not many: who finds none waits for one, which
+// is not for long, as all that is done with one is to send its packets.
+type buffers struct {
+	in  chan *batch
+	out sync.Pool
+}
 
 func newBuffers() *buffers {
-	b := new(buffers)
-	b.in.New = func() any { return newBatch() }
+	b := &buffers{in: make(chan *batch, 4*runtime.GOMAXPROCS(0))}
+	for range cap(b.in) {
+		b.in <- nil // made when it is needed
+	}
 	b.out.New = func() any { return newOutgoing() }
 	return b
+}
+
+func (b *buffers) take() *batch {
+	got := <-b.in
+	if got == nil {
+		got = newBatch()
+	}
+	return got
 }
 
 // trainOf returns how many packets may leave as one train, of which each has head

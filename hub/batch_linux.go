@@ -40,7 +40,7 @@ type mmsghdr struct {
 	n uint32
 }
 
-// batch is what one system call read. It is large, and so shared by all sockets.
+// batch is what one system call read: 1 MB.
 type batch struct {
 	heads [batchMessages]mmsghdr
 	iovs  [batchMessages]syscall.Iovec
@@ -73,6 +73,7 @@ type reader struct {
 	err     error
 }
 
+// newReader makes a reader; without buffers to share it keeps a batch for itself.
 func newReader(conn *net.UDPConn, pool *buffers) (*reader, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -86,7 +87,13 @@ func newReader(conn *net.UDPConn, pool *buffers) (*reader, error) {
 // try reads what there is, or reports false if there is nothing. Then nothing is
 // held while the socket is waited for.
 func (r *reader) try(fd uintptr) bool {
-	r.batch, _ = r.pool.in.Get().(*batch)
+	if r.batch == nil {
+		if r.pool == nil {
+			r.batch = newBatch()
+		} else {
+			r.batch = r.pool.take()
+		}
+	}
 	for i := range r.batch.heads {
 		h := &r.batch.heads[i]
 		h.Namelen = syscall.SizeofSockaddrInet6
@@ -107,10 +114,11 @@ func (r *reader) try(fd uintptr) bool {
 }
 
 func (r *reader) release() {
-	if r.batch != nil {
-		r.pool.in.Put(r.batch)
+	r.n, r.next = 0, 0
+	if r.batch != nil && r.pool != nil {
+		r.pool.in <- r.batch
+		r.batch = nil
 	}
-	r.batch, r.n, r.next = nil, 0, 0
 }
 
 // more reports whether get returns a message without waiting.

@@ -30,6 +30,7 @@ type reader struct {
 	batch *batch
 }
 
+// newReader makes a reader.
 func newReader(conn *net.UDPConn, _ *buffers) (*reader, error) {
 	return &reader{conn: conn, local: addrOf(conn.LocalAddr()).Addr(), batch: newBatch()}, nil
 }

@@ -63,6 +63,7 @@ func startChild(b testing.TB, one bool) *child {
 	}
 	c := &child{cmd: exec.Command(os.Args[0])}
 	c.cmd.Env = append(os.Environ(), childEnv+"="+dir)
+	c.cmd.Stderr = os.Stderr
 	var err error
 	if c.in, err = c.cmd.StdinPipe(); err != nil {
 		b.Fatal(err)

@@ -257,9 +257,8 @@ func TestGarbageEverywhere(t *testing.T) {
 	exchange(t, allocate(t, turnDial(t, h, "tls", user, password)), peer.LocalAddr(), peer, []byte("still here"))
 }
 
-// TestMQTTFlood lets one address flood with as many connections as it may have,
-// all of which hear all that the others send, and holds that others are served in
-// time meanwhile.
+// TestMQTTFlood lets one address flood by many connections, all of which hear all
+// that the others send, and holds that others are served in time meanwhile.
 func TestMQTTFlood(t *testing.T) {
 	h := open(t, nil)
 	from, to := dialMQTT(t, h, "mqtt://"+h.hostPort(), nil), dialMQTT(t, h, "mqtt://"+h.hostPort(), nil)
@@ -270,7 +269,7 @@ func TestMQTTFlood(t *testing.T) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer close(stop)
-	for range DefaultMaxConnsPerIP - 4 {
+	for range 32 {
 		wg.Go(func() {
 			for {
 				select {
@@ -302,7 +301,7 @@ func TestMQTTFlood(t *testing.T) {
 			}
 		})
 	}
-	await(t, "flooders cut off", func() bool { return metric(h, `kith_hub_drops_total{reason="packet_rate"}`) > 20 })
+	await(t, "flooders cut off", func() bool { return metric(h, `kith_hub_drops_total{reason="packet_rate"}`) > 0 })
 	var took []time.Duration
 	for i := range int(publishBurst) - 10 {
 		start := time.Now()

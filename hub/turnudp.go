@@ -30,7 +30,7 @@ type turnPackets struct {
 }
 
 func newTURNPackets(t *turnServer, u *udpSocket) (*turnPackets, error) {
-	in, err := newReader(u.conn, u.fam.all.buffers)
+	in, err := newReader(u.conn, nil) // everything comes in here: it need not wait
 	joinReads(u.conn)
 	return &turnPackets{
 		udpSocket: u, t: t, in: in, out: newOutlet(u.conn, u.fam.all.buffers), clients: make(map[netip.AddrPort]*allocation),
