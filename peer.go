@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kithproject/kith/identity"
@@ -44,6 +45,10 @@ type peer struct {
 	attached bool      // the tunnel has this peer
 	verify   context.CancelFunc
 	toldDone chan struct{} // closed when the other has confirmed an unpair
+	saw      time.Time     // when "last seen" was written
+
+	news    atomic.Pointer[signaling.Presence] // that run has not looked at: the last one
+	commits atomic.Int32                       // commit bodies that run has not looked at
 
 	mu        sync.Mutex // guards the fields below
 	connected bool
@@ -145,7 +150,7 @@ func (p *peer) open() error {
 	p.channel, err = signaling.Open(p.ctx, signaling.Config{
 		Exchange: p.n.media, Self: p.n.ID(), Joiner: p.rec.Joiner, Chain: p.chain(), Skew: p.rec.Skew,
 		BootID: p.n.bootID, Rand: rand.Reader, Logger: p.n.cfg.Logger, Now: time.Now,
-		Events: func(ev signaling.Event) { p.post(func() { p.onSignal(ev) }) },
+		Events: p.signalled,
 	})
 	if err != nil {
 		return err
@@ -250,19 +255,42 @@ func (p *peer) needRelay() {
 	p.n.reach.relays.want(p, here && (!up || path.Kind == link.Relay) || here && p.n.cfg.Relay == RelayAlways)
 }
 
-func (p *peer) onSignal(ev signaling.Event) {
+// maxCommits is how many commit bodies wait at most; the other side repeats them.
+const maxCommits = 16
+
+// signalled takes an event of the channel. However fast the other device talks,
+// one presence waits, the last, and few commit bodies.
+func (p *peer) signalled(ev signaling.Event) {
 	switch ev.Kind {
 	case signaling.CommitEvent:
-		p.commit.Receive(time.Now(), ev.Body)
-	case signaling.GoodbyeEvent:
-		if p.link != nil {
-			p.resetLink("it said goodbye")
+		if p.commits.Add(1) > maxCommits {
+			p.commits.Add(-1)
+			return
 		}
-		p.boot, p.heard = [8]byte{}, time.Time{}
-		p.needRelay()
+		p.post(func() {
+			p.commits.Add(-1)
+			p.commit.Receive(time.Now(), ev.Body)
+		})
+	case signaling.GoodbyeEvent:
+		p.news.Store(nil) // that run is over
+		p.post(p.onGoodbye)
 	case signaling.PresenceEvent:
-		p.onPresence(ev.Presence)
+		if p.news.Swap(&ev.Presence) == nil {
+			p.post(func() {
+				if pr := p.news.Swap(nil); pr != nil {
+					p.onPresence(*pr)
+				}
+			})
+		}
 	}
+}
+
+func (p *peer) onGoodbye() {
+	if p.link != nil {
+		p.resetLink("it said goodbye")
+	}
+	p.boot, p.heard = [8]byte{}, time.Time{}
+	p.needRelay()
 }
 
 func (p *peer) onPresence(pr signaling.Presence) {
@@ -294,9 +322,14 @@ func (p *peer) onPresence(pr signaling.Presence) {
 	p.link.Probe()
 }
 
-// lastSeenStep is how often "last seen" is written: it is for people, and each
-// write is an fsync.
-const lastSeenStep = 10 * time.Minute
+const (
+	// lastSeenStep is how often "last seen" is written: it is for people, and each
+	// write is an fsync.
+	lastSeenStep = 10 * time.Minute
+	// seenPause is the least time between two writes, whatever the other device says
+	// of itself.
+	seenPause = 5 * time.Second
+)
 
 func (p *peer) seen(pr signaling.Presence) {
 	now := time.Now()
@@ -305,6 +338,10 @@ func (p *peer) seen(pr signaling.Presence) {
 	if now.Sub(p.rec.LastSeen).Abs() < lastSeenStep && skew == p.rec.Skew && (name == "" || name == p.rec.PeerName) {
 		return
 	}
+	if now.Sub(p.saw).Abs() < seenPause {
+		return
+	}
+	p.saw = now
 	p.update(func(d *registry.Device) {
 		d.LastSeen, d.Skew = now, skew
 		if name != "" {

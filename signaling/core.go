@@ -65,7 +65,7 @@ func (c *core) wake(now time.Time) {
 
 // wideAfter is how long nobody confirms an announcement before the other side is
 // also looked for where its clock would be two days off.
-const wideAfter = 3 * time.Second
+const wideAfter = time.Second
 
 // wide reports whether the other side has to be looked for further off.
 func (c *core) wide(now time.Time) bool {

@@ -43,6 +43,9 @@ func (e *env) showStatus(ctx context.Context, st kith.Status) error {
 	if st.NAT != "" {
 		fmt.Fprintf(e.out, "  seen from outside      %s\n", st.NAT)
 	}
+	for _, m := range st.Mappings {
+		fmt.Fprintf(e.out, "  the router has         %s\n", m)
+	}
 	for _, r := range st.Rendezvous {
 		line := r.Detail
 		if r.Error != "" {
