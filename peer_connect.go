@@ -195,11 +195,15 @@ func (p *peer) handshake(ctx context.Context) {
 	if self.String() > peer.String() {
 		p.awaitHandshake(ctx, start, handshakeLead)
 	}
+	begin := p.n.tunnel.Handshake
 	for wait := firstVerify; ctx.Err() == nil; wait = min(2*wait, lastVerify) {
 		if !p.sessionSince(start) {
-			if err := p.n.tunnel.Handshake(peer); err != nil {
+			if err := begin(peer); err != nil {
 				p.n.cfg.Logger.Debug("handshake not started", "peer", peer.Short(), "err", err)
 			}
+		}
+		if wait > firstVerify { // the first two were in vain
+			begin = p.n.tunnel.HandshakeNow
 		}
 		pctx, cancel := context.WithTimeout(ctx, wait)
 		_, err := p.n.tunnel.Ping(pctx, peer.Addr())
