@@ -34,6 +34,11 @@ const (
 	strangeBurst = 5
 	strangeGap   = time.Second / strangeBurst
 	maxQuotas    = 256 // such addresses at a time
+	// New addresses of that kind: so many at once, then one in each gap, whatever the
+	// peer names, from wherever its packets seem to come, and however often it starts
+	// anew.
+	newcomerBurst = maxRemote + maxLearned + maxZones
+	newcomerGap   = time.Second
 )
 
 // Timers; the package comment explains them.
@@ -109,13 +114,14 @@ type checker struct {
 	moved    time.Time // when selected last changed
 	paced    time.Time // when the last new candidate was given its time
 
-	session uint64
-	seq     uint64
-	replays *replays
-	known   bucket // pongs to admitted addresses
-	strange bucket // pongs to unknown addresses
-	blind   blind
-	quotas  map[netip.AddrPort]*bucket // packets to addresses that have not answered us
+	session   uint64
+	seq       uint64
+	replays   *replays
+	known     bucket // pongs to admitted addresses
+	strange   bucket // pongs to unknown addresses
+	blind     blind
+	quotas    map[netip.AddrPort]*bucket // packets to addresses that have not answered us
+	newcomers *bucket                    // new ones of them; outlives the checker
 
 	activeUntil  time.Time
 	refreshAt    time.Time
@@ -167,6 +173,9 @@ func (c *checker) allow(now time.Time, to netip.AddrPort) (ok bool, at time.Time
 		if len(c.quotas) >= maxQuotas {
 			return false, now.Add(strangeGap)
 		}
+		if !c.newcomers.take(now, newcomerBurst, newcomerGap) {
+			return false, c.newcomers.soonest(newcomerBurst, newcomerGap)
+		}
 		if c.quotas == nil {
 			c.quotas = make(map[netip.AddrPort]*bucket)
 		}
@@ -180,7 +189,7 @@ func (c *checker) allow(now time.Time, to netip.AddrPort) (ok bool, at time.Time
 }
 
 func newChecker(out outlet, random io.Reader, dataSize int) *checker {
-	c := &checker{out: out, random: random, all: make(map[place]*candidate), sizes: []int{dataSize}, replays: new(replays)}
+	c := &checker{out: out, random: random, all: make(map[place]*candidate), sizes: []int{dataSize}, replays: new(replays), newcomers: new(bucket)}
 	for _, size := range []int{1280 + 32, 1200} {
 		if size < dataSize {
 			c.sizes = append(c.sizes, size)

@@ -50,8 +50,9 @@ type Link struct {
 	round  int       // number of Resets obeyed; owned by run
 	drill  *drill    // owned by run
 
-	replays replays
-	meter   meter
+	replays   replays
+	newcomers bucket // owned by run
+	meter     meter
 
 	listing bool // our interfaces are being listed; owned by run
 	listed  chan networks
@@ -206,7 +207,7 @@ func (l *Link) Close() {
 
 func (l *Link) newCore() *checker {
 	c := newChecker(l, rand.Reader, l.cfg.DataSize)
-	c.loopback, c.replays = l.socket.cfg.Loopback, &l.replays
+	c.loopback, c.replays, c.newcomers = l.socket.cfg.Loopback, &l.replays, &l.newcomers
 	return c
 }
 

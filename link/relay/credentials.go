@@ -13,8 +13,8 @@ import (
 )
 
 // credentialLife is for how long time-limited credentials are made. Half a day
-// forgives clocks that are wrong by hours either way: servers also refuse what
-// lies too far ahead (kith hub: a day).
+// forgives clocks that are wrong by hours; a server may also refuse what lies too far
+// ahead. A kith hub forgives days.
 const credentialLife = 12 * time.Hour
 
 // longLife is the same for a server that refuses those: its clock may be ahead of

@@ -264,9 +264,20 @@ func (r *Relay) handle(frame []byte) {
 		if from, data, ok := indication(frame); ok {
 			r.deliver(from, data)
 		}
+	case isHint(frame):
+		poke(r.doubts) // anybody can have sent it: the server is asked
 	case frame[0]&1 == 1: // success and error responses (RFC 8489 section 5)
 		r.waiting.answered(frame)
 	}
+}
+
+// refreshError is the type of an error response to a Refresh.
+const refreshError = 0x0114
+
+// isHint reports whether a kith hub says, unasked, that it knows of no allocation of
+// ours: a Refresh error without a transaction.
+func isHint(frame []byte) bool {
+	return binary.BigEndian.Uint16(frame) == refreshError && [12]byte(frame[8:20]) == [12]byte{}
 }
 
 func (r *Relay) deliver(from netip.AddrPort, data []byte) {
