@@ -198,14 +198,6 @@ func (n *Node) candidates() []signaling.Candidate {
 	})
 }
 
-// remote are the peer's addresses that are to be tried.
-func (p *peer) remote(pr signaling.Presence) []signaling.Candidate {
-	if p.n.cfg.Relay != RelayNever {
-		return pr.Candidates
-	}
-	return slices.DeleteFunc(slices.Clone(pr.Candidates), func(c signaling.Candidate) bool { return c.Kind == signaling.Relayed })
-}
-
 // addressesChanged tells the peer where this device can be reached by now.
 func (p *peer) addressesChanged() {
 	if p.rec.State != registry.Active || p.link == nil {
@@ -316,7 +308,7 @@ func (p *peer) onPresence(pr signaling.Presence) {
 	}
 	p.link.SetNAT(p.n.socket.NAT(), p.peerNAT)
 	p.explain()
-	p.link.SetRemote(p.remote(pr))
+	p.link.SetRemote(pr.Candidates)
 	p.n.socket.Fresh()
 	p.needRelay()
 	p.link.Probe()

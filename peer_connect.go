@@ -28,6 +28,7 @@ func (p *peer) look() error {
 	p.meter = l
 	p.mu.Unlock()
 	l.SetRelayOnly(p.n.cfg.Relay == RelayAlways)
+	l.SetNoRelay(p.n.cfg.Relay == RelayNever)
 	l.SetLazy(p.n.cfg.Lazy)
 	p.stirred = time.Now()
 	if err := p.attach(); err != nil {

@@ -232,6 +232,31 @@ func (c *checker) relayOnly(now time.Time, only bool) {
 	c.probe(now)
 }
 
+// noRelays begins or ends to use no relay, also none of the peer's.
+func (c *checker) noRelays(now time.Time, none bool) {
+	c.direct = none
+	c.stir(now)
+	c.leaveRelays(now)
+	c.expand(now)
+	c.probe(now)
+}
+
+// leaveRelays gives up the addresses that the peer has at relays, if none is
+// wanted: it may have been heard from there before it said what they are.
+func (c *checker) leaveRelays(now time.Time) {
+	if c.direct {
+		c.leave(now, c.ofRelay)
+	}
+}
+
+// ofRelay reports whether a place is one that the peer has at a relay, and none is
+// wanted.
+func (c *checker) ofRelay(p place) bool {
+	return c.direct && slices.ContainsFunc(c.named, func(n namedAddr) bool {
+		return n.kind == signaling.Relayed && onSocket(n.addr).addr == p.addr
+	})
+}
+
 // relays reports whether a number is that of a relay.
 func (c *checker) relays(number int) bool {
 	return slices.ContainsFunc(c.carriers, func(i carrierInfo) bool { return i.id == number && i.relay() })

@@ -105,6 +105,7 @@ type checker struct {
 	carriers []carrierInfo // besides the shared socket
 	loopback bool          // addresses of this machine are tried
 	relayed  bool          // paths through relays alone are wanted
+	direct   bool          // paths through no relay are wanted, also none of the peer's
 	lazy     bool          // nothing is to be sent without data
 
 	all      map[place]*candidate
@@ -233,6 +234,7 @@ func (c *checker) setRemote(now time.Time, list []namedAddr) {
 	slices.SortStableFunc(list, func(a, b namedAddr) int { return cmp.Compare(b.priority, a.priority) })
 	c.named = list[:min(len(list), maxRemote)]
 	slept := c.stir(now)
+	c.leaveRelays(now)
 	c.expand(now)
 	if !c.up || slept {
 		c.probe(now) // news of the peer: the old addresses are worth a try, too
@@ -253,6 +255,9 @@ func (c *checker) expand(now time.Time) {
 	}
 	if !c.relayed {
 		for _, n := range c.named {
+			if c.ofRelay(onSocket(n.addr)) {
+				continue
+			}
 			add(n, c.places(n.addr), maxRemote+maxZones)
 		}
 	}
@@ -388,7 +393,7 @@ func (c *checker) onPing(now time.Time, from place, via conn.Endpoint, p probe) 
 	if !c.fresh(p.session, p.seq) {
 		return
 	}
-	if c.relayed && !c.relays(from.carrier) {
+	if c.relayed && !c.relays(from.carrier) || c.ofRelay(from) {
 		return
 	}
 	cand := c.all[from]

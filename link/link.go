@@ -86,6 +86,7 @@ type orders struct {
 	ports   bool // carriers came or went
 	try     []place
 	relayed *bool
+	direct  *bool
 	lazy    *bool
 	nats    *[2]punch.Behaviour // ours and the peer's
 	failed  bool                // sending data failed
@@ -155,6 +156,10 @@ func (l *Link) SetNAT(self, peer punch.Behaviour) {
 // block.
 func (l *Link) SetRelayOnly(only bool) { l.order(func(o *orders) { o.relayed = &only }) }
 
+// SetNoRelay says whether relays are refused, also those that the peer uses: what
+// comes from addresses that it names as relayed is not answered. It does not block.
+func (l *Link) SetNoRelay(none bool) { l.order(func(o *orders) { o.direct = &none }) }
+
 // Probe asks every known address anew, as after a change of the network. It
 // does not block.
 func (l *Link) Probe() { l.order(func(o *orders) { o.probe = true }) }
@@ -169,7 +174,7 @@ func (l *Link) Reset() {
 	reset := l.todo.resets + 1
 	old := l.todo
 	l.todo = orders{ // what is not about the peer's run stays
-		resets: reset, peerDay: old.peerDay, skewed: old.skewed, ports: old.ports, relayed: old.relayed, lazy: old.lazy, nats: old.nats,
+		resets: reset, peerDay: old.peerDay, skewed: old.skewed, ports: old.ports, relayed: old.relayed, direct: old.direct, lazy: old.lazy, nats: old.nats,
 	}
 	l.mu.Unlock()
 	l.poke()

@@ -115,7 +115,7 @@ func (l *Link) obey() {
 		old := l.core
 		l.core = l.newCore()
 		l.core.networks, l.core.carriers, l.core.relayed = old.networks, old.carriers, old.relayed
-		l.core.lazy, l.core.used = old.lazy, now
+		l.core.direct, l.core.lazy, l.core.used = old.direct, old.lazy, now
 	}
 	l.core.port = l.socket.Port()
 	if todo.skewed {
@@ -126,6 +126,9 @@ func (l *Link) obey() {
 	}
 	if todo.relayed != nil && l.core.relayed != *todo.relayed {
 		l.core.relayOnly(now, *todo.relayed)
+	}
+	if todo.direct != nil && l.core.direct != *todo.direct {
+		l.core.noRelays(now, *todo.direct)
 	}
 	if todo.lazy != nil && l.core.lazy != *todo.lazy {
 		l.core.setLazy(now, *todo.lazy)
