@@ -2,11 +2,12 @@
 GO      ?= go
 FUZZ    ?= 5s
 RUNS    ?= 50
+LOAD    ?= 20s
 ROOT    := $(shell [ "$$(id -u)" = 0 ] && [ "$$(uname)" = Linux ] && echo yes)
 TARGETS := linux/amd64 linux/arm64 linux/arm darwin/amd64 darwin/arm64 windows/amd64 freebsd/amd64 android/arm64
 LINT    := $(GO) tool -modfile=tools/go.mod
 
-.PHONY: help build demo test race fuzz models bench natmatrix cross lint deps
+.PHONY: help build demo test race fuzz models bench natmatrix hubload cross lint deps
 help: ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 10
 
@@ -25,6 +26,7 @@ deps: ## as root on Debian: install what the network tests need
 		command -v ip >/dev/null || missing="$$missing iproute2"; \
 		command -v avahi-daemon >/dev/null || missing="$$missing avahi-daemon"; \
 		command -v miniupnpd >/dev/null || missing="$$missing miniupnpd-nftables"; \
+		command -v turnserver >/dev/null || missing="$$missing coturn"; \
 		command -v gcc >/dev/null || missing="$$missing gcc libc6-dev"; \
 		command -v curl >/dev/null || missing="$$missing curl"; \
 		if [ -n "$$missing" ]; then \
@@ -58,6 +60,9 @@ bench: deps ## benchmarks; the data path's needs root on Linux
 
 natmatrix: deps ## every pair of NATs RUNS (50) times, as root; writes docs/natmatrix.md
 	KITH_NATMATRIX=$(RUNS) KITH_NATMATRIX_FILE=docs/natmatrix.md $(GO) test -count=1 -timeout 3h -run '^TestNATMatrix$$' -v .
+
+hubload: ## 10,000 clients and 200 relayed flows on one hub, for LOAD (20s)
+	KITH_HUB_LOAD=$(LOAD) $(GO) test -count=1 -timeout 10m -run '^TestLoad$$' -v ./hub
 
 # Android's flag lets the interface list of a dependency (wlynxg/anet) reach into
 # package net: apps there may not ask netlink, and the standard library does.

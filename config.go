@@ -40,6 +40,10 @@ type Config struct {
 	TURN []TURNServer
 	// Relay says when relays are used. Default RelayAuto.
 	Relay RelayPolicy
+	// Lazy lets connections sleep while they have nothing to carry: no keepalive is
+	// sent, and the next data waits until a path is found again, if the last one is
+	// gone. Media to meet on stay connected. For devices that pay for each packet.
+	Lazy bool
 	// NoPortMapping leaves the router alone: no PCP, NAT-PMP and UPnP.
 	NoPortMapping bool
 	// NoLAN leaves the LAN out of the media to meet on.

@@ -39,7 +39,10 @@ type Device struct {
 	Path      *link.Path `json:"path,omitempty"`    // the selected one while connected
 	Looking   string     `json:"looking,omitempty"` // what is being waited for while not connected
 	Better    string     `json:"better,omitempty"`  // while relayed: why the path is not straight
-	pairID    registry.PairID
+	// Traffic is what went through the tunnel, with its overhead, since this node
+	// was opened; nil before there was any.
+	Traffic *link.Traffic `json:"traffic,omitempty"`
+	pairID  registry.PairID
 }
 
 func (n *Node) device(rec registry.Device) Device {

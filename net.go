@@ -133,19 +133,23 @@ type PingResult struct {
 
 // Ping measures one round trip through the tunnel, over WireGuard. It waits for
 // the device to be connected, and sends another echo request when one may be lost:
-// after a quarter of a second, then ever later, and when the device went and came
-// back. It errs as Dial does, or with the context's error if no answer came.
+// after a tenth of a second or two round trips, then ever later, and when the device
+// went and came back. It errs as Dial does, or with the context's error if no answer came.
 func (n *Node) Ping(ctx context.Context, ref string) (PingResult, error) {
 	rec, err := n.find(ref)
 	if err != nil {
 		return PingResult{}, err
 	}
 	for try := 0; ; try++ {
-		wait := firstPing << min(try/2, 6) // two of each length
 		over, err := n.await(ctx, rec)
 		if err != nil {
 			return PingResult{}, err
 		}
+		wait := firstPing
+		if path := n.device(rec).Path; path != nil {
+			wait = max(wait, min(2*path.RTT, time.Second))
+		}
+		wait <<= min(try/2, 6) // two of each length
 		rtt, err := n.pingOnce(ctx, over, rec.ID.Addr(), wait)
 		if err == nil {
 			return PingResult{Device: rec.Name, RTT: rtt, Path: n.device(rec).Path}, nil
@@ -157,7 +161,7 @@ func (n *Node) Ping(ctx context.Context, ref string) (PingResult, error) {
 }
 
 // firstPing is how long the first echo request of a Ping waits for its reply.
-const firstPing = 250 * time.Millisecond
+const firstPing = 100 * time.Millisecond
 
 // pingOnce sends one echo request and waits for the reply, no longer than the
 // connection lasts.

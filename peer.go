@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kithproject/kith/identity"
@@ -40,9 +41,14 @@ type peer struct {
 	peerDay  int64   // the other's day, from its last presence
 	peerNAT  punch.Behaviour
 	heard    time.Time // when its last presence came; zero after a goodbye
+	stirred  time.Time // when a lazy link was last of use
 	attached bool      // the tunnel has this peer
 	verify   context.CancelFunc
 	toldDone chan struct{} // closed when the other has confirmed an unpair
+	saw      time.Time     // when "last seen" was written
+
+	news    atomic.Pointer[signaling.Presence] // that run has not looked at: the last one
+	commits atomic.Int32                       // commit bodies that run has not looked at
 
 	mu        sync.Mutex // guards the fields below
 	connected bool
@@ -50,7 +56,8 @@ type peer struct {
 	over      chan struct{} // closed when the present connection ends
 	since     time.Time
 	path      *link.Path
-	why       string // no straight path is there, for people
+	meter     *link.Link // whose traffic is shown
+	why       string     // no straight path is there, for people
 	looking   string
 	changed   chan struct{} // closed and replaced when the above change
 }
@@ -143,7 +150,7 @@ func (p *peer) open() error {
 	p.channel, err = signaling.Open(p.ctx, signaling.Config{
 		Exchange: p.n.media, Self: p.n.ID(), Joiner: p.rec.Joiner, Chain: p.chain(), Skew: p.rec.Skew,
 		BootID: p.n.bootID, Rand: rand.Reader, Logger: p.n.cfg.Logger, Now: time.Now,
-		Events: func(ev signaling.Event) { p.post(func() { p.onSignal(ev) }) },
+		Events: p.signalled,
 	})
 	if err != nil {
 		return err
@@ -191,14 +198,6 @@ func (n *Node) candidates() []signaling.Candidate {
 	})
 }
 
-// remote are the peer's addresses that are to be tried.
-func (p *peer) remote(pr signaling.Presence) []signaling.Candidate {
-	if p.n.cfg.Relay != RelayNever {
-		return pr.Candidates
-	}
-	return slices.DeleteFunc(slices.Clone(pr.Candidates), func(c signaling.Candidate) bool { return c.Kind == signaling.Relayed })
-}
-
 // addressesChanged tells the peer where this device can be reached by now.
 func (p *peer) addressesChanged() {
 	if p.rec.State != registry.Active || p.link == nil {
@@ -242,22 +241,48 @@ func (p *peer) needRelay() {
 		path, up = p.link.Path()
 	}
 	here := p.rec.State == registry.Active && (p.isConnected() || time.Since(p.heard) < recoverFor)
+	if p.link != nil && p.link.Dormant() && time.Since(p.stirred) > relayLinger {
+		here = false
+	}
 	p.n.reach.relays.want(p, here && (!up || path.Kind == link.Relay) || here && p.n.cfg.Relay == RelayAlways)
 }
 
-func (p *peer) onSignal(ev signaling.Event) {
+// maxCommits is how many commit bodies wait at most; the other side repeats them.
+const maxCommits = 16
+
+// signalled takes an event of the channel. However fast the other device talks,
+// one presence waits, the last, and few commit bodies.
+func (p *peer) signalled(ev signaling.Event) {
 	switch ev.Kind {
 	case signaling.CommitEvent:
-		p.commit.Receive(time.Now(), ev.Body)
-	case signaling.GoodbyeEvent:
-		if p.link != nil {
-			p.resetLink("it said goodbye")
+		if p.commits.Add(1) > maxCommits {
+			p.commits.Add(-1)
+			return
 		}
-		p.boot, p.heard = [8]byte{}, time.Time{}
-		p.needRelay()
+		p.post(func() {
+			p.commits.Add(-1)
+			p.commit.Receive(time.Now(), ev.Body)
+		})
+	case signaling.GoodbyeEvent:
+		p.news.Store(nil) // that run is over
+		p.post(p.onGoodbye)
 	case signaling.PresenceEvent:
-		p.onPresence(ev.Presence)
+		if p.news.Swap(&ev.Presence) == nil {
+			p.post(func() {
+				if pr := p.news.Swap(nil); pr != nil {
+					p.onPresence(*pr)
+				}
+			})
+		}
 	}
+}
+
+func (p *peer) onGoodbye() {
+	if p.link != nil {
+		p.resetLink("it said goodbye")
+	}
+	p.boot, p.heard = [8]byte{}, time.Time{}
+	p.needRelay()
 }
 
 func (p *peer) onPresence(pr signaling.Presence) {
@@ -273,6 +298,7 @@ func (p *peer) onPresence(pr signaling.Presence) {
 		p.resetLink("it restarted")
 	}
 	p.boot, p.peerDay, p.heard = pr.BootID, pr.Day, time.Now()
+	p.stirred = p.heard
 	p.forgetOldKeys()
 	p.updatePSK()
 	p.link.SetPeerDay(pr.Day)
@@ -282,15 +308,20 @@ func (p *peer) onPresence(pr signaling.Presence) {
 	}
 	p.link.SetNAT(p.n.socket.NAT(), p.peerNAT)
 	p.explain()
-	p.link.SetRemote(p.remote(pr))
+	p.link.SetRemote(pr.Candidates)
 	p.n.socket.Fresh()
 	p.needRelay()
 	p.link.Probe()
 }
 
-// lastSeenStep is how often "last seen" is written: it is for people, and each
-// write is an fsync.
-const lastSeenStep = 10 * time.Minute
+const (
+	// lastSeenStep is how often "last seen" is written: it is for people, and each
+	// write is an fsync.
+	lastSeenStep = 10 * time.Minute
+	// seenPause is the least time between two writes, whatever the other device says
+	// of itself.
+	seenPause = 5 * time.Second
+)
 
 func (p *peer) seen(pr signaling.Presence) {
 	now := time.Now()
@@ -299,6 +330,10 @@ func (p *peer) seen(pr signaling.Presence) {
 	if now.Sub(p.rec.LastSeen).Abs() < lastSeenStep && skew == p.rec.Skew && (name == "" || name == p.rec.PeerName) {
 		return
 	}
+	if now.Sub(p.saw).Abs() < seenPause {
+		return
+	}
+	p.saw = now
 	p.update(func(d *registry.Device) {
 		d.LastSeen, d.Skew = now, skew
 		if name != "" {

@@ -24,7 +24,13 @@ func (p *peer) look() error {
 		return err
 	}
 	p.link, p.round = l, 0
+	p.mu.Lock()
+	p.meter = l
+	p.mu.Unlock()
 	l.SetRelayOnly(p.n.cfg.Relay == RelayAlways)
+	l.SetNoRelay(p.n.cfg.Relay == RelayNever)
+	l.SetLazy(p.n.cfg.Lazy)
+	p.stirred = time.Now()
 	if err := p.attach(); err != nil {
 		return err
 	}
@@ -50,7 +56,7 @@ func candidates(addrs []netip.AddrPort) []signaling.Candidate {
 // probeKeys gives the keys that seal a pair's path probes on a day.
 func probeKeys(chain pairing.Chain, role pairing.Role) func(int64) (send, receive [32]byte, err error) {
 	return func(day int64) (send, receive [32]byte, err error) {
-		c, err := chain.At(day)
+		c, err := chain.At(max(day, chain.Day)) // our clock may be behind the pairing's day
 		if err != nil {
 			return send, receive, err
 		}
@@ -81,11 +87,29 @@ func (p *peer) onLink(ev link.Event) {
 		p.connect()
 	case link.Silent:
 		p.n.reach.doubt()
+	case link.Waking:
+		p.rouse()
 	case link.Down:
 		p.disconnected("no path answers")
 		p.n.reach.doubt()
 		p.channel.Announce(p.presence())
 	}
+}
+
+// rouseAgain is how long a device that is wanted is not called anew.
+const rouseAgain = 5 * time.Second
+
+// rouse calls for the device, because somebody wants it now: everything that was
+// given time, since nothing needed it, is tried at once.
+func (p *peer) rouse() {
+	if p.link == nil || time.Since(p.stirred) < rouseAgain && !p.link.Dormant() {
+		return
+	}
+	p.stirred = time.Now()
+	p.link.Probe()
+	p.needRelay()
+	p.n.reach.doubt()
+	p.channel.Announce(p.presence())
 }
 
 // psk is the pair's WireGuard preshared key of the earlier of both days, so
@@ -172,11 +196,15 @@ func (p *peer) handshake(ctx context.Context) {
 	if self.String() > peer.String() {
 		p.awaitHandshake(ctx, start, handshakeLead)
 	}
+	begin := p.n.tunnel.Handshake
 	for wait := firstVerify; ctx.Err() == nil; wait = min(2*wait, lastVerify) {
 		if !p.sessionSince(start) {
-			if err := p.n.tunnel.Handshake(peer); err != nil {
+			if err := begin(peer); err != nil {
 				p.n.cfg.Logger.Debug("handshake not started", "peer", peer.Short(), "err", err)
 			}
+		}
+		if wait > firstVerify { // the first two were in vain
+			begin = p.n.tunnel.HandshakeNow
 		}
 		pctx, cancel := context.WithTimeout(ctx, wait)
 		_, err := p.n.tunnel.Ping(pctx, peer.Addr())

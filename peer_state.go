@@ -66,6 +66,11 @@ func (p *peer) describe(d *Device) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	d.Connected, d.Since, d.Looking = p.connected, p.since, p.looking
+	if p.meter != nil {
+		if t := p.meter.Traffic(); t.Sent+t.Received > 0 {
+			d.Traffic = &t
+		}
+	}
 	if p.path != nil {
 		path := *p.path
 		d.Path = &path
@@ -76,14 +81,17 @@ func (p *peer) describe(d *Device) {
 }
 
 // await returns when the device is connected, with a channel that is closed when
-// it no longer is, or with the context's error.
+// it no longer is, or with the context's error. If it is not, it is called for.
 func (p *peer) await(ctx context.Context) (over <-chan struct{}, err error) {
-	for {
+	for called := false; ; called = true {
 		p.mu.Lock()
 		ok, over, changed := p.connected, p.over, p.changed
 		p.mu.Unlock()
 		if ok {
 			return over, nil
+		}
+		if !called {
+			p.post(p.rouse)
 		}
 		select {
 		case <-changed:

@@ -74,8 +74,9 @@ type reach struct {
 	doubts chan struct{} // a path does not answer
 	news   chan struct{} // the socket's addresses changed
 
-	mu   sync.Mutex // guards hubs after start
-	hubs []hubaddr.Address
+	mu     sync.Mutex // guards the fields below after start
+	hubs   []hubaddr.Address
+	mapped []portmap.Mapping
 }
 
 func newReach(n *Node) *reach {
@@ -138,7 +139,7 @@ func (r *reach) start() {
 	if !r.n.cfg.NoPortMapping {
 		secret := r.n.id.WireGuardPrivate()
 		r.mapper = portmap.New(portmap.Config{
-			Gateway: portmap.DefaultGateway, Logger: r.n.cfg.Logger, NonceKey: wire.Expand(secret[:], "port mapping"),
+			Gateway: portmap.DefaultGateway, Gateway6: portmap.DefaultGateway6, Logger: r.n.cfg.Logger, NonceKey: wire.Expand(secret[:], "port mapping"),
 		})
 	}
 	r.n.wg.Go(func() { _ = r.n.socket.Run(r.n.ctx) })
@@ -211,8 +212,12 @@ func (r *reach) anyLost() bool {
 
 func (r *reach) keepMapping() {
 	err := r.mapper.Run(r.n.ctx, r.n.socket.Port(), func(m portmap.Mapping, ok bool) {
+		r.noteMapping(m, ok)
+		if m.External.Addr().Is6() {
+			return // a firewall lets our own address through, which peers know
+		}
 		addr := m.External
-		if !ok || m.DoubleNAT {
+		if !ok || m.DoubleNAT || m.Pinhole {
 			addr = netip.AddrPort{}
 		}
 		r.n.socket.SetMapped(addr)
@@ -220,6 +225,29 @@ func (r *reach) keepMapping() {
 	if r.n.ctx.Err() == nil {
 		r.n.cfg.Logger.Warn("port mapping ended", "err", err)
 	}
+}
+
+// noteMapping keeps what the router does for us, for status.
+func (r *reach) noteMapping(m portmap.Mapping, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.mapped = slices.DeleteFunc(r.mapped, func(old portmap.Mapping) bool {
+		return old.External.Addr().Is4() && m.External.Addr().Is4() || old.External == m.External
+	})
+	if ok {
+		r.mapped = append(r.mapped, m)
+	}
+}
+
+// mappings returns what the router does for us.
+func (r *reach) mappings() []PortMapping {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []PortMapping
+	for _, m := range r.mapped {
+		out = append(out, PortMapping{Protocol: m.Protocol, External: m.External, Pinhole: m.Pinhole, DoubleNAT: m.DoubleNAT})
+	}
+	return out
 }
 
 // stunServers are host:port of all servers that may be asked, hubs first.

@@ -1,6 +1,7 @@
 package kith
 
 import (
+	"fmt"
 	"net/netip"
 
 	"github.com/kithproject/kith/identity"
@@ -19,10 +20,33 @@ type Status struct {
 	Rendezvous []RendezvousStatus `json:"rendezvous"`
 	Devices    []Device           `json:"devices"`
 	// NAT says how this device looks from outside, for people; "" if no server told.
-	NAT           string   `json:"nat,omitempty"`
-	RelaySent     uint64   `json:"relay_sent_bytes,omitempty"`     // bytes through relays since the start
-	RelayReceived uint64   `json:"relay_received_bytes,omitempty"` // bytes through relays since the start
-	Problems      []string `json:"problems,omitempty"`
+	NAT           string `json:"nat,omitempty"`
+	RelaySent     uint64 `json:"relay_sent_bytes,omitempty"`     // bytes through relays since the start
+	RelayReceived uint64 `json:"relay_received_bytes,omitempty"` // bytes through relays since the start
+	// Mappings are the ports that the router keeps open for this device.
+	Mappings []PortMapping `json:"mappings,omitempty"`
+	Problems []string      `json:"problems,omitempty"`
+}
+
+// A PortMapping is a UDP port that a router lets in to this device.
+type PortMapping struct {
+	Protocol  string         `json:"protocol"` // "pcp", "nat-pmp" or "upnp"
+	External  netip.AddrPort `json:"external"` // where others send to
+	Pinhole   bool           `json:"pinhole"`  // it is our own address, which a firewall lets through
+	DoubleNAT bool           `json:"double_nat"`
+}
+
+// String returns the mapping for people.
+func (m PortMapping) String() string {
+	what := "forwarded"
+	if m.Pinhole {
+		what = "let in"
+	}
+	text := fmt.Sprintf("%s %s (%s)", m.External, what, m.Protocol)
+	if m.DoubleNAT {
+		text += ", but the router is behind another NAT itself"
+	}
+	return text
 }
 
 // A RendezvousStatus is the state of one medium.
@@ -77,6 +101,7 @@ func (n *Node) Status() Status {
 		s.Endpoints = append(s.Endpoints, c.Addr)
 	}
 	s.NAT = describeNAT(n.socket.NAT())
+	s.Mappings = n.reach.mappings()
 	s.RelaySent, s.RelayReceived = n.relayedBytes()
 	s.Rendezvous = rendezvousStatus(n.media.Each(), n.media.Stats())
 	for _, p := range n.store.Problems() {

@@ -2,7 +2,6 @@ package hub
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -19,7 +18,6 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
-	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/kithproject/kith/hub/hubaddr"
 )
@@ -34,16 +32,16 @@ func benchChild() bool {
 	if dir == "" {
 		return false
 	}
-	h, err := Open(context.Background(), Config{Dir: dir, Listen: "127.0.0.1:0", AllowPrivate: true, MaxConnsPerIP: 1 << 20, MaxConns: 1 << 20})
+	h, err := Open(context.Background(), Config{Dir: dir, Listen: "127.0.0.1:0", AllowPrivate: true})
 	if err != nil {
-		fmt.Println(err)
+		fmt.Fprintln(os.Stdout, err)
 		return true
 	}
 	defer h.Close()
-	fmt.Println(h.Address().Text())
+	fmt.Fprintln(os.Stdout, h.Address().Text())
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
 		debug.FreeOSMemory()
-		fmt.Println(metric(h, "kith_hub_clients"))
+		fmt.Fprintln(os.Stdout, metric(h, "kith_hub_clients"))
 	}
 	return true
 }
@@ -56,7 +54,8 @@ type child struct {
 	addr hubaddr.Address
 }
 
-func startChild(b *testing.B) *child {
+// startChild starts it, if wanted on one processor.
+func startChild(b testing.TB, one bool) *child {
 	b.Helper()
 	dir := b.TempDir()
 	if err := chmod700(dir); err != nil {
@@ -64,6 +63,7 @@ func startChild(b *testing.B) *child {
 	}
 	c := &child{cmd: exec.Command(os.Args[0])}
 	c.cmd.Env = append(os.Environ(), childEnv+"="+dir)
+	c.cmd.Stderr = os.Stderr
 	var err error
 	if c.in, err = c.cmd.StdinPipe(); err != nil {
 		b.Fatal(err)
@@ -72,7 +72,9 @@ func startChild(b *testing.B) *child {
 	if err != nil {
 		b.Fatal(err)
 	}
-	if err := c.cmd.Start(); err != nil {
+	if one {
+		pinned(b, c.cmd)
+	} else if err := c.cmd.Start(); err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() {
@@ -88,7 +90,7 @@ func startChild(b *testing.B) *child {
 }
 
 // collect has garbage collected and returns the clients that are logged in.
-func (c *child) collect(b *testing.B) int {
+func (c *child) collect(b testing.TB) int {
 	b.Helper()
 	if _, err := io.WriteString(c.in, "\n"); err != nil || !c.out.Scan() {
 		b.Fatal("the hub ended")
@@ -98,7 +100,7 @@ func (c *child) collect(b *testing.B) int {
 }
 
 // rss returns the resident memory, in bytes.
-func (c *child) rss(b *testing.B) float64 {
+func (c *child) rss(b testing.TB) float64 {
 	b.Helper()
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.cmd.Process.Pid))
 	if err != nil {
@@ -114,10 +116,18 @@ func (c *child) rss(b *testing.B) float64 {
 	return 0
 }
 
-// idle connects and subscribes one client to three topics.
-func idle(a hubaddr.Address, via string, topics []byte) (net.Conn, error) {
+// source is an address of this machine for client i: so few share one that the
+// hub's limits for an address are not reached.
+func source(i int) net.IP {
+	const sharing = 20
+	return net.IPv4(127, 1+byte(i/sharing>>8), byte(i/sharing), 1)
+}
+
+// idle connects client i and subscribes it to three topics.
+func idle(i int, a hubaddr.Address, via string, topics []byte) (net.Conn, error) {
 	hp := net.JoinHostPort(a.Host, strconv.Itoa(int(a.Port)))
-	conn, err := net.Dial("tcp", hp)
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: source(i)}}
+	conn, err := d.Dial("tcp", hp)
 	if err != nil {
 		return nil, err
 	}
@@ -146,6 +156,15 @@ func idle(a hubaddr.Address, via string, topics []byte) (net.Conn, error) {
 	return conn, err
 }
 
+// subscribeTo returns a SUBSCRIBE for n random topics.
+func subscribeTo(t testing.TB, n int) []byte {
+	var topics []string
+	for range n {
+		topics = append(topics, randomTopic())
+	}
+	return subscribePacket(t, topics...)
+}
+
 // BenchmarkIdleClients measures the memory of a hub with clients that wait. The
 // number of clients is KITH_HUB_CLIENTS, 2000 by default.
 func BenchmarkIdleClients(b *testing.B) {
@@ -156,7 +175,7 @@ func BenchmarkIdleClients(b *testing.B) {
 	for _, via := range []string{"plain", "tls", "websocket", "websocket-tls"} {
 		b.Run(via, func(b *testing.B) {
 			for b.Loop() {
-				c := startChild(b)
+				c := startChild(b, false)
 				c.collect(b)
 				before := c.rss(b)
 				conns := make([]net.Conn, count)
@@ -167,17 +186,8 @@ func BenchmarkIdleClients(b *testing.B) {
 				for w := range workers {
 					wg.Go(func() {
 						for i := w; i < count; i += workers {
-							p := packets.Packet{ProtocolVersion: 5, FixedHeader: packets.FixedHeader{Type: packets.Subscribe, Qos: 1}, PacketID: 1}
-							for range 3 {
-								p.Filters = append(p.Filters, packets.Subscription{Filter: randomTopic()})
-							}
-							var buf bytes.Buffer
-							if err := p.SubscribeEncode(&buf); err != nil {
-								b.Error(err)
-								return
-							}
 							var err error
-							if conns[i], err = idle(c.addr, via, buf.Bytes()); err != nil {
+							if conns[i], err = idle(i, c.addr, via, subscribeTo(b, 3)); err != nil {
 								failed.Do(func() { b.Errorf("client %d: %v", i, err) })
 								return
 							}

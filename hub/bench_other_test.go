@@ -3,3 +3,5 @@
 package hub
 
 func benchChild() bool { return false }
+
+func forwardChild() bool { return false }

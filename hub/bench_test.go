@@ -67,6 +67,7 @@ func BenchmarkPublish(b *testing.B) {
 	for b.Loop() {
 		if limited++; limited >= int(publishBurst)-1 { // a client more for each burst
 			b.StopTimer()
+			_ = from.Disconnect(b.Context())
 			limited, from = 0, dialMQTT(b, h, h.Address().MQTTURLs()[0], nil)
 			b.StartTimer()
 		}

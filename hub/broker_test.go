@@ -110,7 +110,7 @@ func TestRefusedPublishes(t *testing.T) {
 			ProtocolName: []byte("MQTT"), ClientIdentifier: "a", Clean: true, Keepalive: 30}}, 0x82},
 	} {
 		t.Run(name, func(t *testing.T) {
-			conn := rawMQTT(t, h, 30)
+			conn := rawMQTT(t, h)
 			c.p.ProtocolVersion = 5
 			var buf bytes.Buffer
 			encode := c.p.PublishEncode
@@ -135,14 +135,14 @@ func TestRefusedPublishes(t *testing.T) {
 }
 
 // rawMQTT logs in by hand and returns the connection after CONNACK.
-func rawMQTT(t testing.TB, h *Hub, keepalive uint16) net.Conn {
+func rawMQTT(t testing.TB, h *Hub) net.Conn {
 	t.Helper()
 	conn, err := net.Dial("tcp", h.hostPort())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	if err := login(conn, h.Address().MQTTPassword(), keepalive); err != nil {
+	if err := login(conn, h.Address().MQTTPassword(), 30); err != nil {
 		t.Fatal(err)
 	}
 	_ = conn.SetDeadline(time.Now().Add(testLimit))
@@ -228,7 +228,7 @@ func TestRateLimit(t *testing.T) {
 	sub := dialMQTT(t, h, "mqtt://"+h.hostPort(), nil)
 	topic := randomTopic()
 	sub.subscribe(t, topic)
-	flood := rawMQTT(t, h, 30)
+	flood := rawMQTT(t, h)
 	var one bytes.Buffer
 	p := packets.Packet{ProtocolVersion: 5, FixedHeader: packets.FixedHeader{Type: packets.Publish}, TopicName: topic, Payload: []byte("flood")}
 	if err := p.PublishEncode(&one); err != nil {
@@ -271,7 +271,7 @@ func TestSlowReader(t *testing.T) {
 	t.Parallel()
 	h := open(t, nil)
 	topic := randomTopic()
-	slow := rawMQTT(t, h, 30)
+	slow := rawMQTT(t, h)
 	sub := packets.Packet{ProtocolVersion: 5, FixedHeader: packets.FixedHeader{Type: packets.Subscribe, Qos: 1}, PacketID: 1,
 		Filters: packets.Subscriptions{{Filter: topic}}}
 	var buf bytes.Buffer
@@ -393,7 +393,7 @@ func TestMalformedPacket(t *testing.T) {
 	other := dialMQTT(t, h, "mqtt://"+h.hostPort(), nil)
 	topic := randomTopic()
 	other.subscribe(t, topic)
-	bad := rawMQTT(t, h, 30)
+	bad := rawMQTT(t, h)
 	sub := packets.Packet{ProtocolVersion: 5, FixedHeader: packets.FixedHeader{Type: packets.Subscribe, Qos: 1}, PacketID: 1,
 		Filters: packets.Subscriptions{{Filter: topic}}}
 	var buf bytes.Buffer

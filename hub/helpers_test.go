@@ -4,7 +4,35 @@ import (
 	"bytes"
 	"os"
 	"sync"
+	"testing"
+
+	"github.com/mochi-mqtt/server/v2/packets"
 )
+
+// subscribePacket returns a SUBSCRIBE.
+func subscribePacket(t testing.TB, topics ...string) []byte {
+	t.Helper()
+	p := packets.Packet{ProtocolVersion: 5, FixedHeader: packets.FixedHeader{Type: packets.Subscribe, Qos: 1}, PacketID: 1}
+	for _, topic := range topics {
+		p.Filters = append(p.Filters, packets.Subscription{Filter: topic})
+	}
+	var buf bytes.Buffer
+	if err := p.SubscribeEncode(&buf); err != nil {
+		t.Error(err)
+	}
+	return buf.Bytes()
+}
+
+// publishPacket returns a PUBLISH.
+func publishPacket(t testing.TB, topic string, payload []byte) []byte {
+	t.Helper()
+	p := packets.Packet{ProtocolVersion: 5, FixedHeader: packets.FixedHeader{Type: packets.Publish}, TopicName: topic, Payload: payload}
+	var buf bytes.Buffer
+	if err := p.PublishEncode(&buf); err != nil {
+		t.Error(err)
+	}
+	return buf.Bytes()
+}
 
 // chmod700 makes a test's directory what a state directory must be.
 func chmod700(dir string) error {

@@ -107,6 +107,8 @@ type Config struct {
 	Metrics string
 	// Logger: default discard. Client addresses are logged at the debug level only.
 	Logger *slog.Logger
+
+	channelLife, permissionLife time.Duration // shorter, for tests; default those of RFC 8656
 }
 
 func (cfg *Config) defaults() error {
@@ -186,7 +188,7 @@ func Open(ctx context.Context, cfg Config) (*Hub, error) {
 	}
 	h := &Hub{cfg: cfg, log: cfg.Logger, failed: make(chan error, 1)}
 	last := st.settings()
-	if h.addr.Host, err = pickHost(cfg.Host, last.Host, host); err != nil {
+	if h.addr.Host, err = pickHost(ctx, cfg.Host, last.Host, host); err != nil {
 		return nil, err
 	}
 	local, err := bindAll(ctx, host, port, cfg.AltPort, cfg.AltIP)
@@ -261,7 +263,7 @@ func (h *Hub) relayIP(ctx context.Context) (out [2]netip.Addr, err error) {
 	}
 	for i := range out {
 		put(h.socks.bound(i))
-		if a := routeIP(i); i == 0 || h.cfg.AllowPrivate || mayRelay(a, false) {
+		if a := routeIP(ctx, i); i == 0 || h.cfg.AllowPrivate || mayRelay(a, false) {
 			put(a) // a private IPv4 address may be mapped to a public one, an IPv6 one is not
 		}
 	}
@@ -415,7 +417,7 @@ func splitListen(listen string) (host string, port uint16, err error) {
 }
 
 // pickHost chooses what clients will use.
-func pickHost(given, last, listen string) (string, error) {
+func pickHost(ctx context.Context, given, last, listen string) (string, error) {
 	if given != "" {
 		host, err := hubaddr.CleanHost(given)
 		if err != nil {
@@ -430,7 +432,7 @@ func pickHost(given, last, listen string) (string, error) {
 		return a.WithZone("").Unmap().String(), nil
 	}
 	for i := range 2 {
-		if a := routeIP(i); a.IsValid() {
+		if a := routeIP(ctx, i); a.IsValid() {
 			return a.String(), nil
 		}
 	}
@@ -439,9 +441,10 @@ func pickHost(given, last, listen string) (string, error) {
 
 // routeIP returns the address that this machine has on its way to the internet
 // by IPv4 (0) or IPv6 (1). No packet is sent for it.
-func routeIP(family int) netip.Addr {
+func routeIP(ctx context.Context, family int) netip.Addr {
 	to := [2]string{"192.0.2.1:9", "[2001:db8::1]:9"}[family]
-	c, err := net.Dial(udpNetwork(family), to)
+	var d net.Dialer
+	c, err := d.DialContext(ctx, udpNetwork(family), to)
 	if err != nil {
 		return netip.Addr{}
 	}

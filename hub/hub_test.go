@@ -25,7 +25,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if benchChild() {
+	if benchChild() || forwardChild() {
 		return
 	}
 	goleak.VerifyTestMain(m)
@@ -390,15 +390,14 @@ func TestTURN(t *testing.T) {
 	await(t, "one allocation left", func() bool { return metric(h, "kith_hub_allocations") == 1 })
 }
 
-// TestTURNCredentials refuses what is wrong, expired or too far ahead.
+// TestTURNCredentials refuses what is wrong or expired.
 func TestTURNCredentials(t *testing.T) {
 	h := open(t, nil)
 	good := func(user string) (string, string) { return user, turnPassword(h.Address().TURNSecret(), user) }
 	stamp := func(d time.Duration) string { return strconv.FormatInt(time.Now().Add(d).Unix(), 10) }
 	for name, try := range map[string]func() (string, string){
 		"wrong password": func() (string, string) { u, _ := turnUser(h, "desk", time.Hour); return u, "wrong" },
-		"expired":        func() (string, string) { return turnUser(h, "desk", -time.Second) },
-		"far ahead":      func() (string, string) { return turnUser(h, "desk", 26*time.Hour) },
+		"expired":        func() (string, string) { return turnUser(h, "desk", -clockSlack-time.Minute) },
 		"no client":      func() (string, string) { return good(stamp(time.Hour)) },
 		"empty client":   func() (string, string) { return good(stamp(time.Hour) + ":") },
 		"no number":      func() (string, string) { return good("soon:desk") },
@@ -414,11 +413,9 @@ func TestTURNCredentials(t *testing.T) {
 			}
 		})
 	}
-	if metric(h, `kith_hub_turn_logins_total{result="refused"}`) < 8 {
+	if metric(h, `kith_hub_turn_logins_total{result="refused"}`) < 7 {
 		t.Error("refusals were not counted")
 	}
-	user, password := turnUser(h, "desk", 24*time.Hour)
-	allocate(t, turnDial(t, h, "udp", user, password))
 }
 
 // TestQuotas bounds allocations by client, by address and in all, and gives

@@ -32,14 +32,22 @@ func (b *bucket) take(now time.Time, n, rate, burst float64) bool {
 const (
 	bindingRate  = 20.0  // STUN answers to one address a second
 	bindingBurst = 100.0 // and at once
-	maxSources   = 8192  // addresses remembered for it
+	loginRate    = 50.0  // TURN requests of one address a second that are not signed well
+	loginBurst   = 200.0 // and at once
+	maxSources   = 8192  // addresses remembered for each of these
 )
 
-// sources bounds how often an address is answered, so that forged requests
-// cannot make the hub flood somebody.
+// sources bounds what an address may cause, so that forged requests cannot make
+// the hub flood somebody, and guessing is slow.
 type sources struct {
+	rate, burst float64
+
 	mu  sync.Mutex
 	ips map[netip.Addr]*bucket
+}
+
+func newSources(rate, burst float64) *sources {
+	return &sources{rate: rate, burst: burst, ips: make(map[netip.Addr]*bucket)}
 }
 
 func (s *sources) allow(now time.Time, ip netip.Addr) bool {
@@ -48,12 +56,21 @@ func (s *sources) allow(now time.Time, ip netip.Addr) bool {
 	defer s.mu.Unlock()
 	b := s.ips[ip]
 	if b == nil {
-		if len(s.ips) >= maxSources || s.ips == nil {
+		if len(s.ips) >= maxSources {
 			// Whoever fills the table gains a full bucket by it: one burst in 8192.
-			s.ips = make(map[netip.Addr]*bucket)
+			clear(s.ips)
 		}
 		b = new(bucket)
 		s.ips[ip] = b
 	}
-	return b.take(now, 1, bindingRate, bindingBurst)
+	return b.take(now, 1, s.rate, s.burst)
+}
+
+// refund takes back what allow counted.
+func (s *sources) refund(ip netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b := s.ips[ipKey(ip)]; b != nil {
+		b.tokens = min(s.burst, b.tokens+1)
+	}
 }

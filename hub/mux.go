@@ -74,7 +74,7 @@ func (c *tcpConn) Write(p []byte) (int, error) {
 }
 
 // SetDeadline sets the deadline for reading.
-func (c *tcpConn) SetDeadline(t time.Time) error { return c.Conn.SetReadDeadline(t) }
+func (c *tcpConn) SetDeadline(t time.Time) error { return c.SetReadDeadline(t) }
 
 // SetWriteDeadline does nothing; see Write.
 func (c *tcpConn) SetWriteDeadline(time.Time) error { return nil }

@@ -14,6 +14,7 @@ import (
 
 const (
 	portAttempts = 64               // to find a free relay port
+	relayBuffer  = 1 << 20          // bytes asked of the system, for bursts of one client's peers
 	ownEvery     = 10 * time.Second // how long this machine's addresses are believed
 )
 
@@ -75,20 +76,21 @@ type relays struct {
 	outside [2]bool
 	m       *meters
 	quota   *quota
+	buffers *buffers
 	wg      sync.WaitGroup
 
 	mu    sync.Mutex // guards the fields below
 	own   map[netip.Addr]bool
-	owned time.Time          // when own was asked
-	live  [2]map[uint16]bool // ports of allocations
+	owned time.Time                // when own was asked
+	live  [2]map[uint16]*relayConn // by port
 }
 
 var _ turn.RelayAddressGenerator = (*relays)(nil)
 
 func newRelays(cfg Config, m *meters, q *quota, socks *sockets, ip [2]netip.Addr) *relays {
-	r := &relays{ip: ip, min: cfg.RelayMin, max: cfg.RelayMax, private: cfg.AllowPrivate, m: m, quota: q}
+	r := &relays{ip: ip, min: cfg.RelayMin, max: cfg.RelayMax, private: cfg.AllowPrivate, m: m, quota: q, buffers: socks.buffers}
 	for f := range 2 {
-		r.live[f] = make(map[uint16]bool)
+		r.live[f] = make(map[uint16]*relayConn)
 		switch {
 		case r.isOwn(ip[f], time.Now()):
 			r.bind[f] = ip[f]
@@ -158,9 +160,14 @@ func (r *relays) AllocatePacketConn(conf turn.AllocateListenerConfig) (net.Packe
 		if err != nil {
 			continue
 		}
-		c := &relayConn{UDPConn: conn, r: r, family: f, port: port, user: u}
+		_ = conn.SetReadBuffer(relayBuffer) // the system gives what it allows
+		_ = conn.SetWriteBuffer(relayBuffer)
+		c := &relayConn{UDPConn: conn, r: r, family: f, port: port, user: u, out: newOutlet(conn, r.buffers)}
+		if c.in, err = newReader(conn, r.buffers); err != nil {
+			return nil, nil, errors.Join(err, conn.Close())
+		}
 		r.mu.Lock()
-		r.live[f][port] = true
+		r.live[f][port] = c
 		r.mu.Unlock()
 		r.wg.Add(1)
 		return c, net.UDPAddrFromAddrPort(netip.AddrPortFrom(r.ip[f], port)), nil
@@ -179,7 +186,15 @@ func (r *relays) AllocateConn(turn.AllocateConnConfig) (net.Conn, error) { retur
 func (r *relays) isLive(family int, port uint16) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.live[family][port]
+	return r.live[family][port] != nil
+}
+
+// conn returns the socket of a relayed address.
+func (r *relays) conn(addr net.Addr) *relayConn {
+	ap := addrOf(addr)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.live[familyOf(ap.Addr())][ap.Port()]
 }
 
 // inside is where another allocation is reached.
@@ -200,40 +215,93 @@ type relayConn struct {
 	family int
 	port   uint16
 	user   *user
+	out    *outlet
 	once   sync.Once
+
+	// Of a client over UDP, and of the goroutine that reads.
+	alloc *allocation
+	in    *reader
+	rest  message // what is for the library
 }
 
-// ReadFrom returns the next packet of a peer.
+// ReadFrom returns the next packet of a peer that is for the library: for a client
+// over TCP, or of a peer without a channel.
 func (c *relayConn) ReadFrom(p []byte) (int, net.Addr, error) {
+	if c.alloc == nil {
+		return c.readOne(p)
+	}
+	for {
+		if len(c.rest.data) > 0 {
+			return copy(p, c.rest.next()), net.UDPAddrFromAddrPort(c.rest.src), nil
+		}
+		if !c.in.more() {
+			c.alloc.flushDown()
+		}
+		m, err := c.in.get()
+		if err != nil {
+			c.in.release()
+			return 0, nil, err
+		}
+		m.src = c.seen(m.src)
+		switch channel, ok := c.alloc.from(m.src); {
+		case m.size > maxDatagram:
+			c.r.m.drop("datagram")
+		case channel != nil:
+			c.alloc.sendDown(m, channel)
+		case ok:
+			c.alloc.flushDown()
+			c.rest = m
+		default:
+			c.r.m.drop("permission")
+		}
+	}
+}
+
+// readOne reads a packet where nothing but the library passes packets on.
+func (c *relayConn) readOne(p []byte) (int, net.Addr, error) {
 	for failures := 0; ; failures++ {
 		n, src, err := c.ReadFromUDPAddrPort(p)
-		if err != nil {
-			if errors.Is(err, net.ErrClosed) || failures >= maxReadErrors {
-				return 0, nil, err
-			}
-			continue // an earlier packet could not be delivered
+		if err == nil {
+			return n, net.UDPAddrFromAddrPort(c.seen(src)), nil
 		}
-		src = netip.AddrPortFrom(src.Addr().Unmap(), src.Port())
-		if c.r.outside[c.family] && src.Addr() == c.r.inside(c.family) && c.r.isLive(c.family, src.Port()) {
-			src = netip.AddrPortFrom(c.r.ip[c.family], src.Port())
-		}
-		return n, net.UDPAddrFromAddrPort(src), nil
+		if ended(err) || failures >= maxReadErrors {
+			return 0, nil, err
+		} // else an earlier packet could not be delivered
 	}
+}
+
+// seen returns a peer's address as the client knows it.
+func (c *relayConn) seen(src netip.AddrPort) netip.AddrPort {
+	src = netip.AddrPortFrom(src.Addr().Unmap(), src.Port())
+	if c.r.outside[c.family] && src.Addr() == c.r.inside(c.family) && c.r.isLive(c.family, src.Port()) {
+		src = netip.AddrPortFrom(c.r.ip[c.family], src.Port())
+	}
+	return src
+}
+
+// route returns where packets for a peer are sent, or false if they must not.
+func (c *relayConn) route(peer netip.AddrPort) (netip.AddrPort, bool) {
+	if peer.Addr() != c.r.ip[c.family] {
+		return peer, true
+	}
+	if !c.r.isLive(c.family, peer.Port()) {
+		if !c.r.private {
+			c.r.m.drop("peer")
+		}
+		return peer, c.r.private
+	}
+	if c.r.outside[c.family] {
+		peer = netip.AddrPortFrom(c.r.inside(c.family), peer.Port())
+	}
+	return peer, true
 }
 
 // WriteTo sends to a peer. What may not be sent, or exceeds the client's
 // bandwidth, is dropped.
 func (c *relayConn) WriteTo(p []byte, addr net.Addr) (int, error) {
-	dst := addrOf(addr)
-	if dst.Addr() == c.r.ip[c.family] {
-		if c.r.isLive(c.family, dst.Port()) {
-			if c.r.outside[c.family] {
-				dst = netip.AddrPortFrom(c.r.inside(c.family), dst.Port())
-			}
-		} else if !c.r.private {
-			c.r.m.drop("peer")
-			return len(p), nil
-		}
+	dst, ok := c.route(addrOf(addr))
+	if !ok {
+		return len(p), nil
 	}
 	if !c.user.spend(&c.user.up, len(p)) {
 		c.r.m.drop("bandwidth")

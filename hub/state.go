@@ -132,7 +132,7 @@ func (s *state) write(name string, data []byte) error {
 	if err != nil {
 		return fmt.Errorf("hub: %w", err)
 	}
-	defer os.Remove(f.Name()) // fails after the rename, as it should
+	defer func() { _ = os.Remove(f.Name()) }() // fails after the rename, as it should
 	_, err = f.Write(data)
 	err = errors.Join(err, f.Sync(), f.Close())
 	if err == nil {

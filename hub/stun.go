@@ -18,6 +18,8 @@ const (
 	bindingType  = 0x0001
 	channelFirst = 0x40 // first byte of the lowest channel (RFC 8656 section 12)
 	channelLast  = 0x4f
+
+	channelHeader = 4 // bytes before the data of a ChannelData message
 )
 
 // A datagram's kind, by its first bytes.

@@ -205,7 +205,7 @@ func TestBindingRefused(t *testing.T) {
 
 // TestBindingRate holds that one address gets so many answers.
 func TestBindingRate(t *testing.T) {
-	s := &sources{}
+	s := newSources(bindingRate, bindingBurst)
 	now := time.Unix(1e9, 0)
 	count := func(ip string, n int) (passed int) {
 		for range n {

@@ -4,9 +4,6 @@ import (
 	"crypto/hmac"
 	"crypto/sha1" //nolint:gosec // the REST scheme of TURN says so
 	"encoding/base64"
-	"encoding/binary"
-	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -16,16 +13,16 @@ import (
 	"time"
 
 	"github.com/pion/logging"
+	"github.com/pion/stun/v4"
 	"github.com/pion/turn/v5"
 )
 
 const (
-	turnRealm     = "kith"
-	maxTURNUser   = 128              // bytes of a user's name with its expiry
-	credentialMax = 24 * time.Hour   // how far ahead an expiry may be
-	clockSlack    = time.Hour        // for a client whose clock is ahead
-	turnFirst     = 10 * time.Second // for a TCP client to get an allocation
-	turnIdle      = 11 * time.Minute // between two packets of one that has it; permissions last 5
+	turnRealm   = "kith"
+	maxTURNUser = 128                // bytes of a user's name with its expiry
+	clockSlack  = 7 * 24 * time.Hour // for a client whose clock is behind: its credentials look expired
+	turnFirst   = 10 * time.Second   // for a TCP client to get an allocation
+	turnIdle    = 11 * time.Minute   // between two packets of one that has it; permissions last 5
 )
 
 // turnServer is the relay (RFC 8656), over UDP, TCP and TLS.
@@ -36,9 +33,13 @@ type turnServer struct {
 	relays *relays
 	udp    [2]*turnPackets
 	ln     *handoff
-	m      *meters
-	log    *slog.Logger
-	wg     sync.WaitGroup // TCP clients
+	gone   []byte // see goneHint
+	// logins bounds requests over UDP, where the sender may be forged, tcpLogins
+	// those over TCP, hints what unknown senders of data are told.
+	logins, tcpLogins, hints *sources
+	m                        *meters
+	log                      *slog.Logger
+	wg                       sync.WaitGroup // TCP clients
 
 	mu  sync.Mutex
 	tcp map[netip.AddrPort]*turnConn
@@ -47,6 +48,7 @@ type turnServer struct {
 func newTURN(cfg Config, m *meters, log *slog.Logger, secret []byte, socks *sockets, ip [2]netip.Addr) (*turnServer, error) {
 	t := &turnServer{
 		secret: secret, m: m, log: log, ln: newHandoff(socks.tcp.Addr()), tcp: make(map[netip.AddrPort]*turnConn),
+		gone: goneHint(), logins: newSources(loginRate, loginBurst), tcpLogins: newSources(loginRate, loginBurst), hints: newSources(bindingRate, bindingBurst),
 		quota: &quota{
 			max: cfg.MaxAllocations, perClient: cfg.AllocationsPerClient, perIP: cfg.AllocationsPerIP, rate: float64(cfg.Bandwidth),
 			users: make(map[string]*user), ips: make(map[netip.Addr]int), holds: make(map[string]*hold),
@@ -55,17 +57,33 @@ func newTURN(cfg Config, m *meters, log *slog.Logger, secret []byte, socks *sock
 	t.relays = newRelays(cfg, m, t.quota, socks, ip)
 	sc := turn.ServerConfig{
 		Realm: turnRealm, AuthHandler: t.auth, QuotaHandler: t.admit, LoggerFactory: quietTURN{},
-		ListenerConfigs: []turn.ListenerConfig{{Listener: t.ln, RelayAddressGenerator: t.relays, PermissionHandler: t.relays.permit}},
+		ChannelBindTimeout: cfg.channelLife, PermissionTimeout: cfg.permissionLife,
+		ListenerConfigs: []turn.ListenerConfig{{Listener: t.ln, RelayAddressGenerator: t.relays, PermissionHandler: t.permit}},
 		EventHandler: turn.EventHandler{
 			OnAuth: t.onAuth, OnAllocationCreated: t.created, OnAllocationDeleted: t.deleted,
-			OnAllocationError: func(src, _ net.Addr, _, _ string) { t.quota.cancel(src) },
+			OnAllocationError: func(src, _ net.Addr, _, _ string) { t.failed(src) },
+			OnPermissionCreated: func(src, _ net.Addr, _, _, _ string, _ net.Addr, ip net.IP) {
+				t.tell(src, func(a *allocation) { a.permit(ip) })
+			},
+			OnPermissionDeleted: func(src, _ net.Addr, _, _, _ string, _ net.Addr, ip net.IP) {
+				t.tell(src, func(a *allocation) { a.forbid(ip) })
+			},
+			OnChannelCreated: func(src, _ net.Addr, _, _, _ string, _, peer net.Addr, n uint16) {
+				t.tell(src, func(a *allocation) { a.bind(n, peer) })
+			},
+			OnChannelDeleted: func(src, _ net.Addr, _, _, _ string, _, _ net.Addr, n uint16) {
+				t.tell(src, func(a *allocation) { a.unbind(n) })
+			},
 		},
 	}
 	for _, u := range socks.main() {
-		p := newTURNPackets(u)
+		p, err := newTURNPackets(t, u)
+		if err != nil {
+			return nil, err
+		}
 		t.udp[familyOf(u.local.Addr())] = p
 		sc.PacketConnConfigs = append(sc.PacketConnConfigs,
-			turn.PacketConnConfig{PacketConn: p, RelayAddressGenerator: t.relays, PermissionHandler: t.relays.permit})
+			turn.PacketConnConfig{PacketConn: p, RelayAddressGenerator: t.relays, PermissionHandler: t.permit})
 	}
 	var err error
 	t.srv, err = turn.NewServer(sc)
@@ -81,14 +99,17 @@ func turnPassword(secret []byte, user string) string {
 }
 
 // clientName returns the client of a user "<unix expiry>:<client>", if the
-// credential is good now.
+// credential is good now. Clients make their credentials themselves, so that the
+// expiry is worth what their clock is: one that is days behind makes them in the
+// past, one that is ahead far in the future, and both must be relayed. Whoever can
+// make credentials can make them again, so that neither opens the hub to anybody.
 func clientName(name string, now time.Time) (string, bool) {
 	stamp, client, ok := strings.Cut(name, ":")
 	if !ok || client == "" || len(name) > maxTURNUser || strings.HasPrefix(stamp, "+") {
 		return "", false
 	}
 	unix, err := strconv.ParseInt(stamp, 10, 64)
-	if err != nil || unix <= now.Unix() || unix > now.Add(credentialMax+clockSlack).Unix() {
+	if err != nil || unix <= now.Add(-clockSlack).Unix() {
 		return "", false
 	}
 	return client, true
@@ -101,14 +122,22 @@ func (t *turnServer) auth(ra *turn.RequestAttributes) (string, []byte, bool) {
 		t.m.authBad.Inc()
 		return "", nil, false
 	}
-	return client, turn.GenerateAuthKey(ra.Username, turnRealm, turnPassword(t.secret, ra.Username)), true
+	key := turn.GenerateAuthKey(ra.Username, turnRealm, turnPassword(t.secret, ra.Username))
+	if w := t.way(ra.SrcAddr); w != nil {
+		w.question().sign(key)
+	}
+	return client, key, true
 }
 
-func (t *turnServer) onAuth(_, _ net.Addr, _, _, _, method string, good bool) {
-	switch {
-	case !good:
+func (t *turnServer) onAuth(src, _ net.Addr, _, _, _, method string, good bool) {
+	if !good {
 		t.m.authBad.Inc()
-	case method == "Allocate":
+		return
+	}
+	if w := t.way(src); w != nil {
+		w.question().prove()
+	}
+	if method == stun.MethodAllocate.String() {
 		t.m.authOK.Inc()
 	}
 }
@@ -122,17 +151,42 @@ func (t *turnServer) admit(client, _ string, src net.Addr) bool {
 	return true
 }
 
-func (t *turnServer) created(src, _ net.Addr, _, client, _ string, _ net.Addr, _ int) {
-	u := t.quota.commit(src)
+func (t *turnServer) created(src, _ net.Addr, _, client, _ string, relay net.Addr, _ int) {
+	conn := t.relays.conn(relay)
+	a := newAllocation(t.quota.commit(src), conn)
 	ap := addrOf(src)
-	if _, udp := src.(*net.UDPAddr); udp {
-		if p := t.udp[familyOf(ap.Addr())]; p != nil {
-			p.remember(ap, u)
+	if _, udp := src.(*net.UDPAddr); !udp {
+		if c := t.conn(ap); c != nil {
+			c.given(a)
 		}
-	} else if c := t.conn(ap); c != nil {
-		c.allocated(u)
+	} else if p := t.udp[familyOf(ap.Addr())]; p != nil {
+		joinReads(conn.UDPConn)
+		p.remember(ap, a)
+		conn.alloc = a // nothing was read yet
 	}
 	t.log.Debug("relay allocated", "client", src, "name", client)
+}
+
+// tell has f note what the library did to an allocation.
+func (t *turnServer) tell(src net.Addr, f func(*allocation)) {
+	if w := t.way(src); w != nil {
+		if a := w.allocation(addrOf(src)); a != nil {
+			f(a)
+		}
+	}
+}
+
+// permit decides whether a client may exchange packets with an address.
+func (t *turnServer) permit(src net.Addr, ip net.IP) bool {
+	full := false
+	if addr, ok := netip.AddrFromSlice(ip); ok {
+		t.tell(src, func(a *allocation) { full = a.full(addr.Unmap()) })
+	}
+	if full {
+		t.m.drop("permissions")
+		return false
+	}
+	return t.relays.permit(src, ip)
 }
 
 func (t *turnServer) deleted(src, _ net.Addr, _, client, _ string) {
@@ -143,7 +197,7 @@ func (t *turnServer) deleted(src, _ net.Addr, _, client, _ string) {
 			p.forget(ap)
 		}
 	} else if c := t.conn(ap); c != nil {
-		c.allocated(nil)
+		c.given(nil)
 	}
 	t.log.Debug("relay released", "client", src, "name", client)
 }
@@ -165,7 +219,7 @@ func (t *turnServer) accept(conn net.Conn) {
 	t.ln.offer(c)
 }
 
-// close ends all allocations and waits.
+// close ends all allocations, tells their clients, and waits.
 func (t *turnServer) close(closeConns func()) error {
 	var err error
 	if t.srv != nil {
@@ -175,107 +229,6 @@ func (t *turnServer) close(closeConns func()) error {
 	closeConns()
 	t.wg.Wait()
 	t.relays.wg.Wait()
-	return err
-}
-
-var errFrame = errors.New("hub: not a TURN frame")
-
-// turnConn is a TCP client of the relay. It reads whole frames of a sane length,
-// as the library must not see others: a length that wraps around in its 16 bits
-// would keep it busy for ever.
-type turnConn struct {
-	net.Conn
-	t    *turnServer
-	key  netip.AddrPort
-	once sync.Once
-
-	head   [4]byte // of the frame being read
-	off, n int     // what of head is still to be returned
-	left   int     // bytes of the frame after head
-
-	mu   sync.Mutex // guards user
-	user *user      // nil without an allocation
-}
-
-// frameLength returns the length of the frame that begins with head (RFC 8656
-// section 12.5 and RFC 8489 section 5).
-func frameLength(head [4]byte) (int, bool) {
-	n := int(binary.BigEndian.Uint16(head[2:]))
-	switch {
-	case head[0] < 0x40: // STUN
-		if n%4 != 0 {
-			return 0, false
-		}
-		n += stunHeader
-	case head[0] >= channelFirst && head[0] <= channelLast: // padded to four bytes
-		n = 4 + (n+3)&^3
-	default:
-		return 0, false
-	}
-	return n, n < maxDatagram
-}
-
-// Read returns bytes of one frame.
-func (c *turnConn) Read(p []byte) (int, error) {
-	if c.off == c.n && c.left == 0 {
-		if c.userOf() != nil {
-			_ = c.Conn.SetReadDeadline(time.Now().Add(turnIdle))
-		}
-		if _, err := io.ReadFull(c.Conn, c.head[:]); err != nil {
-			return 0, err
-		}
-		length, ok := frameLength(c.head)
-		if !ok {
-			c.t.m.drop("frame")
-			return 0, errFrame
-		}
-		c.off, c.n, c.left = 0, len(c.head), length-len(c.head)
-	}
-	if c.off < c.n {
-		n := copy(p, c.head[c.off:c.n])
-		c.off += n
-		return n, nil
-	}
-	n, err := c.Conn.Read(p[:min(len(p), c.left)])
-	c.left -= n
-	return n, err
-}
-
-// Write sends to the client; relayed data beyond its bandwidth is dropped.
-func (c *turnConn) Write(p []byte) (int, error) {
-	if !c.userOf().deliver(p, c.t.m) {
-		return len(p), nil
-	}
-	return c.Conn.Write(p)
-}
-
-func (c *turnConn) userOf() *user {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.user
-}
-
-// allocated notes that an allocation was made, or with nil that it ended.
-func (c *turnConn) allocated(u *user) {
-	c.mu.Lock()
-	c.user = u
-	c.mu.Unlock()
-	if u == nil {
-		_ = c.Conn.SetReadDeadline(time.Now().Add(turnFirst))
-	}
-}
-
-// Close closes the connection.
-func (c *turnConn) Close() error {
-	err := c.Conn.Close()
-	c.once.Do(func() {
-		c.t.mu.Lock()
-		if c.t.tcp[c.key] == c {
-			delete(c.t.tcp, c.key)
-		}
-		c.t.mu.Unlock()
-		c.t.wg.Done()
-	})
 	return err
 }
 

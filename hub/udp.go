@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"sync"
 	"time"
 
 	"golang.org/x/net/ipv4"
@@ -14,7 +13,6 @@ import (
 )
 
 const (
-	maxDatagram   = 1600    // bytes; longer ones are not for a hub
 	socketBuffer  = 4 << 20 // bytes asked of the system
 	bindAttempts  = 20      // to find one port for TCP and UDP
 	maxReadErrors = 100     // in a row, until a socket counts as lost
@@ -37,6 +35,7 @@ type sockets struct {
 	families      [2]*family // IPv4 and IPv6; nil where there is none
 	limit         *sources
 	m             *meters
+	buffers       *buffers
 }
 
 // family is the UDP sockets of one address family, by address and port.
@@ -78,7 +77,7 @@ func bindAll(ctx context.Context, host string, port uint16, alt int, altIP netip
 }
 
 func bindOnce(ctx context.Context, host string, ip netip.Addr, port uint16, alt int, altIP netip.Addr) (_ *sockets, err error) {
-	s := &sockets{limit: &sources{}}
+	s := &sockets{limit: newSources(bindingRate, bindingBurst), buffers: newBuffers()}
 	defer func() {
 		if err != nil {
 			s.close()
@@ -216,58 +215,21 @@ func (s *sockets) close() {
 	s.each(func(u *udpSocket) { _ = u.conn.Close() })
 }
 
-// read reads one packet: its length, where it is from, and the address that it
-// came to. It errs when the socket is closed or lost.
-func (u *udpSocket) read(buf, oob []byte) (n int, src netip.AddrPort, to netip.Addr, err error) {
-	for failures := 0; ; failures++ {
-		var noob int
-		n, noob, _, src, err = u.conn.ReadMsgUDPAddrPort(buf, oob)
-		if err != nil {
-			// A packet that could not be delivered is told to the socket on some
-			// systems; that is no reason to stop.
-			if errors.Is(err, net.ErrClosed) || failures >= maxReadErrors {
-				return 0, src, to, err
-			}
-			continue
-		}
-		src = netip.AddrPortFrom(src.Addr().Unmap(), src.Port())
-		return n, src, u.dst(oob[:noob]), nil
+// control returns the control message that has a packet go out from one of this
+// machine's addresses, or nil where that is not needed.
+func (u *udpSocket) control(from netip.Addr) []byte {
+	switch {
+	case !u.notes || !from.IsValid() || from.IsUnspecified():
+		return nil
+	case from.Is4():
+		return (&ipv4.ControlMessage{Src: from.AsSlice()}).Marshal()
 	}
-}
-
-// dst returns the address that a packet came to.
-func (u *udpSocket) dst(oob []byte) netip.Addr {
-	if !u.notes || len(oob) == 0 {
-		return u.local.Addr()
-	}
-	var ip net.IP
-	if u.local.Addr().Is4() {
-		var cm ipv4.ControlMessage
-		if cm.Parse(oob) == nil {
-			ip = cm.Dst
-		}
-	} else {
-		var cm ipv6.ControlMessage
-		if cm.Parse(oob) == nil {
-			ip = cm.Dst
-		}
-	}
-	if a, ok := netip.AddrFromSlice(ip); ok {
-		return a.Unmap()
-	}
-	return u.local.Addr()
+	return (&ipv6.ControlMessage{Src: from.AsSlice()}).Marshal()
 }
 
 // write sends a packet from one of this machine's addresses.
 func (u *udpSocket) write(p []byte, from netip.Addr, to netip.AddrPort) error {
-	var oob []byte
-	if u.notes && from.IsValid() && !from.IsUnspecified() {
-		if from.Is4() {
-			oob = (&ipv4.ControlMessage{Src: from.AsSlice()}).Marshal()
-		} else {
-			oob = (&ipv6.ControlMessage{Src: from.AsSlice()}).Marshal()
-		}
-	}
+	oob := u.control(from)
 	_, _, err := u.conn.WriteMsgUDPAddrPort(p, oob, to)
 	if err != nil && oob != nil && !errors.Is(err, net.ErrClosed) {
 		_, err = u.conn.WriteToUDPAddrPort(p, to) // the address is gone, or cannot be chosen
@@ -312,111 +274,20 @@ func (u *udpSocket) answer(req []byte, src netip.AddrPort, to netip.Addr) {
 
 // serveBinding answers binding requests until the socket is closed.
 func (u *udpSocket) serveBinding() {
-	buf, oob := make([]byte, maxDatagram), make([]byte, controlSize)
+	in, err := newReader(u.conn, u.fam.all.buffers)
+	if err != nil {
+		return // it is closed
+	}
+	defer in.release()
 	for {
-		n, src, to, err := u.read(buf, oob)
+		m, err := in.get()
 		if err != nil {
 			return
 		}
-		if classify(buf[:n]) == datagramBinding {
-			u.answer(buf[:n], src, to)
+		if classify(m.data) == datagramBinding {
+			u.answer(m.data, m.src, m.to)
 		} else {
 			u.fam.all.m.drop("datagram")
 		}
 	}
 }
-
-// turnPackets is a main socket as the TURN server sees it: binding requests are
-// answered before it reads, and what it writes goes out from the address that the
-// client knows.
-type turnPackets struct {
-	*udpSocket
-	oob []byte
-
-	mu      sync.Mutex // guards the fields below
-	src     netip.AddrPort
-	to      netip.Addr // where the packet of src, which is being handled, came to
-	clients map[netip.AddrPort]udpClient
-}
-
-// udpClient is a client with an allocation.
-type udpClient struct {
-	to   netip.Addr // the address of ours that it knows
-	user *user
-}
-
-func newTURNPackets(u *udpSocket) *turnPackets {
-	return &turnPackets{udpSocket: u, oob: make([]byte, controlSize), clients: make(map[netip.AddrPort]udpClient)}
-}
-
-// ReadFrom returns the next packet that is for the TURN server.
-func (t *turnPackets) ReadFrom(p []byte) (int, net.Addr, error) {
-	for {
-		n, src, to, err := t.read(p, t.oob)
-		if err != nil {
-			return 0, nil, err
-		}
-		switch classify(p[:n]) {
-		case datagramBinding:
-			t.answer(p[:n], src, to)
-		case datagramTURN:
-			t.mu.Lock()
-			t.src, t.to = src, to
-			t.mu.Unlock()
-			return n, net.UDPAddrFromAddrPort(src), nil
-		default:
-			t.fam.all.m.drop("datagram")
-		}
-	}
-}
-
-// WriteTo sends to a client; relayed data beyond its bandwidth is dropped.
-func (t *turnPackets) WriteTo(p []byte, addr net.Addr) (int, error) {
-	dst := addrOf(addr)
-	t.mu.Lock()
-	c, ok := t.clients[dst]
-	if !ok && t.src == dst {
-		c.to = t.to
-	}
-	t.mu.Unlock()
-	if !c.user.deliver(p, t.fam.all.m) {
-		return len(p), nil
-	}
-	if err := t.write(p, c.to, dst); err != nil {
-		return 0, err
-	}
-	return len(p), nil
-}
-
-// remember notes how a client with a new allocation is reached; it is called
-// while its packet is handled.
-func (t *turnPackets) remember(src netip.AddrPort, u *user) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	to := t.local.Addr()
-	if t.src == src {
-		to = t.to
-	}
-	t.clients[src] = udpClient{to: to, user: u}
-}
-
-func (t *turnPackets) forget(src netip.AddrPort) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	delete(t.clients, src)
-}
-
-// Close closes the socket.
-func (t *turnPackets) Close() error { return t.conn.Close() }
-
-// LocalAddr returns the address of the socket.
-func (t *turnPackets) LocalAddr() net.Addr { return t.conn.LocalAddr() }
-
-// SetDeadline sets both deadlines.
-func (t *turnPackets) SetDeadline(d time.Time) error { return t.conn.SetDeadline(d) }
-
-// SetReadDeadline sets the deadline for reading.
-func (t *turnPackets) SetReadDeadline(d time.Time) error { return t.conn.SetReadDeadline(d) }
-
-// SetWriteDeadline sets the deadline for writing.
-func (t *turnPackets) SetWriteDeadline(d time.Time) error { return t.conn.SetWriteDeadline(d) }

@@ -37,7 +37,7 @@ func TestAsideKeepsOrderUpToItsBounds(t *testing.T) {
 	one, two := &Link{}, &Link{}
 	next, want := 0, 0
 	fill := func() {
-		for ; a.push(numbered(next, 4+next%(asideSize-3)), []*Link{one, two}[next%2]); next++ {
+		for ; a.push(numbered(next, 4+next%(asideSize-3)), []*Link{one, two}[next%2]); next++ { //nolint:revive // the condition does the work
 		}
 	}
 	read := func() {

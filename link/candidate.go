@@ -49,6 +49,7 @@ type candidate struct {
 	step     int       // index of the size to try
 	tries    int       // unanswered probes of that size
 	sizeNext time.Time // when the next large ping is due; zero: never
+	anew     bool      // it is to find out whether the path has widened: only while data flows
 	small    bool      // probes of data size were lost
 }
 
@@ -153,10 +154,10 @@ func (c *checker) proved(now time.Time, cand *candidate, answered pending) {
 	case now.Before(c.activeUntil):
 		cand.next = now.Add(c.jitter(activePing))
 	default:
-		cand.next = now.Add(c.jitter(idlePing))
+		cand.next = now.Add(c.jitter(idlePing) + idlePing/20) // not sooner than idlePing
 	}
 	if cand == c.selected {
-		c.waiting = time.Time{}
+		c.waiting, c.unsure = time.Time{}, time.Time{}
 		c.out.answered()
 		if cand.silent.IsZero() {
 			c.alarm = time.Time{}
@@ -168,12 +169,25 @@ func (c *checker) proved(now time.Time, cand *candidate, answered pending) {
 // missed counts the small pings that should have been answered by now.
 func (cand *candidate) missed(now time.Time) int {
 	n := 0
-	for _, q := range cand.pending {
-		if q.size == smallProbe && now.Sub(q.sent) >= cand.patience() {
+	cand.late(func(at time.Time) {
+		if !now.Before(at) {
 			n++
 		}
-	}
+	})
 	return n
+}
+
+// late calls f with the moments from which on the answers to small pings are
+// missed: the first one's has the usual patience, later ones' less, as there is
+// doubt already.
+func (cand *candidate) late(f func(at time.Time)) {
+	wait := cand.patience()
+	for _, q := range cand.pending {
+		if q.size == smallProbe {
+			f(q.sent.Add(wait))
+			wait = min(wait, max(4*cand.rtt, againPatience))
+		}
+	}
 }
 
 // lose gives up a candidate until it answers again.

@@ -124,7 +124,9 @@ func (p *Port) Deliver(from netip.AddrPort, packet []byte) {
 		s.stats.unknownSource.Add(1)
 		return
 	}
-	l.received()
+	var got tally
+	got.add(packet)
+	l.received(&got)
 	if !s.aside.push(packet, l) {
 		s.stats.lost.Add(1)
 	}
@@ -171,8 +173,15 @@ func (c *checker) leave(now time.Time, gone func(place) bool) {
 		}
 	}
 	if sel := c.selected; sel != nil && gone(sel.place) {
-		c.selectPath(now, c.bestBut(sel))
+		other := c.bestBut(sel)
+		c.selectPath(now, other)
+		if other != nil {
+			c.unsure = now // what took away the one may have taken the other
+		}
 		c.probe(now)
+	}
+	if c.dormant {
+		c.hush() // data, or news of the peer, will ask
 	}
 	for p, cand := range c.all {
 		if gone(p) {
@@ -217,9 +226,35 @@ func (c *checker) kindOf(cand *candidate, local netip.Addr) PathKind {
 // relayOnly begins or ends to use relays alone.
 func (c *checker) relayOnly(now time.Time, only bool) {
 	c.relayed = only
+	c.stir(now)
 	c.leave(now, func(p place) bool { return only && !c.relays(p.carrier) })
 	c.expand(now)
 	c.probe(now)
+}
+
+// noRelays begins or ends to use no relay, also none of the peer's.
+func (c *checker) noRelays(now time.Time, none bool) {
+	c.direct = none
+	c.stir(now)
+	c.leaveRelays(now)
+	c.expand(now)
+	c.probe(now)
+}
+
+// leaveRelays gives up the addresses that the peer has at relays, if none is
+// wanted: it may have been heard from there before it said what they are.
+func (c *checker) leaveRelays(now time.Time) {
+	if c.direct {
+		c.leave(now, c.ofRelay)
+	}
+}
+
+// ofRelay reports whether a place is one that the peer has at a relay, and none is
+// wanted.
+func (c *checker) ofRelay(p place) bool {
+	return c.direct && slices.ContainsFunc(c.named, func(n namedAddr) bool {
+		return n.kind == signaling.Relayed && onSocket(n.addr).addr == p.addr
+	})
 }
 
 // relays reports whether a number is that of a relay.

@@ -2,6 +2,7 @@ package link
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -131,5 +132,64 @@ func TestPingThatOutlivesItsCarrier(t *testing.T) {
 	l.handle(<-l.inbox)
 	if len(l.core.all) != 0 || len(l.socket.table.Load().sources) != 0 {
 		t.Errorf("%d candidates, sources %v", len(l.core.all), l.socket.table.Load().sources)
+	}
+}
+
+// TestRelaysDieTogether: the server of both sides' relays restarts. Our relay is
+// known to be lost; the peer's is as dead, and must not be waited for once there is
+// a new one.
+func TestRelaysDieTogether(t *testing.T) {
+	n := newSim(t)
+	a, b := n.add("a", []string{netA}), n.add("b", []string{netB})
+	a.setCarriers(n.now, []carrierInfo{relayInfo(1, "relay", relayA)})
+	b.setCarriers(n.now, []carrierInfo{relayInfo(1, "relay", relayB)})
+	dead := map[string]bool{}
+	n.pass = func(p simPacket) (time.Duration, bool) {
+		src, dst := p.src.String(), p.dst.String()
+		relayed := slices.ContainsFunc([]string{relayA, relayA2, relayB}, func(r string) bool { return r == src || r == dst })
+		delay := 5 * time.Millisecond
+		if src == relayB || dst == relayB {
+			delay *= 2
+		}
+		return delay, relayed && !dead[src] && !dead[dst]
+	}
+	name := func(node *simNode, addrs ...string) {
+		var list []namedAddr
+		for _, addr := range addrs {
+			list = append(list, namedAddr{addr: netip.MustParseAddrPort(addr), kind: signaling.Relayed, priority: 1})
+		}
+		node.setRemote(n.now, list)
+	}
+	name(a, relayB, netB)
+	name(b, relayA)
+	n.run(10 * time.Second)
+	if a.selected == nil || a.selected.place.carrier != 1 || len(a.paths()) < 2 {
+		t.Fatalf("paths %v", a.paths())
+	}
+	dead[relayA], dead[relayB] = true, true
+	a.dataSent()
+	for a.last().kind != Silent {
+		n.run(10 * time.Millisecond)
+	}
+	start := n.now
+	a.setCarriers(n.now, nil) // its loss is known, too
+	if a.selectedAddr() != relayB {
+		t.Fatalf("path %s", a.selectedAddr())
+	}
+	a.setCarriers(n.now, []carrierInfo{relayInfo(2, "relay", relayA2)})
+	b.setCarriers(n.now, nil)
+	n.run(20 * time.Millisecond)
+	name(b, relayA2)
+	for a.selected == nil || a.selected.place.carrier != 2 {
+		n.run(5 * time.Millisecond)
+		a.dataSent()
+		if n.now.Sub(start) > 2*time.Second {
+			t.Fatalf("no path over the new relay: %v", a.events)
+		}
+	}
+	took := n.now.Sub(start)
+	t.Logf("data goes over the new relay after %s", took)
+	if took > 150*time.Millisecond {
+		t.Errorf("%s", took)
 	}
 }

@@ -289,6 +289,46 @@ func TestRelayOnlySendsNothingStraight(t *testing.T) {
 	}
 }
 
+// TestNoRelay holds that who refuses relays is not reached through the peer's either,
+// whether it was heard from there before it said what the address is or after, and
+// that straight paths are as ever.
+func TestNoRelay(t *testing.T) {
+	for _, first := range []string{"heard", "named"} {
+		t.Run(first, func(t *testing.T) {
+			open := false
+			n, a, b := twoRelayed(t, &open)
+			a.setCarriers(n.now, nil)
+			a.noRelays(n.now, true)
+			if first == "heard" {
+				a.setRemote(n.now, []namedAddr{namedAs(signaling.Reflexive, netB)})
+				// That b's relay is one, a cannot know.
+				n.run(2 * time.Second)
+				if a.selectedAddr() != relayB {
+					t.Fatalf("path %q before b has named its relay", a.selectedAddr())
+				}
+			}
+			a.setRemote(n.now, []namedAddr{namedAs(signaling.Reflexive, netB), namedAs(signaling.Relayed, relayB)})
+			pings, pongs := a.pings, a.pongs
+			for range 20 {
+				b.probe(n.now)
+				n.run(5 * time.Second)
+			}
+			if a.selected != nil || b.selected != nil {
+				t.Fatalf("paths %q and %q", a.selectedAddr(), b.selectedAddr())
+			}
+			if a.pongs != pongs || a.all[onSocket(netip.MustParseAddrPort(relayB))] != nil {
+				t.Errorf("%d answers to b's relay after %d pings", a.pongs-pongs, a.pings-pings)
+			}
+			open = true
+			a.probe(n.now)
+			n.run(2 * time.Second)
+			if a.selectedAddr() != netB {
+				t.Errorf("path %q, want the straight one", a.selectedAddr())
+			}
+		})
+	}
+}
+
 func TestRelayOnlyWithoutRelayIsDown(t *testing.T) {
 	n, a, _ := twoHomes(t)
 	a.remotes(lanB, netB)

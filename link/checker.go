@@ -34,35 +34,42 @@ const (
 	strangeBurst = 5
 	strangeGap   = time.Second / strangeBurst
 	maxQuotas    = 256 // such addresses at a time
+	// New addresses of that kind: so many at once, then one in each gap, whatever the
+	// peer names, from wherever its packets seem to come, and however often it starts
+	// anew.
+	newcomerBurst = maxRemote + maxLearned + maxZones
+	newcomerGap   = time.Second
 )
 
 // Timers; the package comment explains them.
 const (
-	pingPace    = 2 * time.Millisecond
-	pingGap     = 100 * time.Millisecond // between two small pings to one candidate, whatever asks for them
-	pongWait    = 3 * time.Second        // an answer that takes longer does not count
-	firstRetry  = 100 * time.Millisecond
-	lastRetry   = time.Minute
-	soonRetry   = time.Second // between pings to one candidate, for lostLately after the last path was lost
-	laterRetry  = 5 * time.Second
-	lostLately  = 2 * time.Minute
-	lostBefore  = 10 * time.Minute
-	lostAfter   = 3 // unanswered pings end a path that is not selected
-	standbyTry  = 7 // pings to an unproven candidate while a path is up
-	idlePing    = 25 * time.Second
-	activePing  = 5 * time.Second
-	refreshPing = time.Minute
-	warmPing    = 15 * time.Second       // to the next best path, while data flows
-	activeFor   = 10 * time.Second       // data makes a link active for so long
-	minSilence  = 300 * time.Millisecond // data without any answer for so long, or for four
-	maxSilence  = time.Second            // round trips, asks for a ping
-	pathLimit   = 3 * time.Second
-	minPatience = 250 * time.Millisecond
-	maxPatience = time.Second
-	sizeRetry   = 200 * time.Millisecond
-	sizeTries   = 3
-	sizeAgain   = time.Minute
-	barFor      = 10 * time.Second
+	pingPace      = 2 * time.Millisecond
+	pingGap       = 100 * time.Millisecond // between two small pings to one candidate, whatever asks for them
+	pongWait      = 3 * time.Second        // an answer that takes longer does not count
+	firstRetry    = 100 * time.Millisecond
+	lastRetry     = time.Minute
+	soonRetry     = time.Second // between pings to one candidate, for lostLately after the last path was lost
+	laterRetry    = 5 * time.Second
+	lostLately    = 2 * time.Minute
+	lostBefore    = 10 * time.Minute
+	lostAfter     = 3 // unanswered pings end a path that is not selected
+	standbyTry    = 7 // pings to an unproven candidate while a path is up
+	idlePing      = 25 * time.Second
+	activePing    = 5 * time.Second
+	refreshPing   = time.Minute
+	warmPing      = 15 * time.Second       // to the next best path, while data flows
+	activeFor     = 10 * time.Second       // data makes a link active for so long
+	minSilence    = 300 * time.Millisecond // data without any answer for so long, or for four
+	maxSilence    = time.Second            // round trips, asks for a ping
+	pathLimit     = 3 * time.Second
+	minPatience   = 250 * time.Millisecond
+	maxPatience   = time.Second
+	againPatience = 100 * time.Millisecond // after a ping that was missed
+	lateMargin    = 20 * time.Millisecond  // and two round trips: an answer of a path that may be gone is late
+	sizeRetry     = 200 * time.Millisecond
+	sizeTries     = 3
+	sizeAgain     = time.Minute
+	barFor        = 10 * time.Second
 )
 
 // A place is where a candidate can be reached: an address of the peer, and the
@@ -98,6 +105,8 @@ type checker struct {
 	carriers []carrierInfo // besides the shared socket
 	loopback bool          // addresses of this machine are tried
 	relayed  bool          // paths through relays alone are wanted
+	direct   bool          // paths through no relay are wanted, also none of the peer's
+	lazy     bool          // nothing is to be sent without data
 
 	all      map[place]*candidate
 	named    []namedAddr // as given to setRemote
@@ -106,13 +115,14 @@ type checker struct {
 	moved    time.Time // when selected last changed
 	paced    time.Time // when the last new candidate was given its time
 
-	session uint64
-	seq     uint64
-	replays *replays
-	known   bucket // pongs to admitted addresses
-	strange bucket // pongs to unknown addresses
-	blind   blind
-	quotas  map[netip.AddrPort]*bucket // packets to addresses that have not answered us
+	session   uint64
+	seq       uint64
+	replays   *replays
+	known     bucket // pongs to admitted addresses
+	strange   bucket // pongs to unknown addresses
+	blind     blind
+	quotas    map[netip.AddrPort]*bucket // packets to addresses that have not answered us
+	newcomers *bucket                    // new ones of them; outlives the checker
 
 	activeUntil  time.Time
 	refreshAt    time.Time
@@ -121,6 +131,9 @@ type checker struct {
 	straightAddr netip.AddrPort // where the last path led that went through no relay
 	warmed       time.Time      // when the next best path was asked last
 	alarm        time.Time      // since when all candidates are asked because the selected one is silent
+	used         time.Time      // when data, or news, came or went last
+	dormant      bool           // a lazy link sleeps
+	unsure       time.Time      // since when nobody knows whether the selected path works; zero: it does
 }
 
 // A namedAddr is a candidate as the peer named it.
@@ -161,6 +174,9 @@ func (c *checker) allow(now time.Time, to netip.AddrPort) (ok bool, at time.Time
 		if len(c.quotas) >= maxQuotas {
 			return false, now.Add(strangeGap)
 		}
+		if !c.newcomers.take(now, newcomerBurst, newcomerGap) {
+			return false, c.newcomers.soonest(newcomerBurst, newcomerGap)
+		}
 		if c.quotas == nil {
 			c.quotas = make(map[netip.AddrPort]*bucket)
 		}
@@ -174,7 +190,7 @@ func (c *checker) allow(now time.Time, to netip.AddrPort) (ok bool, at time.Time
 }
 
 func newChecker(out outlet, random io.Reader, dataSize int) *checker {
-	c := &checker{out: out, random: random, all: make(map[place]*candidate), sizes: []int{dataSize}, replays: new(replays)}
+	c := &checker{out: out, random: random, all: make(map[place]*candidate), sizes: []int{dataSize}, replays: new(replays), newcomers: new(bucket)}
 	for _, size := range []int{1280 + 32, 1200} {
 		if size < dataSize {
 			c.sizes = append(c.sizes, size)
@@ -217,8 +233,10 @@ func (c *checker) setRemote(now time.Time, list []namedAddr) {
 	list = slices.Clone(list)
 	slices.SortStableFunc(list, func(a, b namedAddr) int { return cmp.Compare(b.priority, a.priority) })
 	c.named = list[:min(len(list), maxRemote)]
+	slept := c.stir(now)
+	c.leaveRelays(now)
 	c.expand(now)
-	if !c.up {
+	if !c.up || slept {
 		c.probe(now) // news of the peer: the old addresses are worth a try, too
 	}
 }
@@ -237,6 +255,9 @@ func (c *checker) expand(now time.Time) {
 	}
 	if !c.relayed {
 		for _, n := range c.named {
+			if c.ofRelay(onSocket(n.addr)) {
+				continue
+			}
 			add(n, c.places(n.addr), maxRemote+maxZones)
 		}
 	}
@@ -257,8 +278,9 @@ func (c *checker) expand(now time.Time) {
 	for _, p := range order {
 		cand := c.all[p]
 		if cand == nil {
-			cand = c.add(p)
-			c.due(now, cand)
+			if cand = c.add(p); !c.dormant {
+				c.due(now, cand)
+			}
 		}
 		cand.named, cand.priority, cand.origin = true, want[p].priority, want[p].kind
 		cand.network = c.kindOf(cand, netip.Addr{})
@@ -371,7 +393,7 @@ func (c *checker) onPing(now time.Time, from place, via conn.Endpoint, p probe) 
 	if !c.fresh(p.session, p.seq) {
 		return
 	}
-	if c.relayed && !c.relays(from.carrier) {
+	if c.relayed && !c.relays(from.carrier) || c.ofRelay(from) {
 		return
 	}
 	cand := c.all[from]
@@ -391,9 +413,14 @@ func (c *checker) onPing(now time.Time, from place, via conn.Endpoint, p probe) 
 		c.trim()
 		cand = c.all[from] // nil if better ones fill the table
 	}
+	sel := c.selected
+	elsewhere := sel != nil && sel != cand && p.flags&flagSelected != 0
 	if cand != nil {
 		cand.heard = now
 		c.out.admit(from, cand.usable)
+		if !cand.usable || elsewhere {
+			c.stir(now)
+		}
 		switch soonest := cand.lastPing.Add(pingGap); {
 		case cand.usable:
 		case now.Before(soonest):
@@ -416,8 +443,7 @@ func (c *checker) onPing(now time.Time, from place, via conn.Endpoint, p probe) 
 	if cand == nil {
 		return
 	}
-	sel := c.selected
-	if sel != nil && sel != cand && p.flags&flagSelected != 0 {
+	if elsewhere {
 		// The peer uses another way: does ours still work?
 		if at := sel.lastPing.Add(sel.patience()); sel.next.After(at) {
 			sel.next = at
@@ -434,17 +460,21 @@ func (c *checker) fresh(session, seq uint64) bool {
 	return c.replays.accept(session, seq)
 }
 
-// onPong proves a candidate, if the pong comes from where the ping went.
-func (c *checker) onPong(now time.Time, from place, via conn.Endpoint, p probe) {
+// onPong proves a candidate, if the pong comes from where the ping went, and
+// reports whether it does.
+func (c *checker) onPong(now time.Time, from place, via conn.Endpoint, p probe) bool {
 	cand := c.all[from]
 	if cand == nil {
 		if cand = c.hit(now, from, p); cand == nil {
-			return
+			return false
 		}
 	}
 	i := slices.IndexFunc(cand.pending, func(q pending) bool { return q.tx == p.tx })
 	if i < 0 || now.Sub(cand.pending[i].sent) > pongWait {
-		return
+		return false
+	}
+	if c.dormant { // a guess from before has hit
+		c.stir(now)
 	}
 	answered := cand.pending[i]
 	cand.pending = slices.DeleteFunc(cand.pending, func(q pending) bool {
@@ -465,4 +495,5 @@ func (c *checker) onPong(now time.Time, from place, via conn.Endpoint, p probe) 
 	}
 	c.choose(now)
 	c.tick(now)
+	return true
 }

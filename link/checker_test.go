@@ -183,8 +183,13 @@ func TestBlackHoleForLargePackets(t *testing.T) {
 			}
 			n.pass = func(simPacket) (time.Duration, bool) { return 5 * time.Millisecond, true }
 			n.run(2 * time.Minute)
+			if !tc.other && a.selected.size != tc.size {
+				t.Errorf("without data it is asked for its size")
+			}
+			a.traffic(n.now, true, time.Time{})
+			n.run(time.Second)
 			if p := a.path(a.selected); !tc.other && p.Size != DefaultDataSize {
-				t.Errorf("after the path was mended: %+v", p)
+				t.Errorf("after the path was mended, with data: %+v", p)
 			}
 		})
 	}

@@ -87,6 +87,7 @@ func (r *receiver) sort(bufs [][]byte, sizes []int, eps []conn.Endpoint) {
 		r.table, r.last, r.addr, r.link = t, nil, netip.AddrPort{}, nil
 	}
 	var heard *Link
+	var got tally // of heard
 	for i := range bufs {
 		b := bufs[i][:sizes[i]]
 		if !isWireGuard(b) {
@@ -105,10 +106,17 @@ func (r *receiver) sort(bufs [][]byte, sizes []int, eps []conn.Endpoint) {
 			continue
 		}
 		eps[i] = r.link
-		if r.link != heard {
-			heard = r.link
-			heard.received()
+		if r.link == heard && got.add(b) {
+			continue
 		}
+		if heard != nil {
+			heard.received(&got)
+		}
+		heard, got = r.link, tally{}
+		got.add(b)
+	}
+	if heard != nil {
+		heard.received(&got)
 	}
 }
 

@@ -42,15 +42,22 @@
 //
 //	new candidates      all at once, 2 ms apart; again after 100, 200, 400 ms ... up to 60 s,
 //	                    but up to 1 s (5 s) for two (ten) minutes after the last path was lost
-//	selected, idle      one ping per 25 s: this is the keepalive. Leave WireGuard's
+//	selected, idle      one ping per 25 to 27.5 s: this is the keepalive. Leave WireGuard's
 //	                    persistent keepalive off: a probe is no dearer, and also
 //	                    measures and proves the path
 //	selected, in use    one ping per 5 s; all other candidates once per 60 s
 //	no answer           four round trips (300 ms - 1 s) after a packet that nothing answered:
 //	                    a ping; unanswered for as long (250 ms - 1 s): all candidates are pinged
-//	path left           as soon as it has missed two pings and another has answered, at the
-//	                    latest 3 s after the first sign of trouble; it displaces no other
-//	                    for the next 10 s
+//	lazy, idle          nothing, from 30 s after the last data ([Link.SetLazy]); when data
+//	                    wakes it, all candidates at once
+//	path left           as soon as it has missed two pings (the second after four round
+//	                    trips, 100 ms - 1 s) and another has answered, at the latest 3 s
+//	                    after the first sign of trouble; it displaces no other for the
+//	                    next 10 s
+//	path unsure         after a sleep, or when its predecessor's relay closed: replaced by
+//	                    whatever has answered once its own answer is two round trips and
+//	                    20 ms late
+//	smaller than data   tried again in full size once per 60 s, while data flows
 //
 // # Probe format
 //
@@ -76,7 +83,10 @@
 //	18      12    transaction, random; a pong repeats that of its ping
 //	30      16    the address the ping came from, IPv4 as IPv4-mapped (pong; zero in a ping)
 //	46       2    the port the ping came from (pong; zero in a ping)
-//	48       n    zeros up to the wanted size
+//	48       2    data packets that were lost towards the sender of the pong over about
+//	              the last 10 s of traffic, as 1 + the share of all in 1/65534; 0: not
+//	              known (zero in a ping)
+//	50       n    zeros up to the wanted size
 //
 // The smallest probe, and every pong, is 128 bytes long, so that a pong is never
 // larger than its ping. A receiver answers a numbered ping once (window of 1024

@@ -86,7 +86,7 @@ func other(was, is punch.Behaviour) bool { return was.Public != is.Public || was
 // if a straight path is there.
 func (d *drill) plan() (punch.Plan, time.Time) {
 	plan := punch.Decide(d.self, d.peer)
-	if d.l.core.straight() || d.l.core.relayed {
+	if d.l.core.straight() || d.l.core.relayed || d.l.core.dormant {
 		return punch.Plan{}, time.Time{}
 	}
 	if plan.Role == punch.RoleNone || plan.Role == punch.RoleHopeless {
@@ -112,7 +112,7 @@ func (c *checker) straight() bool {
 func (d *drill) step(now time.Time) time.Time {
 	if a := d.attempt; a != nil {
 		d.prove(a)
-		if d.l.core.uses(0) || d.l.core.relayed {
+		if d.l.core.uses(0) || d.l.core.relayed || d.l.core.dormant {
 			a.cancel() // the shared socket has a way: a prober's hit, or better
 		}
 		return time.Time{} // its end wakes run

@@ -174,7 +174,7 @@ func TestHoleThroughAHardNAT(t *testing.T) {
 	for i := range 200 {
 		a.exchange(t, b, "data "+strconv.Itoa(i))
 	}
-	for a.wait(t, Changed, 5*time.Second).Path.Size != DefaultDataSize {
+	for a.wait(t, Changed, 5*time.Second).Path.Size != DefaultDataSize { //nolint:revive // the condition does the work
 	}
 	a.Probe()
 	b.Probe()
@@ -217,7 +217,7 @@ func TestHoleEndsWithAReset(t *testing.T) {
 		t.Errorf("the kept socket is open: %v", err)
 	}
 	// Another hole is made, without being told of the NATs anew.
-	for a.wait(t, Up, 10*time.Second).Round != 1 {
+	for a.wait(t, Up, 10*time.Second).Round != 1 { //nolint:revive // the condition does the work
 	}
 	await(t, "b's path", func() bool { _, ok := b.Path(); return ok })
 	logA.await(t, over)

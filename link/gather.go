@@ -22,6 +22,10 @@ const (
 	// stunFresh is for how long what the servers said is taken as true: shorter
 	// than the shortest usual lifetime of a mapping that nothing uses.
 	stunFresh = 25 * time.Second
+	// staleAfter is for how long, and staleRounds in how many rounds, no server has
+	// to answer before what they said is forgotten.
+	staleAfter  = 2 * time.Minute
+	staleRounds = 4
 )
 
 // A gatherer asks STUN servers how the shared socket looks from outside. One
@@ -37,6 +41,9 @@ type gatherer struct {
 	nat     punch.Behaviour
 	asked   time.Time
 	mapped  netip.AddrPort // by a port mapping protocol
+	home    []netip.Prefix // the addresses of our interfaces when a server answered last
+	failed  int            // rounds since then that no server answered
+	silent  time.Time      // when the first of them ended
 }
 
 type stunAnswer struct {
@@ -184,6 +191,7 @@ func (g *gatherer) round(ctx context.Context) {
 	g.asked = time.Now()
 	g.mu.Unlock()
 	before, told := g.samples, g.reflexive() // only this goroutine writes samples
+	home := g.socket.networks().home()
 	var samples []punch.Sample
 	var others []netip.AddrPort
 	g.ask(ctx, servers, func(a punch.Sample, other netip.AddrPort) {
@@ -205,9 +213,16 @@ func (g *gatherer) round(ctx context.Context) {
 			g.socket.changed()
 		}
 	})
-	if ctx.Err() != nil || len(samples) == 0 {
+	if ctx.Err() != nil || len(servers) == 0 {
 		return
 	}
+	if len(samples) == 0 {
+		if g.unanswered(time.Now(), home) {
+			g.socket.changed()
+		}
+		return
+	}
+	g.answered(home)
 	g.keep(samples)
 	// What is known by now is worth telling before the details are.
 	if g.classified(punch.Classify(samples)) || !slices.Equal(g.reflexive(), told) {
@@ -225,6 +240,30 @@ func (g *gatherer) round(ctx context.Context) {
 	if ctx.Err() == nil && g.classify(slices.Concat(samples, filter, further)) {
 		g.socket.changed()
 	}
+}
+
+// answered notes on which networks servers answered.
+func (g *gatherer) answered(home []netip.Prefix) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.home, g.failed = home, 0
+}
+
+// unanswered notes a round without any answer. What servers said before is
+// forgotten when we are on other networks since, or when they are silent for long.
+// It reports whether that is news.
+func (g *gatherer) unanswered(now time.Time, home []netip.Prefix) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.failed++; g.failed == 1 {
+		g.silent = now
+	}
+	stale := g.failed >= staleRounds && now.Sub(g.silent) >= staleAfter
+	if len(g.samples) == 0 || !stale && slices.Equal(home, g.home) {
+		return false
+	}
+	g.samples, g.nat = nil, punch.Behaviour{}
+	return true
 }
 
 // classified takes a first conclusion, without details, if it is about another

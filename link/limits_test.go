@@ -59,6 +59,7 @@ func hostility(t *rapid.T, steps int, pings bool) {
 	c := newChecker(out, rand.NewChaCha8([32]byte{2}), DefaultDataSize)
 	node.checker = c
 	c.setNetworks(net.now, networks{iface("eth0", "192.168.1.1/24")})
+	c.setLazy(net.now, rapid.Bool().Draw(t, "lazy"))
 	if rapid.Bool().Draw(t, "relay") {
 		c.setCarriers(net.now, []carrierInfo{relayInfo(1, "one", relayA)})
 	}
@@ -133,4 +134,33 @@ func TestHostilePeerNames(t *testing.T) {
 
 func TestHostilePeerNamesAndPings(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) { hostility(t, 60, true) })
+}
+
+// TestNewcomers holds that a peer which names other addresses again and again, also
+// as a new run of itself, has us send to few new ones.
+func TestNewcomers(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	var shared bucket
+	strangers := make(map[netip.AddrPort]bool)
+	count := func() *checker {
+		c := newChecker(nil, rand.NewChaCha8([32]byte{}), DefaultDataSize) // it sends nothing
+		c.newcomers = &shared
+		return c
+	}
+	c := count()
+	for i := range 2000 {
+		if i%200 == 199 {
+			c = count()
+		}
+		to := netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, byte(i >> 8), byte(i)}), 9)
+		if ok, at := c.allow(now, to); ok {
+			strangers[to] = true
+		} else if !at.After(now) {
+			t.Fatalf("refused until %v, which is now", at)
+		}
+		now = now.Add(10 * time.Millisecond)
+	}
+	if got, want := len(strangers), newcomerBurst+20; got < want-1 || got > want+1 {
+		t.Errorf("%d new addresses in 20 s, want %d", got, want)
+	}
 }

@@ -1,7 +1,6 @@
 package link
 
 import (
-	"bytes"
 	"crypto/rand"
 	"errors"
 	"log/slog"
@@ -9,10 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.zx2c4.com/wireguard/conn"
-
 	"github.com/kithproject/kith/identity"
-	"github.com/kithproject/kith/internal/wire"
 	"github.com/kithproject/kith/link/punch"
 	"github.com/kithproject/kith/signaling"
 )
@@ -46,13 +42,17 @@ type Config struct {
 type Link struct {
 	socket *Socket
 	cfg    Config
-	core   *checker // owned by run
-	keys   keyring  // owned by run
-	skew   int64    // the peer's day minus ours; owned by run
-	round  int      // number of Resets obeyed; owned by run
-	drill  *drill   // owned by run
+	core   *checker  // owned by run
+	keys   keyring   // owned by run
+	skew   int64     // the peer's day minus ours; owned by run
+	looked time.Time // at the data counters; owned by run
+	moving bool      // there was data when it looked; owned by run
+	round  int       // number of Resets obeyed; owned by run
+	drill  *drill    // owned by run
 
-	replays replays
+	replays   replays
+	newcomers bucket // owned by run
+	meter     meter
 
 	listing bool // our interfaces are being listed; owned by run
 	listed  chan networks
@@ -68,6 +68,8 @@ type Link struct {
 	held    atomic.Pointer[held]
 	paths   atomic.Pointer[[]Path]
 	sent    atomic.Bool  // data was sent since run last looked
+	heard   atomic.Bool  // data was received since then
+	asleep  atomic.Bool  // Dormant
 	waiting atomic.Int64 // when the oldest unanswered data was sent, nanoseconds after born; 0: none
 	born    time.Time
 
@@ -84,32 +86,12 @@ type orders struct {
 	ports   bool // carriers came or went
 	try     []place
 	relayed *bool
+	direct  *bool
+	lazy    *bool
 	nats    *[2]punch.Behaviour // ours and the peer's
 	failed  bool                // sending data failed
 	peerDay int64
 	skewed  bool // peerDay was set
-}
-
-// A route is where data goes: one carrier and the way it names the peer.
-type route struct {
-	carrier carrier
-	ep      conn.Endpoint
-}
-
-// A held packet is a WireGuard handshake message that came before there was a
-// path: one end may have a path a moment before the other, and WireGuard would
-// repeat a lost message only after five seconds.
-type held struct {
-	packet []byte
-	since  time.Time
-}
-
-// holdFor is how long a held packet is of use.
-const holdFor = time.Second
-
-// A carrier takes datagrams to endpoints of its own kind: the UDP socket, or a relay.
-type carrier interface {
-	carry(bufs [][]byte, ep conn.Endpoint) error
 }
 
 // NewLink returns the Link to a peer, without candidates yet. It errs if the
@@ -174,6 +156,10 @@ func (l *Link) SetNAT(self, peer punch.Behaviour) {
 // block.
 func (l *Link) SetRelayOnly(only bool) { l.order(func(o *orders) { o.relayed = &only }) }
 
+// SetNoRelay says whether relays are refused, also those that the peer uses: what
+// comes from addresses that it names as relayed is not answered. It does not block.
+func (l *Link) SetNoRelay(none bool) { l.order(func(o *orders) { o.direct = &none }) }
+
 // Probe asks every known address anew, as after a change of the network. It
 // does not block.
 func (l *Link) Probe() { l.order(func(o *orders) { o.probe = true }) }
@@ -188,7 +174,7 @@ func (l *Link) Reset() {
 	reset := l.todo.resets + 1
 	old := l.todo
 	l.todo = orders{ // what is not about the peer's run stays
-		resets: reset, peerDay: old.peerDay, skewed: old.skewed, ports: old.ports, relayed: old.relayed, nats: old.nats,
+		resets: reset, peerDay: old.peerDay, skewed: old.skewed, ports: old.ports, relayed: old.relayed, direct: old.direct, lazy: old.lazy, nats: old.nats,
 	}
 	l.mu.Unlock()
 	l.poke()
@@ -226,7 +212,7 @@ func (l *Link) Close() {
 
 func (l *Link) newCore() *checker {
 	c := newChecker(l, rand.Reader, l.cfg.DataSize)
-	c.loopback, c.replays = l.socket.cfg.Loopback, &l.replays
+	c.loopback, c.replays, c.newcomers = l.socket.cfg.Loopback, &l.replays, &l.newcomers
 	return c
 }
 
@@ -243,258 +229,3 @@ func (l *Link) poke() {
 	default:
 	}
 }
-
-// transmit sends data on the selected path.
-func (l *Link) transmit(bufs [][]byte) error {
-	r := l.route.Load()
-	if r == nil {
-		if len(bufs) != 1 || !isHandshake(bufs[0]) || l.ended() {
-			return ErrNoPath
-		}
-		l.held.Store(&held{packet: bytes.Clone(bufs[0]), since: time.Now()})
-		if l.route.Load() != nil { // it has come since we looked
-			l.release()
-		}
-		return nil
-	}
-	if l.waiting.Load() == 0 {
-		l.waiting.Store(int64(time.Since(l.born)) | 1)
-	}
-	if !l.sent.Load() {
-		l.sent.Store(true)
-		l.poke()
-	}
-	err := r.carrier.carry(bufs, r.ep)
-	if err != nil {
-		l.order(func(o *orders) { o.failed = true })
-	}
-	return err
-}
-
-func isHandshake(b []byte) bool {
-	const longest = 256 // bytes; an initiation has 148, a response 92
-	return isWireGuard(b) && b[0] <= 2 && len(b) <= longest
-}
-
-// release sends the held packet, if there is one that is still of use.
-func (l *Link) release() {
-	if h := l.held.Swap(nil); h != nil && time.Since(h.since) < holdFor {
-		_ = l.transmit([][]byte{h.packet}) // lost like any datagram
-	}
-}
-
-func (l *Link) ended() bool {
-	select {
-	case <-l.stop:
-		return true
-	default:
-		return false
-	}
-}
-
-// received notes that data came from one of the peer's addresses.
-func (l *Link) received() {
-	if l.waiting.Load() != 0 {
-		l.waiting.Store(0)
-	}
-}
-
-// trafficPeriod is how often run looks at the data counters while data flows.
-const trafficPeriod = 500 * time.Millisecond
-
-// run owns the checker.
-func (l *Link) run() {
-	defer close(l.done)
-	defer l.route.Store(nil)
-	defer l.drill.stop()
-	defer func() {
-		if l.listing {
-			<-l.listed
-		}
-	}()
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	var looked time.Time // at the data counters
-	var failed bool      // to renew the keys
-	for {
-		select {
-		case <-l.stop:
-			return
-		case d := <-l.inbox:
-			l.handle(d)
-			l.socket.recycle(d)
-		case <-l.wake:
-			l.obey()
-		case to := <-l.drill.guesses:
-			l.core.guess(time.Now(), to)
-		case a := <-l.drill.over:
-			l.drill.ended(time.Now(), a)
-		case n := <-l.listed:
-			l.listing = false
-			l.core.setNetworks(time.Now(), n)
-			if l.again {
-				l.list()
-			}
-		case <-timer.C:
-		}
-		if err := l.renewKeys(); err != nil && !failed {
-			failed = true // the old keys stay good for a day
-			l.cfg.Logger.Error("probe keys not renewed", "peer", l.cfg.Peer.Short(), "err", err)
-		}
-		now := time.Now()
-		next := l.look(now, &looked)
-		l.core.tick(now)
-		if at := l.drill.step(now); !at.IsZero() && (next.IsZero() || at.Before(next)) {
-			next = at
-		}
-		paths := l.core.paths()
-		l.paths.Store(&paths)
-		if at := l.core.next(now); !at.IsZero() && (next.IsZero() || at.Before(next)) {
-			next = at
-		}
-		if next.IsZero() {
-			timer.Stop()
-		} else {
-			timer.Reset(time.Until(next))
-		}
-	}
-}
-
-// look gives the data counters to the checker, and returns when to look again;
-// zero: not before data is sent.
-func (l *Link) look(now time.Time, looked *time.Time) time.Time {
-	sent := false
-	if now.Sub(*looked) >= trafficPeriod {
-		sent = l.sent.Swap(false)
-		if sent {
-			*looked = now
-		}
-	}
-	var waiting time.Time
-	if since := l.waiting.Load(); since != 0 {
-		waiting = l.born.Add(time.Duration(since))
-	}
-	l.core.traffic(now, sent, waiting)
-	if now.Sub(*looked) < trafficPeriod {
-		return looked.Add(trafficPeriod)
-	}
-	return time.Time{}
-}
-
-func (l *Link) obey() {
-	l.mu.Lock()
-	todo := l.todo
-	l.todo = orders{}
-	l.mu.Unlock()
-	now := time.Now()
-	if todo.resets > 0 {
-		l.round += todo.resets
-		l.core.clear()
-		l.waiting.Store(0)
-		l.drill.stop()
-		l.drill.backoff.Reset()
-		l.drill.rescues = 0
-		old := l.core
-		l.core = l.newCore()
-		l.core.networks, l.core.carriers, l.core.relayed = old.networks, old.carriers, old.relayed
-	}
-	l.core.port = l.socket.Port()
-	if todo.skewed {
-		l.skew = todo.peerDay - wire.Day(l.cfg.Now())
-	}
-	if todo.named || todo.probe {
-		l.list()
-	}
-	if todo.relayed != nil && l.core.relayed != *todo.relayed {
-		l.core.relayOnly(now, *todo.relayed)
-	}
-	if todo.nats != nil {
-		l.drill.set(now, todo.nats[0], todo.nats[1])
-	}
-	if todo.named {
-		l.core.setRemote(now, todo.remote)
-	}
-	if todo.ports {
-		l.core.setCarriers(now, l.socket.carriersOf(l))
-	}
-	l.core.tryPlaces(now, todo.try)
-	if todo.probe {
-		l.core.probe(now)
-	}
-	if todo.failed {
-		l.core.sendFailed(now)
-	}
-}
-
-// list has our interfaces listed. The system may take its time for that, as it
-// does while namespaces come and go, and pings must not wait for it.
-func (l *Link) list() {
-	l.again = l.listing
-	if l.listing {
-		return
-	}
-	l.listing = true
-	go func() { l.listed <- l.socket.networks() }() // run receives it, at the latest when it ends
-}
-
-// handle opens a datagram that carries one of our tags.
-func (l *Link) handle(d *datagram) {
-	if n := d.from.carrier; n != 0 && l.socket.table.Load().ports[n] == nil {
-		return // its carrier went while it waited
-	}
-	p, err := d.sealer.open(d.buf[:d.n])
-	if err != nil {
-		l.socket.stats.forged.Add(1)
-		return
-	}
-	switch p.kind {
-	case ping:
-		l.core.onPing(time.Now(), d.from, d.ep, p)
-	case pong:
-		l.core.onPong(d.at, d.from, d.ep, p)
-	}
-}
-
-// The outlet of the checker.
-
-func (l *Link) send(to place, via conn.Endpoint, p probe, size int) error {
-	carrier, via, err := l.socket.route(to, via)
-	if err != nil {
-		return err
-	}
-	raw, err := l.keys.send.seal(rand.Reader, p, size)
-	if err != nil {
-		return err
-	}
-	return carrier.carry([][]byte{raw}, via)
-}
-
-func (l *Link) use(c *candidate) {
-	if c == nil {
-		l.route.Store(nil)
-		return
-	}
-	carrier, ep, err := l.socket.route(c.place, c.via)
-	if err != nil {
-		l.cfg.Logger.Warn("path has no endpoint", "peer", l.cfg.Peer.Short(), "path", c.place.addr, "err", err)
-		l.route.Store(nil)
-		return
-	}
-	if old := l.route.Load(); old == nil || old.ep != ep {
-		l.route.Store(&route{carrier: carrier, ep: ep})
-		l.release()
-	}
-}
-
-func (l *Link) admit(p place, proven bool) { l.socket.admit(p, l, proven) }
-func (l *Link) forget(p place)             { l.socket.forget(p, l) }
-func (l *Link) answered()                  { l.waiting.Store(0) }
-
-func (l *Link) event(kind EventKind, p Path) {
-	paths := l.core.paths()
-	l.paths.Store(&paths)
-	l.cfg.Logger.Info("link "+kind.String(), "peer", l.cfg.Peer.Short(), "path", p.Remote, "kind", p.Kind, "rtt", p.RTT, "size", p.Size)
-	l.cfg.Events(Event{Kind: kind, Link: l, Path: p, Round: l.round})
-}
-
-var _ outlet = (*Link)(nil)

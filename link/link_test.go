@@ -183,6 +183,6 @@ func TestTwoSocketsFindEachOther(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.hear(t, "from b")
-	for a.wait(t, Changed, 5*time.Second).Path.Size != DefaultDataSize {
+	for a.wait(t, Changed, 5*time.Second).Path.Size != DefaultDataSize { //nolint:revive // the condition does the work
 	}
 }

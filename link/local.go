@@ -59,6 +59,26 @@ func (n networks) own(addr netip.Addr) bool {
 	return false
 }
 
+// home are the addresses by which real interfaces reach others, in order: they
+// differ when this device is elsewhere.
+func (n networks) home() []netip.Prefix {
+	var out []netip.Prefix
+	for _, i := range n {
+		if !i.Up || i.Loopback || i.Virtual {
+			continue
+		}
+		for _, p := range i.Addrs {
+			if !p.Addr().IsLinkLocalUnicast() {
+				out = append(out, p)
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b netip.Prefix) int {
+		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+	})
+	return slices.Compact(out)
+}
+
 // zones are the names of the interfaces on which a link-local peer may be.
 func (n networks) zones() []string {
 	var out []string

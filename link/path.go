@@ -102,6 +102,7 @@ const (
 	Changed EventKind = 2 // another path is selected, or the selected one's Size changed
 	Down    EventKind = 3 // the last path was lost; the Link keeps trying
 	Silent  EventKind = 4 // the selected path misses answers; all others are being asked
+	Waking  EventKind = 5 // data ended the sleep of a lazy link; its path may be gone, all are being asked
 )
 
 // String returns the kind in one lower-case word.
@@ -115,6 +116,8 @@ func (k EventKind) String() string {
 		return "down"
 	case Silent:
 		return "silent"
+	case Waking:
+		return "waking"
 	default:
 		return "unknown"
 	}
@@ -124,7 +127,7 @@ func (k EventKind) String() string {
 type Event struct {
 	Kind EventKind
 	Link *Link
-	Path Path // the selected path; for Down, the one that was lost
+	Path Path // the selected path; for Down, the one that was lost; for Waking, the zero Path if there is none
 	// Round is the number of Link.Resets before the event.
 	Round int
 }

@@ -107,9 +107,9 @@ func TestPathThroughARelay(t *testing.T) {
 	}
 	// A straight path is better; the relay's end does nothing to it.
 	a.SetRemote(append(loopback(b.socket, "127.0.0.1"), relayedAt(relayB)))
-	for a.wait(t, Changed, 5*time.Second).Path.Kind != Loopback {
+	for a.wait(t, Changed, 5*time.Second).Path.Kind != Loopback { //nolint:revive // the condition does the work
 	}
-	for b.wait(t, Changed, 5*time.Second).Path.Kind != Loopback {
+	for b.wait(t, Changed, 5*time.Second).Path.Kind != Loopback { //nolint:revive // the condition does the work
 	}
 	through := relay.data.Load()
 	a.exchange(t, b, "straight")

@@ -26,7 +26,7 @@ const (
 
 	probeHeader   = 4 + tagSize
 	probeOverhead = probeHeader + chacha20poly1305.NonceSizeX + chacha20poly1305.Overhead
-	probeBody     = 48
+	probeBody     = 50
 	smallProbe    = 128
 	tagSize       = 8
 	txidSize      = 12
@@ -57,6 +57,7 @@ type probe struct {
 	seq      uint64
 	tx       txid
 	observed netip.AddrPort
+	loss     uint16 // encodeLoss
 }
 
 // isProbe reports whether b begins like a probe. It looks at nothing secret.
@@ -109,6 +110,7 @@ func (s *sealer) seal(random io.Reader, p probe, size int) ([]byte, error) {
 		copy(plain[30:], addr[:])
 		binary.BigEndian.PutUint16(plain[46:], p.observed.Port())
 	}
+	binary.BigEndian.PutUint16(plain[48:], p.loss)
 	return s.aead.Seal(out, nonce, plain, s.ad), nil
 }
 
@@ -133,6 +135,7 @@ func (s *sealer) open(raw []byte) (probe, error) {
 	if p.kind == pong {
 		addr := netip.AddrFrom16([16]byte(plain[30:46])).Unmap()
 		p.observed = netip.AddrPortFrom(addr, binary.BigEndian.Uint16(plain[46:]))
+		p.loss = binary.BigEndian.Uint16(plain[48:])
 	}
 	return p, nil
 }

@@ -5,7 +5,9 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
 	"net/netip"
+	"os"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -21,6 +23,7 @@ func TestProbeRoundTrip(t *testing.T) {
 		{"ping", probe{kind: ping, flags: flagSelected, session: 1 << 63, seq: 42, tx: txid{1, 2, 3}}, smallProbe},
 		{"large ping", probe{kind: ping, seq: 1}, DefaultDataSize},
 		{"pong over IPv4", probe{kind: pong, tx: txid{9}, observed: netip.MustParseAddrPort("192.0.2.1:65535")}, smallProbe},
+		{"pong that tells of loss", probe{kind: pong, tx: txid{9}, observed: netip.MustParseAddrPort("192.0.2.1:1"), loss: 0xfffe}, smallProbe},
 		{"pong over IPv6", probe{kind: pong, observed: netip.MustParseAddrPort("[2001:db8::1]:1")}, smallProbe},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -50,21 +53,38 @@ func TestProbeRoundTrip(t *testing.T) {
 
 // TestProbeVector pins the wire format of the package comment.
 func TestProbeVector(t *testing.T) {
-	var key [32]byte
-	for i := range key {
-		key[i] = byte(i)
-	}
-	nonce := bytes.Repeat([]byte{0xaa}, 24)
-	p := probe{kind: pong, tx: txid{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}, observed: netip.MustParseAddrPort("192.0.2.1:41641")}
-	raw, err := newSealer(key).seal(bytes.NewReader(nonce), p, smallProbe)
+	raw, err := os.ReadFile("testdata/probe.json")
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = "eb6b7001e5e25d47fcd2f82daaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa" +
-		"81f35947c192ec5dc58562d0e3dc995606ee7ad1c8fe57a20044adf46296206e83b1d16fa2796d067e4ce3a7b168285100aeb75f6c02" +
-		"60c3371e8a1a20cad3d9781d9add04a951f9e263d75575db774901c8a64e988b7dec48e5d35e"
-	if got := hex.EncodeToString(raw); got != want {
-		t.Errorf("got  %s\nwant %s", got, want)
+	var vectors []struct {
+		Name, Key, Nonce, Type, Transaction, Observed, Probe string
+		Loss                                                 float64
+	}
+	if err := json.Unmarshal(raw, &vectors); err != nil {
+		t.Fatal(err)
+	}
+	bin := func(text string) []byte {
+		b, err := hex.DecodeString(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	for _, v := range vectors {
+		t.Run(v.Name, func(t *testing.T) {
+			p := probe{kind: pong, tx: txid(bin(v.Transaction)), observed: netip.MustParseAddrPort(v.Observed), loss: encodeLoss(v.Loss)}
+			got, err := newSealer([32]byte(bin(v.Key))).seal(bytes.NewReader(bin(v.Nonce)), p, smallProbe)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(got, bin(v.Probe)) {
+				t.Errorf("got  %x\nwant %s", got, v.Probe)
+			}
+		})
+	}
+	if len(vectors) < 3 {
+		t.Errorf("%d vectors", len(vectors))
 	}
 }
 

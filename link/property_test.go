@@ -17,7 +17,7 @@ type wildOutlet struct {
 	sent  int
 }
 
-func (o *wildOutlet) send(to place, via conn.Endpoint, p probe, size int) error {
+func (o *wildOutlet) send(to place, _ conn.Endpoint, p probe, size int) error {
 	if p.kind == ping {
 		o.asked[p.tx] = to
 		o.sent++
@@ -50,7 +50,7 @@ func TestCheckerHoldsWhateverComes(t *testing.T) {
 		var seq uint64
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
 			now := net.now
-			switch rapid.IntRange(0, 8).Draw(t, "what") {
+			switch rapid.IntRange(0, 11).Draw(t, "what") {
 			case 0:
 				var list []namedAddr
 				for _, a := range rapid.SliceOfN(addr, 0, 40).Draw(t, "list") {
@@ -58,6 +58,7 @@ func TestCheckerHoldsWhateverComes(t *testing.T) {
 				}
 				c.setRemote(now, list)
 			case 1:
+				c.stir(now)
 				c.probe(now)
 			case 2:
 				c.setNetworks(now, networks{iface("eth0", "192.168.1.1/24"), iface("eth0", "fe80::7/64")}[:rapid.IntRange(0, 2).Draw(t, "interfaces")])
@@ -85,6 +86,13 @@ func TestCheckerHoldsWhateverComes(t *testing.T) {
 				c.traffic(now, rapid.Bool().Draw(t, "sent"), rapid.SampledFrom([]time.Time{{}, now, now.Add(-5 * time.Second)}).Draw(t, "waiting"))
 			case 7:
 				c.sendFailed(now)
+			case 9:
+				c.setLazy(now, rapid.Bool().Draw(t, "lazy"))
+			case 10:
+				c.received(now)
+			case 11:
+				list := []carrierInfo{relayInfo(1, "one", relayA), relayInfo(2, "two", relayB)}
+				c.setCarriers(now, list[:rapid.IntRange(0, 2).Draw(t, "carriers")])
 			case 8:
 				step := time.Duration(rapid.Int64Range(0, int64(40*time.Second)).Draw(t, "time"))
 				passTime(t, c, net, now.Add(step))
@@ -94,6 +102,9 @@ func TestCheckerHoldsWhateverComes(t *testing.T) {
 			node.check(t)
 			if c.selected != nil && !answeredAt[c.selected.place] {
 				t.Fatalf("%v is used and never answered", c.selected.place)
+			}
+			if at := c.next(net.now); c.dormant && !at.IsZero() {
+				t.Fatalf("asleep, and something is due in %s", at.Sub(net.now))
 			}
 			if out.sent > 20000 {
 				t.Fatalf("%d pings", out.sent)

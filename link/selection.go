@@ -59,7 +59,7 @@ func (c *checker) displaces(now time.Time, a, b *candidate) bool {
 // selectPath makes a candidate the path for data; nil: there is none.
 func (c *checker) selectPath(now time.Time, cand *candidate) {
 	old := c.selected
-	c.selected, c.moved, c.alarm = cand, now, time.Time{}
+	c.selected, c.moved, c.alarm, c.unsure = cand, now, time.Time{}, time.Time{}
 	c.out.use(cand)
 	if cand != nil && cand.kind != Relay {
 		c.straightAddr = cand.place.addr
@@ -70,7 +70,7 @@ func (c *checker) selectPath(now time.Time, cand *candidate) {
 		c.out.event(Down, c.path(old))
 		return
 	case !c.up:
-		c.up = true
+		c.up, c.used = true, now
 		c.out.event(Up, c.path(cand))
 	default:
 		c.out.event(Changed, c.path(cand))
@@ -88,6 +88,9 @@ func (c *checker) supervise(now time.Time) {
 	if at := c.doubtAt(); !at.IsZero() && !now.Before(at) {
 		sel.next = now
 	}
+	if c.replace(now) {
+		return
+	}
 	missed := sel.missed(now)
 	if missed == 0 {
 		return
@@ -97,12 +100,7 @@ func (c *checker) supervise(now time.Time) {
 		c.probe(now)
 		c.out.event(Silent, c.path(sel))
 	}
-	var other *candidate
-	for _, cand := range c.all {
-		if cand != sel && cand.usable && !cand.lastPong.Before(c.alarm) && (other == nil || c.compare(cand, other) > 0) {
-			other = cand
-		}
-	}
+	other := c.answeredSince(c.alarm)
 	if now.Before(c.deadline()) && (other == nil || missed < 2) {
 		return
 	}
@@ -112,6 +110,42 @@ func (c *checker) supervise(now time.Time) {
 	if other == nil {
 		c.probe(now)
 	}
+}
+
+// answeredSince returns the best candidate besides the selected one that answered
+// since a moment, or nil.
+func (c *checker) answeredSince(at time.Time) *candidate {
+	var best *candidate
+	for _, cand := range c.all {
+		if cand != c.selected && cand.usable && !cand.lastPong.Before(at) && (best == nil || c.compare(cand, best) > 0) {
+			best = cand
+		}
+	}
+	return best
+}
+
+// replace leaves a path that was selected without knowing whether it still works,
+// as soon as its answer is late and another path has answered. It is not given up:
+// when it answers, the usual rules apply. It reports whether it did.
+func (c *checker) replace(now time.Time) bool {
+	at := c.replaceAt()
+	if at.IsZero() || now.Before(at) {
+		return false
+	}
+	other := c.answeredSince(c.unsure)
+	if other == nil {
+		return false
+	}
+	c.selectPath(now, other)
+	return true
+}
+
+// replaceAt is when replace has something to do; zero: never.
+func (c *checker) replaceAt() time.Time {
+	if c.unsure.IsZero() || c.selected == nil || c.selected.silent.IsZero() {
+		return time.Time{}
+	}
+	return c.selected.silent.Add(2*c.selected.rtt + lateMargin)
 }
 
 // doubtAt is when the selected path is to be asked because data got no answer;
@@ -144,10 +178,15 @@ func (c *checker) deadline() time.Time {
 // traffic tells what the data did: sent is whether any was sent since the last
 // call, waiting since when it got no answer (zero: it was answered).
 func (c *checker) traffic(now time.Time, sent bool, waiting time.Time) {
+	if c.dormant && !sent {
+		return
+	}
 	c.waiting = waiting
 	if !sent {
 		return
 	}
+	c.wake(now)
+	c.used = now
 	if !now.Before(c.activeUntil) {
 		c.refreshAt = now.Add(refreshPing)
 	}
@@ -163,6 +202,7 @@ func (c *checker) sendFailed(now time.Time) {
 	if sel == nil {
 		return
 	}
+	c.stir(now)
 	if sel.via != nil {
 		sel.via = nil // our address of that time may be gone
 		c.out.use(sel)
@@ -174,6 +214,7 @@ func (c *checker) sendFailed(now time.Time) {
 
 // tick does what is due.
 func (c *checker) tick(now time.Time) {
+	c.doze(now)
 	c.supervise(now)
 	if now.Before(c.activeUntil) && !now.Before(c.refreshAt) && c.selected != nil {
 		c.refreshAt = now.Add(refreshPing)
@@ -188,7 +229,7 @@ func (c *checker) tick(now time.Time) {
 			}
 			c.ping(now, cand)
 		}
-		if cand.usable && !cand.sizeNext.IsZero() && !now.Before(cand.sizeNext) {
+		if at := c.sizeAt(now, cand); !at.IsZero() && !now.Before(at) {
 			c.pingSize(now, cand)
 		}
 		cand.pending = slices.DeleteFunc(cand.pending, func(q pending) bool {
@@ -207,18 +248,20 @@ func (c *checker) next(now time.Time) time.Time {
 	}
 	for _, cand := range c.all {
 		sooner(cand.next)
-		if cand.usable {
-			sooner(cand.sizeNext)
-		}
+		sooner(c.sizeAt(now, cand))
 	}
+	sooner(c.dozeAt())
 	if sel := c.selected; sel != nil {
 		sooner(c.warmAt(now))
 		sooner(c.doubtAt())
-		for _, q := range sel.pending {
-			if q.size == smallProbe && now.Sub(q.sent) < sel.patience() {
-				sooner(q.sent.Add(sel.patience()))
-			}
+		if at := c.replaceAt(); at.After(now) {
+			sooner(at)
 		}
+		sel.late(func(at time.Time) {
+			if at.After(now) {
+				sooner(at)
+			}
+		})
 		if at := c.deadline(); !sel.silent.IsZero() && at.After(now) {
 			sooner(at)
 		}

@@ -262,7 +262,7 @@ func (n *simNode) check(t interface {
 	}
 	up := false
 	for _, ev := range n.events {
-		if ev.kind == Silent {
+		if ev.kind == Silent || ev.kind == Waking {
 			continue
 		}
 		if (ev.kind == Up) == up {

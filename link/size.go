@@ -4,7 +4,15 @@ import "time"
 
 // restartSize begins to look for the largest datagram that passes.
 func (cand *candidate) restartSize(now time.Time) {
-	cand.step, cand.tries, cand.sizeNext = 0, 0, now
+	cand.step, cand.tries, cand.sizeNext, cand.anew = 0, 0, now, false
+}
+
+// sizeAt is when the next large ping to a candidate is due; zero: it is not.
+func (c *checker) sizeAt(now time.Time, cand *candidate) time.Time {
+	if !cand.usable || cand.anew && !now.Before(c.activeUntil) {
+		return time.Time{}
+	}
+	return cand.sizeNext
 }
 
 // pingSize sends the next data-size probe, or gives that size up.
@@ -18,9 +26,10 @@ func (c *checker) pingSize(now time.Time, cand *candidate) {
 		}
 	}
 	if cand.step == len(c.sizes) {
-		cand.step, cand.tries, cand.sizeNext = 0, 0, now.Add(c.jitter(sizeAgain))
+		cand.step, cand.tries, cand.sizeNext, cand.anew = 0, 0, now.Add(c.jitter(sizeAgain)), true
 		return
 	}
+	cand.anew = false
 	wait := max(sizeRetry<<cand.tries, 2*cand.rtt)
 	cand.tries++
 	cand.sizeNext = now.Add(wait)
@@ -36,7 +45,7 @@ func (c *checker) onSize(now time.Time, cand *candidate, size int) {
 		cand.small, cand.sizeNext = false, time.Time{}
 	case size > smallProbe:
 		// Something smaller fits. The path may widen later.
-		cand.step, cand.tries, cand.sizeNext = 0, 0, now.Add(c.jitter(sizeAgain))
+		cand.step, cand.tries, cand.sizeNext, cand.anew = 0, 0, now.Add(c.jitter(sizeAgain)), true
 	}
 	if grew && size > smallProbe && cand == c.selected {
 		c.out.event(Changed, c.path(cand))

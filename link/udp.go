@@ -87,7 +87,7 @@ func (b *udpBind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 		}
 		if taken := errors.Is(err4, syscall.EADDRINUSE) || errors.Is(err6, syscall.EADDRINUSE); taken {
 			// One family alone would answer only half of the peers.
-			closeBoth(v4, v6)
+			_ = closeBoth(v4, v6) // nothing was to be written
 			if port == 0 && try < openTries {
 				continue
 			}

@@ -137,12 +137,23 @@ func Open(ctx context.Context, cfg Config) (*Channel, error) {
 func (c *Channel) other() pairing.Role { return pairing.Joiner + pairing.Offerer - c.role }
 
 // days are those to listen on and to speak on at now: the specification's
-// window, and the other side's day if its clock was seen to be further off.
+// window, a day more on both ends while the other side is not found, and its day
+// if its clock was seen to be further off.
 func (c *Channel) days(now time.Time) (listen, speak []int64) {
 	day := wire.Day(now)
 	listen, speak = []int64{day - 1, day, day + 1}, []int64{day}
-	if off := day + c.cfg.Skew; c.cfg.Skew < -1 || c.cfg.Skew > 1 {
-		listen, speak = append(listen, off), append(speak, off)
+	if c.core.wide(now) {
+		listen = append(listen, day-2, day+2)
+	}
+	skew := c.cfg.Skew
+	if c.core.peerDay != 0 {
+		skew = c.core.skew
+	}
+	if skew < -1 || skew > 1 {
+		if off := day + skew; !slices.Contains(listen, off) {
+			listen = append(listen, off)
+		}
+		speak = append(speak, day+skew)
 	}
 	early := func(d int64) bool { return d < c.cfg.Chain.Day }
 	listen, speak = slices.DeleteFunc(listen, early), slices.DeleteFunc(speak, early)

@@ -244,7 +244,9 @@ func TestClocks(t *testing.T) {
 		{"the same clock", 0, 0, true},
 		{"a day ahead", 24 * time.Hour, 0, true},
 		{"a day behind", -24 * time.Hour, 0, true},
-		{"two days ahead, not known", 49 * time.Hour, 0, false},
+		{"two days ahead, not known", 49 * time.Hour, 0, true},
+		{"two days behind, not known", -48 * time.Hour, 0, true},
+		{"four days ahead, not known", 97 * time.Hour, 0, false},
 		{"two days ahead, known", 49 * time.Hour, 2, true},
 		{"in 2099, known", 26_000 * 24 * time.Hour, 26_000, true},
 	} {
@@ -266,6 +268,17 @@ func TestClocks(t *testing.T) {
 				met := len(a.presences()) > 0 && len(b.presences()) > 0
 				if met != c.meet {
 					t.Errorf("met: %v, want %v", met, c.meet)
+				}
+				if met { // also what is news later comes through
+					for _, way := range []struct{ from, to *end }{{a, b}, {b, a}} {
+						before := len(way.to.presences())
+						way.from.Announce(here("later"))
+						time.Sleep(time.Second)
+						synctest.Wait()
+						if len(way.to.presences()) == before {
+							t.Error("later news are not heard")
+						}
+					}
 				}
 				if met && c.off != 0 {
 					if day, ok := a.SafeDay(); !ok || day != min(wire.Day(time.Now()), wire.Day(time.Now().Add(c.off)))-1 {

@@ -39,6 +39,7 @@ type core struct {
 	echoed   BootID // the run that our last presence echoed
 	answered time.Time
 	peerDay  int64
+	skew     int64 // peerDay minus ours when it came
 }
 
 // an outcome is what a message leads to.
@@ -60,6 +61,15 @@ func (c *core) wake(now time.Time) {
 	}
 	c.from, c.confirmed = c.counter+1, false
 	c.began, c.wait, c.at = now, firstWait, now
+}
+
+// wideAfter is how long nobody confirms an announcement before the other side is
+// also looked for where its clock would be two days off.
+const wideAfter = time.Second
+
+// wide reports whether the other side has to be looked for further off.
+func (c *core) wide(now time.Time) bool {
+	return c.announced && !c.confirmed && now.Sub(c.began) >= wideAfter
 }
 
 // due reports whether it is time to announce, and sets the next time. spread
@@ -137,13 +147,13 @@ func (c *core) receivePresence(now time.Time, m message) outcome {
 		c.retire()
 		c.peer, c.seen, c.window = m.boot, 0, 0
 	}
-	if c.hint == m.boot {
-		c.hint = BootID{}
-	}
 	if !c.fresh(m.counter) {
 		return outcome{}
 	}
-	c.peerDay = m.pres.Day
+	// This run lives. What hinted at another was late or recorded, or it will be
+	// heard again.
+	c.hint = BootID{}
+	c.peerDay, c.skew = m.pres.Day, m.pres.Day-wire.Day(now)
 	if c.announced && !c.confirmed && m.seen >= c.from {
 		c.confirmed, c.at = true, time.Time{}
 	}

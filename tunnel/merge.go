@@ -11,7 +11,9 @@ import (
 // section 3, RFC 9293 section 3.1), in bytes.
 const (
 	ipLength  = 4 // payload length
-	ipNext    = 6 // next header; hop limit and addresses follow
+	ipNext    = 6 // next header; hop limit follows
+	ipSource  = 8
+	ipTarget  = 24
 	ipHeader  = header.IPv6MinimumSize
 	tcpPorts  = ipHeader
 	tcpSeq    = ipHeader + 4

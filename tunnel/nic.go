@@ -45,6 +45,9 @@ type nic struct {
 	once    sync.Once
 	events  chan tun.Event
 	mergers sync.Pool // of *merging
+	words   lastWords
+	hearing hearing
+	back    func(netip.Addr) // called when a silent peer is heard; set before the first packet
 
 	mu         sync.RWMutex // guards dispatcher
 	dispatcher stack.NetworkDispatcher
@@ -60,6 +63,7 @@ var (
 
 func newNIC(addr netip.Addr, mtu int) (*nic, error) {
 	n := &nic{mtu: mtu, queue: make(chan *stack.PacketBuffer, queueSize), closed: make(chan struct{}), events: make(chan tun.Event)}
+	n.back = func(netip.Addr) {}
 	n.mergers.New = func() any { return new(merging) }
 	n.stack = stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv6.NewProtocol},
@@ -86,16 +90,21 @@ const (
 	maxRTO = 2 * time.Second
 	// absence is how long a connection outlives a peer that does not answer.
 	absence = 15 * time.Minute
+	// congestionControl is CUBIC (RFC 9438).
+	congestionControl = tcpip.CongestionControlOption("cubic")
 )
 
 func tuneTCP(s *stack.Stack) error {
 	sack := tcpip.TCPSACKEnabled(true)
-	cc := tcpip.CongestionControlOption("cubic")
+	// RACK, the stack's default, does not go with segments of many packets: it takes
+	// what it calls lost for still on the way, and so repairs one packet a timeout.
+	recovery := tcpip.TCPRecovery(0)
+	cc := congestionControl
 	rx := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: defaultBuffer, Max: maxBuffer}
 	tx := tcpip.TCPSendBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: defaultBuffer, Max: maxBuffer}
 	moderate := tcpip.TCPModerateReceiveBufferOption(true)
 	rto, retries := tcpip.TCPMaxRTOOption(maxRTO), tcpip.TCPMaxRetriesOption(absence/maxRTO)
-	for _, opt := range []tcpip.SettableTransportProtocolOption{&sack, &cc, &rx, &tx, &moderate, &rto, &retries} {
+	for _, opt := range []tcpip.SettableTransportProtocolOption{&sack, &recovery, &cc, &rx, &tx, &moderate, &rto, &retries} {
 		if err := s.SetTransportProtocolOption(tcp.ProtocolNumber, opt); err != nil {
 			return fmt.Errorf("tunnel: tune TCP: %v", err)
 		}
@@ -222,6 +231,9 @@ func (d device) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 		}
 		split(p, bufs[count:count+k], sizes[count:count+k], offset)
 		p.DecRef()
+		if p := bufs[count][offset : offset+sizes[count]]; k == 1 && isWord(p) {
+			d.words.note(time.Now(), p)
+		}
 		count += k
 		if count == len(bufs) {
 			return count, nil
@@ -252,6 +264,12 @@ func (d device) Write(bufs [][]byte, offset int) (int, error) {
 	m.packets = m.packets[:0]
 	for _, b := range bufs {
 		m.packets = append(m.packets, b[offset:])
+	}
+	// WireGuard hands over packets of one peer at a time.
+	if p := m.packets[0]; len(p) >= ipHeader && p[0]>>4 == header.IPv6Version {
+		if from := netip.AddrFrom16([16]byte(p[ipSource:])); d.hearing.heard(time.Now(), from) {
+			d.back(from)
+		}
 	}
 	for _, r := range m.plan(m.packets) {
 		view := buffer.NewView(r.size)

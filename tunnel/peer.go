@@ -129,6 +129,7 @@ func (t *Tunnel) remove(id identity.DeviceID) {
 	}
 	t.device.RemovePeer(wg.NoisePublicKey(p.WireGuard))
 	t.bind.forget(p.Endpoint)
+	t.nic.hearing.forget(id.Addr())
 }
 
 // Peer returns the device that has an address in the tunnel.
@@ -143,7 +144,16 @@ func (t *Tunnel) Peer(addr netip.Addr) (identity.DeviceID, bool) {
 // seconds: its first message is repeated meanwhile. It returns at once. It errs
 // with ErrPeer for a device that was not added, with net.ErrClosed, or if the
 // message could not be sent.
-func (t *Tunnel) Handshake(id identity.DeviceID) error {
+func (t *Tunnel) Handshake(id identity.DeviceID) error { return t.initiate(id, false) }
+
+// HandshakeNow starts a WireGuard handshake, although one may be under way, and
+// sends nothing more under the keys of earlier ones. It is for a device that does
+// not answer under these keys: one that restarted has none of them, and its own
+// first message does not count here while its clock is behind the time of the one
+// before. It errs as Handshake does.
+func (t *Tunnel) HandshakeNow(id identity.DeviceID) error { return t.initiate(id, true) }
+
+func (t *Tunnel) initiate(id identity.DeviceID, anew bool) error {
 	p, err := t.peer(id)
 	if err != nil {
 		return fmt.Errorf("tunnel: handshake with %s: %w", id.Short(), err)
@@ -151,6 +161,9 @@ func (t *Tunnel) Handshake(id identity.DeviceID) error {
 	peer := t.device.LookupPeer(wg.NoisePublicKey(p.WireGuard))
 	if peer == nil {
 		return fmt.Errorf("tunnel: handshake with %s: %w", id.Short(), ErrPeer)
+	}
+	if anew {
+		peer.ExpireCurrentKeypairs()
 	}
 	if err := peer.SendHandshakeInitiation(false); err != nil {
 		return fmt.Errorf("tunnel: handshake with %s: %w", id.Short(), err)

@@ -123,6 +123,7 @@ func New(cfg Config) (*Tunnel, error) {
 		addrs: make(map[netip.Addr]identity.DeviceID), conns: make(map[identity.DeviceID]map[*tracked]struct{}),
 		listeners: make(map[*listener]struct{}), requests: make(map[*request]struct{}),
 	}
+	n.back = t.back
 	forwarder := tcp.NewForwarder(n.stack, 0, maxInFlight, t.incoming)
 	n.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, forwarder.HandlePacket)
 	t.device = wg.NewDevice(device{n}, t.bind, logger(cfg.Logger))

@@ -315,8 +315,9 @@ func (a Address) MQTTPassword() string { return a.derive("kith/1 hub mqtt") }
 
 // TURNSecret returns the shared secret of time-limited TURN credentials: 32
 // hexadecimal digits as text, which is what coturn's static-auth-secret takes.
-// The user is "<unix expiry>:<client>", with an expiry of at most 24 hours ahead,
-// the password base64(HMAC-SHA1(secret, user)).
+// The user is "<unix expiry>:<client>", the password base64(HMAC-SHA1(secret, user)).
+// A hub takes it until a week after the expiry, so that clocks may be wrong; coturn
+// until the expiry by its own clock.
 func (a Address) TURNSecret() []byte { return []byte(a.derive("kith/1 hub turn")) }
 
 // TLSConfig returns a client's configuration that takes the hub's public key and

@@ -10,24 +10,27 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 )
 
-// The addresses of the two ends.
+// The addresses of the two ends on their LAN.
 const (
 	serverIP = "10.99.0.1"
 	clientIP = "10.99.0.2"
 	ifName   = "veth0"
 )
 
-// A lab is two namespaces with a veth pair between them.
-type lab struct{ server, client string }
+// A lab is two namespaces with a veth pair between them, and a home with a NAT
+// around each (homes_linux.go).
+type lab struct{ server, client, serverRouter, clientRouter, public string }
 
-func newLab(mtu int) (*lab, error) {
-	l := &lab{server: fmt.Sprintf("kithbench-%d-s", os.Getpid()), client: fmt.Sprintf("kithbench-%d-c", os.Getpid())}
+func newLab(mtu int, homes bool) (*lab, error) {
+	name := func(end string) string { return fmt.Sprintf("kithbench-%d-%s", os.Getpid(), end) }
+	l := &lab{server: name("s"), client: name("c"), serverRouter: name("sr"), clientRouter: name("cr"), public: name("p")}
 	size := strconv.Itoa(mtu)
-	for _, args := range [][]string{
+	steps := [][]string{
 		{"netns", "add", l.server},
 		{"netns", "add", l.client},
 		{"link", "add", ifName, "netns", l.server, "mtu", size, "type", "veth", "peer", "name", ifName, "netns", l.client, "mtu", size},
@@ -37,17 +40,27 @@ func newLab(mtu int) (*lab, error) {
 		{"-n", l.client, "link", "set", ifName, "up"},
 		{"-n", l.server, "link", "set", "lo", "up"},
 		{"-n", l.client, "link", "set", "lo", "up"},
-	} {
+	}
+	if homes {
+		steps = append(steps, l.homes(size)...)
+	}
+	for _, args := range steps {
 		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil { //nolint:noctx // done in milliseconds
 			l.close()
 			return nil, fmt.Errorf("bench: ip %v: %w: %s", args, err, out)
+		}
+	}
+	if homes {
+		if err := l.routers(); err != nil {
+			l.close()
+			return nil, err
 		}
 	}
 	return l, nil
 }
 
 func (l *lab) close() {
-	for _, ns := range []string{l.server, l.client} {
+	for _, ns := range []string{l.server, l.client, l.serverRouter, l.clientRouter, l.public} {
 		_ = exec.Command("ip", "netns", "del", ns).Run() //nolint:noctx // also after an interrupt; it may not exist
 	}
 }
@@ -57,6 +70,7 @@ type end struct {
 	cmd *exec.Cmd
 	in  io.WriteCloser
 	out *bufio.Reader
+	hub string // its address, of a hub
 }
 
 // startEnd runs this program again inside a namespace and waits until it is ready.
@@ -83,9 +97,11 @@ func startEnd(ctx context.Context, ns string, cfg sideConfig) (*end, error) {
 	if err := e.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("bench: start %s: %w", cfg.Side, err)
 	}
-	if _, err := e.reply(); err != nil {
+	ready, err := e.reply()
+	if err != nil {
 		return nil, errors.Join(err, e.quit())
 	}
+	e.hub = ready.Hub
 	return e, nil
 }
 
@@ -120,7 +136,13 @@ func measure(ctx context.Context, opt options, progress io.Writer) (*result, err
 	if _, err := exec.LookPath("ip"); err != nil {
 		return nil, errUnsupported
 	}
-	l, err := newLab(opt.mtu)
+	homes := slices.ContainsFunc(opt.ways, behindNATs)
+	if _, err := exec.LookPath("nft"); homes && err != nil {
+		fmt.Fprintln(progress, "bench: what goes through NATs is left out: there is no command nft")
+		opt.ways = slices.DeleteFunc(slices.Clone(opt.ways), behindNATs)
+		homes = false
+	}
+	l, err := newLab(opt.mtu, homes)
 	if err != nil {
 		return nil, err
 	}
@@ -151,6 +173,15 @@ func (l *lab) run(ctx context.Context, opt options, way string, round int) (s sa
 		}
 		return filepath.Join(opt.profile, fmt.Sprintf("%s-%s-%d.pprof", way, side, round+1))
 	}
+	ends := make([]*end, 0, 3)
+	if way == wayRelay || way == wayRelayDown {
+		hub, err := startEnd(ctx, l.public, sideConfig{Side: sideHub, Way: way, Profile: profile(sideHub)})
+		if err != nil {
+			return s, err
+		}
+		defer func() { err = errors.Join(err, hub.quit()) }()
+		ends, cfg.Hub = append(ends, hub), hub.hub
+	}
 	cfg.Profile = profile(sideServer)
 	server, err := startEnd(ctx, l.server, cfg)
 	if err != nil {
@@ -166,37 +197,42 @@ func (l *lab) run(ctx context.Context, opt options, way string, round int) (s sa
 	if err := wait(ctx, opt.warm); err != nil {
 		return s, err
 	}
-	before, err := marks(server, client)
+	ends = append(ends, client, server)
+	before, err := marks(ends)
 	if err != nil {
 		return s, err
 	}
 	if err := wait(ctx, opt.time); err != nil {
 		return s, err
 	}
-	after, err := marks(server, client)
+	after, err := marks(ends)
 	if err != nil {
 		return s, err
 	}
-	s = sample{bytes: after.Bytes - before.Bytes, seconds: after.At - before.At, cpu: after.CPU - before.CPU}
+	s = sample{bytes: after.Bytes - before.Bytes, seconds: after.At - before.At, cpu: after.CPU - before.CPU, hub: after.HubCPU - before.HubCPU}
 	if s.bytes <= 0 || s.seconds <= 0 {
 		return s, errors.New("no data arrived")
 	}
 	return s, nil
 }
 
-// marks returns the counters of both ends: CPU time of both, bytes and time of
-// the server.
-func marks(server, client *end) (mark, error) {
-	c, err := client.mark()
-	if err != nil {
-		return mark{}, err
+// marks returns the counters of all: CPU time of both ends, that of the hub, which
+// is the first of three, and bytes and time of the server, which is the last.
+func marks(ends []*end) (mark, error) {
+	var all mark
+	for i, e := range ends {
+		m, err := e.mark()
+		if err != nil {
+			return mark{}, err
+		}
+		if len(ends) == 3 && i == 0 {
+			all.HubCPU = m.CPU
+			continue
+		}
+		all.CPU += m.CPU
+		all.Bytes, all.At = m.Bytes, m.At
 	}
-	s, err := server.mark()
-	if err != nil {
-		return mark{}, err
-	}
-	s.CPU += c.CPU
-	return s, nil
+	return all, nil
 }
 
 func wait(ctx context.Context, d time.Duration) error {

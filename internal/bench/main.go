@@ -18,6 +18,14 @@
 // a link.Socket, as a node has it; ours-std-bind is package tunnel over
 // wireguard-go's own UDP bind.
 //
+// Four more ways leave the LAN: each end has a home behind a router that keeps
+// ports (a NAT of the easy sort), and both routers are on one public segment with a
+// hub. tcp-nats is bare TCP to a port that the one router forwards, ours-nats is
+// ours through holes in both. ours-relay goes through the hub's TURN server: from
+// the client's relay to the hole of the other; ours-relay-down the other way round,
+// with the relay at the receiving end. Routers and hub have the same CPUs as the
+// ends; tcp-nats shows what the routers cost, and the hub's CPU time is given apart.
+//
 // The exit status is 1 if a limit of report.go is missed.
 package main
 

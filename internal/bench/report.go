@@ -13,6 +13,7 @@ type sample struct {
 	bytes   float64 // received payload, in bytes
 	seconds float64 // wall clock
 	cpu     float64 // CPU time of both ends, in seconds
+	hub     float64 // CPU time of the hub in between, in seconds
 }
 
 // gbit is the throughput in Gbit/s.
@@ -20,6 +21,9 @@ func (s sample) gbit() float64 { return s.bytes * 8 / 1e9 / s.seconds }
 
 // cpuPerGB is the CPU time of both ends in seconds per 10^9 bytes.
 func (s sample) cpuPerGB() float64 { return s.cpu / (s.bytes / 1e9) }
+
+// hubPerGB is the CPU time of the hub in seconds per 10^9 bytes.
+func (s sample) hubPerGB() float64 { return s.hub / (s.bytes / 1e9) }
 
 // median returns the middle value, or the mean of the two middle ones.
 func median(v []float64) float64 {
@@ -81,15 +85,17 @@ func (g gate) String() string {
 	if !g.holds() {
 		verdict = "missed"
 	}
-	return fmt.Sprintf("%-44s %6.2f  %s %.1f  %s", g.what, g.value, sign, g.limit, verdict)
+	return fmt.Sprintf("%-48s %6.2f  %s %.2f  %s", g.what, g.value, sign, g.limit, verdict)
 }
 
 // The limits that the data path is held to. Ratios are medians of the ratio
 // within a round, since a shared machine changes its speed between rounds.
 const (
-	leastOfKernel = 1.0 // throughput of ours to WireGuard with a kernel TUN
-	leastOfStock  = 4.0 // throughput of ours to WireGuard's own netstack
-	mostCPU       = 4.7 // CPU seconds per GB of both ends; its encryption alone takes 1.0
+	leastOfKernel = 1.0  // throughput of ours to WireGuard with a kernel TUN
+	leastOfStock  = 4.0  // throughput of ours to WireGuard's own netstack
+	mostCPU       = 4.7  // CPU seconds per GB of both ends; its encryption alone takes 1.0
+	leastOfLAN    = 0.95 // throughput of ours through two NATs to that on a LAN
+	leastOfDirect = 0.5  // throughput of ours through the hub's relay to that on a LAN
 )
 
 // gates returns what can be said of the ways that were measured.
@@ -103,6 +109,18 @@ func (r *result) gates() []gate {
 	}
 	if v := r.values(wayOurs, sample.cpuPerGB); len(v) > 0 {
 		out = append(out, gate{what: "ours, CPU-s/GB of both ends", value: median(v), limit: mostCPU, most: true})
+	}
+	for _, g := range []struct {
+		what, way string
+		limit     float64
+	}{
+		{"ours, through two NATs / on a LAN (throughput)", wayNATs, leastOfLAN},
+		{"ours, through the relay / on a LAN (throughput)", wayRelay, leastOfDirect},
+		{"ours, relay of the receiver / on a LAN", wayRelayDown, leastOfDirect},
+	} {
+		if v := r.ratios(g.way, wayOurs); len(v) > 0 {
+			out = append(out, gate{what: g.what, value: median(v), limit: g.limit})
+		}
 	}
 	return out
 }
@@ -130,6 +148,11 @@ func (r *result) write(w io.Writer) bool {
 			slices.Min(speed), slices.Max(speed), median(cpu), slices.Min(cpu), slices.Max(cpu), share)
 	}
 	_ = tw.Flush()
+	for _, way := range []string{wayRelay, wayRelayDown} {
+		if v := r.values(way, sample.hubPerGB); len(v) > 0 {
+			fmt.Fprintf(w, "%s: the hub takes %.2f CPU-s/GB, so that one CPU forwards %.2f Gbit/s\n", way, median(v), 8/median(v))
+		}
+	}
 	ok := true
 	for _, g := range r.gates() {
 		fmt.Fprintln(w, g)
@@ -146,9 +169,21 @@ const (
 	wayStock  = "stock-netstack"
 	wayOurs   = "ours"
 	wayStdUDP = "ours-std-bind"
+
+	wayTCPNATs   = "tcp-nats"
+	wayNATs      = "ours-nats"
+	wayRelay     = "ours-relay"
+	wayRelayDown = "ours-relay-down"
 )
 
-func allWays() []string { return []string{wayTCP, wayTLS, wayKernel, wayStock, wayOurs} }
+func allWays() []string {
+	return []string{wayTCP, wayTLS, wayKernel, wayStock, wayOurs, wayTCPNATs, wayNATs, wayRelay, wayRelayDown}
+}
+
+// behindNATs reports whether a way needs the homes.
+func behindNATs(way string) bool {
+	return way == wayTCPNATs || way == wayNATs || way == wayRelay || way == wayRelayDown
+}
 
 // parseWays reads a comma-separated list; it errs for a way that there is not.
 func parseWays(text string) ([]string, error) {

@@ -31,27 +31,32 @@ func TestParseWays(t *testing.T) {
 // within a round.
 func TestReport(t *testing.T) {
 	at := func(gbit, cpu float64) sample {
-		return sample{bytes: gbit / 8 * 1e9, seconds: 1, cpu: cpu * gbit / 8}
+		return sample{bytes: gbit / 8 * 1e9, seconds: 1, cpu: cpu * gbit / 8, hub: gbit / 8}
 	}
 	for _, tc := range []struct {
 		name         string
 		ours         []sample
 		kernel       []sample
 		stock        []sample
+		others       map[string][]sample
 		met          bool
 		lines, never []string
 	}{
-		{"met", []sample{at(2, 4), at(4, 4), at(3, 4)}, []sample{at(2, 5), at(4, 5), at(3, 5)}, []sample{at(0.5, 20), at(1, 20), at(0.75, 20)},
-			true, []string{"ours            3     3.00    2.00 - 4.00  4.00", "kernel TUN (throughput)      1.00  >= 1.0  met", "4.00  >= 4.0  met", "4.00  <= 4.7  met"}, []string{"missed"}},
-		{"slower than the kernel", []sample{at(2, 4)}, []sample{at(2.2, 5)}, nil, false, []string{"0.91  >= 1.0  missed", "<= 4.7  met"}, []string{"netstack (throughput)"}},
-		{"too dear", []sample{at(2, 4.8)}, nil, nil, false, []string{"4.80  <= 4.7  missed"}, []string{"kernel TUN", "NaN"}},
-		{"median of ratios", []sample{at(1, 4), at(9, 4), at(3, 4)}, []sample{at(1, 5), at(10, 5), at(2, 5)}, nil, true, []string{"1.00  >= 1.0  met"}, nil},
+		{"met", []sample{at(2, 4), at(4, 4), at(3, 4)}, []sample{at(2, 5), at(4, 5), at(3, 5)}, []sample{at(0.5, 20), at(1, 20), at(0.75, 20)}, nil,
+			true, []string{"ours            3     3.00    2.00 - 4.00  4.00", "kernel TUN (throughput)          1.00  >= 1.00  met", "4.00  >= 4.00  met", "4.00  <= 4.70  met"}, []string{"missed"}},
+		{"slower than the kernel", []sample{at(2, 4)}, []sample{at(2.2, 5)}, nil, nil, false, []string{"0.91  >= 1.00  missed", "<= 4.70  met"}, []string{"netstack (throughput)"}},
+		{"too dear", []sample{at(2, 4.8)}, nil, nil, nil, false, []string{"4.80  <= 4.70  missed"}, []string{"kernel TUN", "NaN"}},
+		{"median of ratios", []sample{at(1, 4), at(9, 4), at(3, 4)}, []sample{at(1, 5), at(10, 5), at(2, 5)}, nil, nil, true, []string{"1.00  >= 1.00  met"}, nil},
+		{"other ways", []sample{at(2, 4)}, nil, nil, map[string][]sample{wayNATs: {at(1.92, 4)}, wayRelay: {at(1, 9)}, wayRelayDown: {at(0.9, 9)}}, false,
+			[]string{"0.96  >= 0.95  met", "0.50  >= 0.50  met", "0.45  >= 0.50  missed", "ours-relay: the hub takes 1.00 CPU-s/GB, so that one CPU forwards 8.00 Gbit/s"}, []string{"kernel TUN"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var r result
-			for way, samples := range map[string][]sample{wayOurs: tc.ours, wayKernel: tc.kernel, wayStock: tc.stock} {
-				for _, s := range samples {
-					r.add(way, s)
+			for _, ways := range []map[string][]sample{{wayOurs: tc.ours, wayKernel: tc.kernel, wayStock: tc.stock}, tc.others} {
+				for way, samples := range ways {
+					for _, s := range samples {
+						r.add(way, s)
+					}
 				}
 			}
 			var out strings.Builder

@@ -22,6 +22,7 @@ const sideCommand = "side"
 const (
 	sideServer = "server"
 	sideClient = "client"
+	sideHub    = "hub"
 )
 
 const (
@@ -34,6 +35,7 @@ type sideConfig struct {
 	Side    string
 	Way     string
 	Streams int
+	Hub     string // its address, for the way through its relay
 	Profile string // file for a CPU profile; "" for none
 }
 
@@ -42,6 +44,9 @@ type mark struct {
 	Bytes float64 // received
 	CPU   float64 // seconds, user and system
 	At    float64 // monotonic clock, seconds
+	Hub   string  // address, of a hub
+	// HubCPU is set where marks of several ends are put together, in seconds.
+	HubCPU float64 `json:"-"`
 }
 
 // runSide is one end. It says that it is ready, answers each line of in with its
@@ -58,12 +63,20 @@ func runSide(args []string, in io.Reader, out io.Writer) error {
 	defer cancel()
 	var received atomic.Int64
 	start := time.Now()
-	if err := serveOrLoad(ctx, cfg, &received); err != nil {
+	address := ""
+	if cfg.Side == sideHub {
+		h, err := openHub(ctx)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		address = h.Address().Text()
+	} else if err := serveOrLoad(ctx, cfg, &received); err != nil {
 		return err
 	}
 	enc := json.NewEncoder(out)
 	say := func() error {
-		return enc.Encode(mark{Bytes: float64(received.Load()), CPU: cpuSeconds(), At: time.Since(start).Seconds()})
+		return enc.Encode(mark{Bytes: float64(received.Load()), CPU: cpuSeconds(), At: time.Since(start).Seconds(), Hub: address})
 	}
 	if err := say(); err != nil {
 		return err
@@ -103,7 +116,7 @@ func serveOrLoad(ctx context.Context, cfg sideConfig, received *atomic.Int64) er
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	if cfg.Side == sideServer {
-		ln, err := listen(ctx, cfg.Way)
+		ln, err := listen(ctx, cfg)
 		if err != nil {
 			return err
 		}
@@ -118,7 +131,7 @@ func serveOrLoad(ctx context.Context, cfg sideConfig, received *atomic.Int64) er
 		}()
 		return nil
 	}
-	dial, err := dialer(ctx, cfg.Way)
+	dial, err := dialer(ctx, cfg)
 	if err != nil {
 		return err
 	}

@@ -48,9 +48,12 @@ type node struct {
 	dial   dialFunc
 }
 
-func listen(ctx context.Context, way string) (net.Listener, error) {
+func listen(ctx context.Context, cfg sideConfig) (net.Listener, error) {
 	at := netip.AddrPortFrom(netip.MustParseAddr(serverIP), port)
-	switch way {
+	switch cfg.Way {
+	case wayTCPNATs:
+		at = netip.AddrPortFrom(netip.MustParseAddr(serverHome), port)
+		fallthrough
 	case wayTCP:
 		return (&net.ListenConfig{}).Listen(ctx, "tcp", at.String())
 	case wayTLS:
@@ -60,16 +63,19 @@ func listen(ctx context.Context, way string) (net.Listener, error) {
 		}
 		return tls.Listen("tcp", at.String(), cfg)
 	}
-	n, err := newNode(ctx, way, true)
+	n, err := newNode(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
 	return n.listen()
 }
 
-func dialer(ctx context.Context, way string) (dialFunc, error) {
+func dialer(ctx context.Context, cfg sideConfig) (dialFunc, error) {
 	to := netip.AddrPortFrom(netip.MustParseAddr(serverIP), port).String()
-	switch way {
+	switch cfg.Way {
+	case wayTCPNATs:
+		to = netip.AddrPortFrom(netip.MustParseAddr(serverPublic), port).String()
+		fallthrough
 	case wayTCP:
 		return func(ctx context.Context) (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, "tcp", to) }, nil
 	case wayTLS:
@@ -79,7 +85,7 @@ func dialer(ctx context.Context, way string) (dialFunc, error) {
 		}}
 		return func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "tcp", to) }, nil
 	}
-	n, err := newNode(ctx, way, false)
+	n, err := newNode(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -113,12 +119,13 @@ func identities(server bool) (own, other *identity.Identity, err error) {
 	return b, a, err
 }
 
-func newNode(ctx context.Context, way string, server bool) (*node, error) {
+func newNode(ctx context.Context, cfg sideConfig) (*node, error) {
+	server := cfg.Side == sideServer
 	own, other, err := identities(server)
 	if err != nil {
 		return nil, err
 	}
-	switch way {
+	switch cfg.Way {
 	case wayKernel:
 		return kernelNode(ctx, own, other, server)
 	case wayStock:
@@ -155,13 +162,23 @@ func newNode(ctx context.Context, way string, server bool) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.SetRemote([]signaling.Candidate{{Kind: signaling.Host, Addr: remoteUDP(server)}})
-	if !server {
-		select {
-		case <-up:
-		case <-ctx.Done():
-			return nil, fmt.Errorf("bench: no path: %w", ctx.Err())
+	remote := signaling.Candidate{Kind: signaling.Host, Addr: remoteUDP(server)}
+	if behindNATs(cfg.Way) {
+		if remote, err = across(ctx, cfg, socket, l); err != nil {
+			return nil, err
 		}
+	}
+	l.SetRemote([]signaling.Candidate{remote})
+	if server {
+		return n, nil
+	}
+	select {
+	case <-up:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("bench: no path: %w", ctx.Err())
+	}
+	if p, ok := l.Path(); !ok || p.Remote != remote.Addr || relays(cfg) && p.Kind != link.Relay {
+		return nil, fmt.Errorf("bench: the path is %s, not to %s", p, remote.Addr)
 	}
 	return n, nil
 }

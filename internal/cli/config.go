@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/kithproject/kith/internal/control"
 	"github.com/kithproject/kith/rendezvous"
 )
 
@@ -34,6 +35,7 @@ type settings struct {
 	TURN          []turnServer `json:"turn,omitempty"`
 	Relay         string       `json:"relay,omitempty"` // a kith.RelayPolicy
 	NoPortMapping bool         `json:"no_port_mapping,omitempty"`
+	Lazy          bool         `json:"lazy,omitempty"`
 }
 
 // broker is one MQTT broker to meet at.
@@ -119,7 +121,7 @@ func (e *env) configCommand() *cobra.Command {
 		Use:   "config",
 		Short: "Show or change this device's settings",
 		Long: `Show or change this device's settings. A running kith up uses them after its next
-start.
+start; a new hub at once.
 ` + exitHelp,
 		Args: noArgs,
 		RunE: func(*cobra.Command, []string) error { return e.showConfig() },
@@ -144,6 +146,9 @@ start.
 			return onOff(v, func(on bool) { s.Loopback = on })
 		}),
 		e.settingCommand("relay auto|never|always", "When data may go through a relay", relaySetting),
+		e.settingCommand("lazy on|off", "Whether connections sleep, without keepalives, while they carry nothing", func(s *settings, v string) error {
+			return onOff(v, func(on bool) { s.Lazy = on })
+		}),
 		e.settingCommand("portmap on|off", "Whether to ask the router for a port (PCP, NAT-PMP, UPnP)", func(s *settings, v string) error {
 			return onOff(v, func(on bool) { s.NoPortMapping = !on })
 		}),
@@ -167,12 +172,28 @@ func onOff(v string, set func(bool)) error {
 func (e *env) settingCommand(use, short string, set func(*settings, string) error) *cobra.Command {
 	return &cobra.Command{
 		Use: use, Short: short, Args: exactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			return e.change(func(s *settings) error { return set(s, args[0]) })
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return e.configure(cmd.Context(), func(s *settings) error { return set(s, args[0]) })
 		},
 	}
 }
 
+// configure changes the settings for a person, who is told when they count.
+func (e *env) configure(ctx context.Context, set func(*settings) error) error {
+	if err := e.change(set); err != nil {
+		return err
+	}
+	dir, err := e.dir()
+	if err != nil {
+		return err
+	}
+	if _, err := control.Connect(ctx, dir); err == nil {
+		fmt.Fprintln(e.err, "kith up is running: it uses this after its next start.")
+	}
+	return nil
+}
+
+// change changes the settings on disk.
 func (e *env) change(set func(*settings) error) error {
 	dir, err := e.dir()
 	if err != nil {
@@ -217,13 +238,13 @@ asked for, or read from --password-file; it is kept in the state directory.
 		Args:    exactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if remove {
-				return e.change(func(s *settings) error { return s.removeBroker(args[0]) })
+				return e.configure(cmd.Context(), func(s *settings) error { return s.removeBroker(args[0]) })
 			}
 			b, err := e.readBroker(cmd.Context(), args[0], user, passwordFile, caFile)
 			if err != nil {
 				return err
 			}
-			return e.change(func(s *settings) error {
+			return e.configure(cmd.Context(), func(s *settings) error {
 				_ = s.removeBroker(b.URL)
 				s.MQTT = append(s.MQTT, b)
 				return nil

@@ -231,8 +231,8 @@ func (e *env) hubUnit(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	if real, err := filepath.EvalSymlinks(exe); err == nil {
-		exe = real
+	if target, err := filepath.EvalSymlinks(exe); err == nil {
+		exe = target
 	}
 	args := []string{systemdQuote(exe), "hub", "--home", "%S/kith"}
 	for _, name := range []string{

@@ -13,6 +13,7 @@ import (
 
 	"github.com/kithproject/kith"
 	"github.com/kithproject/kith/hub/hubaddr"
+	"github.com/kithproject/kith/internal/control"
 )
 
 // turnServer is one relay of the settings.
@@ -36,7 +37,7 @@ func (s settings) reach(cfg *kith.Config) error {
 	for _, t := range s.TURN {
 		cfg.TURN = append(cfg.TURN, kith.TURNServer{URL: t.URL, User: t.User, Password: t.Password, Secret: t.Secret})
 	}
-	cfg.Relay, cfg.NoPortMapping = kith.RelayPolicy(s.Relay), s.NoPortMapping
+	cfg.Relay, cfg.NoPortMapping, cfg.Lazy = kith.RelayPolicy(s.Relay), s.NoPortMapping, s.Lazy
 	return nil
 }
 
@@ -57,7 +58,7 @@ it out of the shell's history. Several hubs are all used at once.
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if remove != "" {
-				return e.change(func(s *settings) error { return s.removeHub(remove) })
+				return e.configure(cmd.Context(), func(s *settings) error { return s.removeHub(remove) })
 			}
 			text, err := e.hubText(cmd.Context(), args)
 			if err != nil {
@@ -67,15 +68,39 @@ it out of the shell's history. Several hubs are all used at once.
 			if err != nil {
 				return usage("that is not a hub's address", "it begins with kith-hub: and is printed by kith hub address")
 			}
-			return e.change(func(s *settings) error {
+			err = e.change(func(s *settings) error {
 				s.Hubs = slices.DeleteFunc(s.Hubs, func(old string) bool { return sameHub(old, a.Host) })
 				s.Hubs = append(s.Hubs, a.Text())
 				return nil
 			})
+			if err != nil {
+				return err
+			}
+			return e.useHub(cmd.Context(), a)
 		},
 	}
 	cmd.Flags().StringVar(&remove, "remove", "", "forget the hub at `HOST`, or all")
 	return cmd
+}
+
+// useHub has a running kith up use a hub from now on.
+func (e *env) useHub(ctx context.Context, a hubaddr.Address) error {
+	dir, err := e.dir()
+	if err != nil {
+		return err
+	}
+	c, err := control.Connect(ctx, dir)
+	if errors.Is(err, control.ErrNoDaemon) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if _, err := c.Do(ctx, control.Request{Op: control.OpUseHub, Hub: a.Text()}); err != nil {
+		return err
+	}
+	fmt.Fprintf(e.out, "kith up uses the hub %s from now on.\n", a.Host)
+	return nil
 }
 
 func (e *env) hubText(ctx context.Context, args []string) (string, error) {
@@ -137,11 +162,11 @@ func (e *env) stunCommand() *cobra.Command {
 		Short:   "Also ask this STUN server how this device looks from outside",
 		Example: "  kith config stun stun.example:3478",
 		Args:    exactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			if host, port, err := net.SplitHostPort(args[0]); err != nil || host == "" || port == "" {
 				return usage(fmt.Sprintf("%q is not HOST:PORT", args[0]), "for example stun.example:3478")
 			}
-			return e.change(func(s *settings) error {
+			return e.configure(cmd.Context(), func(s *settings) error {
 				s.STUN = slices.DeleteFunc(s.STUN, func(old string) bool { return old == args[0] })
 				if !remove {
 					s.STUN = append(s.STUN, args[0])
@@ -184,7 +209,7 @@ asked for, or read from --password-file.
 					t.Password = word
 				}
 			}
-			return e.change(func(s *settings) error {
+			return e.configure(cmd.Context(), func(s *settings) error {
 				s.TURN = slices.DeleteFunc(s.TURN, func(old turnServer) bool { return old.URL == t.URL })
 				if !remove {
 					s.TURN = append(s.TURN, t)

@@ -50,6 +50,9 @@ func (e *env) showStatus(ctx context.Context, st kith.Status) error {
 	if st.NAT != "" {
 		fmt.Fprintf(e.out, "  seen from outside      %s\n", st.NAT)
 	}
+	for _, m := range st.Mappings {
+		fmt.Fprintf(e.out, "  the router has         %s\n", m)
+	}
 	for _, r := range st.Rendezvous {
 		line := r.Detail
 		if r.Error != "" {
@@ -81,7 +84,10 @@ func (e *env) showStatus(ctx context.Context, st kith.Status) error {
 		case d.Connected && d.Path != nil:
 			fmt.Fprintf(w, "%s\tconnected\t%s\tfor %s\n", d.Name, d.Path, since(d.Since))
 			if d.Better != "" {
-				fmt.Fprintf(w, "\t\tnot straight: %s\t\n", d.Better)
+				fmt.Fprintf(w, "\t\tnot straight: %s\n", d.Better)
+			}
+			for _, line := range trafficLines(d.Traffic) {
+				fmt.Fprintf(w, "\t\t%s\n", line)
 			}
 		case d.State == kith.NotFinished:
 			fmt.Fprintf(w, "%s\tnot finished\twaiting for it to confirm the pairing\t\n", d.Name)
@@ -90,6 +96,27 @@ func (e *env) showStatus(ctx context.Context, st kith.Status) error {
 		}
 	}
 	return w.Flush()
+}
+
+// trafficLines say what a device's tunnel carries: a line per direction while
+// something flows, one for both while nothing does.
+func trafficLines(t *link.Traffic) []string {
+	if t == nil {
+		return nil
+	}
+	line := func(way string, bytes uint64, rate, peak, loss float64) string {
+		text := fmt.Sprintf("%s %s, now %s/s, best %s/s", size(bytes), way, size(uint64(rate)), size(uint64(peak)))
+		if loss >= 0 {
+			text += fmt.Sprintf(", %.2g %% lost", 100*loss)
+		}
+		return text
+	}
+	if t.SendRate+t.ReceiveRate == 0 {
+		return []string{fmt.Sprintf("%s sent, %s received", size(t.Sent), size(t.Received))}
+	}
+	return []string{
+		line("sent", t.Sent, t.SendRate, t.PeakSend, t.LossOut), line("received", t.Received, t.ReceiveRate, t.PeakReceive, t.LossIn),
+	}
 }
 
 // size is a number of bytes for people.

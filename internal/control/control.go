@@ -46,6 +46,7 @@ const (
 	OpDial    = "dial"
 	OpAsk     = "ask" // may this device reach a port of the other?
 	OpChat    = "chat"
+	OpUseHub  = "use-hub"
 	OpEvents  = "events"
 	OpStop    = "stop"
 	OpVersion = "version"
@@ -63,6 +64,7 @@ type Request struct {
 	Yes      bool          `json:"yes,omitempty"`      // offer, join: accept without asking
 	Lifetime time.Duration `json:"lifetime,omitempty"` // offer, nanoseconds
 	Offline  bool          `json:"offline,omitempty"`  // offer, join: notes are carried by hand
+	Hub      string        `json:"hub,omitempty"`      // use-hub: its whole address; never in a log
 	Wait     time.Duration `json:"wait,omitempty"`     // how long to wait for the device, nanoseconds
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/kithproject/kith/app/chat"
 	"github.com/kithproject/kith/app/forward"
 	"github.com/kithproject/kith/code"
+	"github.com/kithproject/kith/hub/hubaddr"
 	"github.com/kithproject/kith/registry"
 )
 
@@ -182,6 +183,12 @@ func (s *Server) answer(st *stream, req Request) (Reply, error) {
 		return Reply{Status: &status}, nil
 	case OpRename:
 		return s.withDevice(req, func() error { return s.node.Rename(req.Device, req.Name) })
+	case OpUseHub:
+		a, err := hubaddr.Parse(req.Hub)
+		if err != nil {
+			return Reply{}, err
+		}
+		return Reply{}, s.node.UseHub(a)
 	case OpAllow:
 		return s.withDevice(req, func() error { return s.node.Allow(req.Device, req.Port) })
 	case OpDeny:

@@ -185,11 +185,10 @@ func (c *core) ask(now time.Time) {
 	c.graceEnd, c.missed, c.tries, c.permanent = time.Time{}, 0, 0, false
 	c.send(now, kindPCP, toProbe, pcpAnnounceRequest(c.self))
 	if c.gw.Is6() {
-		c.protocols[kindPMP] = status{state: refused, again: quietFor}
-		c.protocols[kindUPnP] = c.protocols[kindPMP]
-		return
+		c.protocols[kindPMP] = status{state: refused, again: quietFor} // it has no IPv6
+	} else {
+		c.send(now, kindPMP, toProbe, pmpAddressRequest())
 	}
-	c.send(now, kindPMP, toProbe, pmpAddressRequest())
 	c.start(job{purpose: toProbe})
 }
 
@@ -271,7 +270,7 @@ func (c *core) hold(now time.Time, external netip.AddrPort, life time.Duration) 
 	c.suggest = external
 	m := Mapping{
 		Protocol: c.chosen.String(), Internal: c.port, External: external, Gateway: c.gw,
-		DoubleNAT: natted(external.Addr()),
+		Pinhole: external == netip.AddrPortFrom(c.self, c.port), DoubleNAT: natted(external.Addr()),
 	}
 	c.checkAt = now.Add(c.interval())
 	if life > 0 {

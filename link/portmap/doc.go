@@ -39,17 +39,24 @@
 //
 // # IPv6
 //
-// If Config.Gateway returns an IPv6 gateway, only PCP is spoken, and what it
-// opens is a pinhole in the firewall: External is then our own address. Who wants
-// both runs two Mappers. UPnP's pinholes (WANIPv6FirewallControl) are not there.
+// With Config.Gateway6 the firewall of the IPv6 gateway is opened, too: a pinhole
+// for the same UDP port on each of our addresses, by PCP, or by UPnP's
+// WANIPv6FirewallControl:1 if PCP is not there. It is chosen, kept, renewed and
+// removed as above, each address by itself. External is then our own address, and
+// [Mapping.Pinhole] is set: others could reach it before, but only where we had
+// sent something to them. Addresses are looked up once a minute, and on Refresh.
+// A gateway that says that it has no firewall, or opens none, is left alone.
 //
 // # What is trusted
 //
 // Nothing but the gateway is listened to, and what it says is input from the
 // network. The socket to it is connected, so that datagrams from other addresses
 // never arrive. An SSDP answer counts only if it comes from the gateway's address
-// and points to that address, by http; so must the control URL. Redirects are
+// and points to that address, by http; so must the control URL. Over IPv6 the
+// answer may point to another address in our own /64, since gateways answer from
+// a link-local address and serve at a global one. Redirects are
 // not followed, bodies end at 64 KiB, each request after 3 s. Nothing is mapped
 // but the UDP port that Run was given, to our own address; an entry of a
-// different device in the gateway's table is never replaced or removed.
+// different device in the gateway's table is never replaced or removed. Pinholes
+// have numbers instead of ports, and only numbers that we were given are used.
 package portmap

@@ -1,20 +1,11 @@
 package portmap
 
-import (
-	"io"
-	"net/netip"
-	"os"
-)
+import "net/netip"
 
-const maxRoutes = 256 << 10 // bytes of /proc/net/route
+const maxRoutes = 256 << 10 // bytes of a table in /proc/net
 
 func defaultGateway() (netip.Addr, bool) {
-	f, err := os.Open("/proc/net/route")
-	if err != nil {
-		return netip.Addr{}, false
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxRoutes))
+	b, err := readBounded("/proc/net/route")
 	if err != nil {
 		return netip.Addr{}, false
 	}

@@ -77,8 +77,15 @@ type guard struct {
 func newGuard(gw, self netip.Addr) *guard {
 	dialer := &net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(self, 0)), Timeout: requestTimeout}
 	return &guard{gw: gw, next: &http.Transport{
-		Proxy:                  nil, // whatever the environment says
-		DialContext:            dialer.DialContext,
+		Proxy: nil, // whatever the environment says
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			_, port, err := net.SplitHostPort(addr)
+			if err != nil {
+				return nil, err
+			}
+			// A URL has no zone, a link-local gateway does.
+			return dialer.DialContext(ctx, network, net.JoinHostPort(gw.String(), port))
+		},
 		DisableKeepAlives:      true,
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: maxHeader,
@@ -116,11 +123,9 @@ type igd struct {
 	client *soap.SOAPClient
 }
 
-// describe reads a description, and returns the gateway that it describes. It
-// errs if it cannot map ports.
-func describe(ctx context.Context, gw, self netip.Addr, location *url.URL) (*igd, error) {
-	g := newGuard(gw, self)
-	client := g.client()
+// readDescription reads a description and returns the services of some types that
+// it has, the best first. It errs if it cannot be read or has none.
+func readDescription(ctx context.Context, client http.Client, gw netip.Addr, location *url.URL, types []string) ([]service, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, location.String(), nil)
 	if err != nil {
 		return nil, fmt.Errorf("portmap: upnp: %w", err)
@@ -137,7 +142,20 @@ func describe(ctx context.Context, gw, self netip.Addr, location *url.URL) (*igd
 	if err != nil {
 		return nil, fmt.Errorf("portmap: upnp: description: %w", err)
 	}
-	services, err := parseDescription(body, location, gw)
+	return parseServices(body, location, gw, types)
+}
+
+func newIGD(s service, self netip.Addr, client http.Client) igd {
+	d := igd{self: self, kind: s.kind, client: soap.NewSOAPClient(*s.control)}
+	d.client.HTTPClient = client
+	return d
+}
+
+// describe reads a description, and returns the gateway that it describes. It
+// errs if it cannot map ports.
+func describe(ctx context.Context, gw, self netip.Addr, location *url.URL) (*igd, error) {
+	client := newGuard(gw, self).client()
+	services, err := readDescription(ctx, client, gw, location, serviceTypes[:])
 	if err != nil {
 		return nil, err
 	}
@@ -145,8 +163,8 @@ func describe(ctx context.Context, gw, self netip.Addr, location *url.URL) (*igd
 	// its external address.
 	var first *igd
 	for _, s := range services {
-		d := &igd{self: self, kind: s.kind, client: soap.NewSOAPClient(*s.control)}
-		d.client.HTTPClient = client
+		one := newIGD(s, self, client)
+		d := &one
 		addr, err := d.external(ctx)
 		switch {
 		case err != nil && upnpCode(err) == 0:
@@ -176,6 +194,11 @@ type device struct {
 // parseDescription returns the services of a description that can map ports, the
 // best first. It errs if there is none on the gateway itself.
 func parseDescription(body []byte, location *url.URL, gw netip.Addr) ([]service, error) {
+	return parseServices(body, location, gw, serviceTypes[:])
+}
+
+// parseServices is parseDescription for services of other types.
+func parseServices(body []byte, location *url.URL, gw netip.Addr, types []string) ([]service, error) {
 	if len(body) > maxBody {
 		return nil, errPacket
 	}
@@ -193,11 +216,11 @@ func parseDescription(body []byte, location *url.URL, gw netip.Addr) ([]service,
 	if u, err := url.Parse(strings.TrimSpace(root.Base)); err == nil && onGateway(u, gw) == nil {
 		base = u // some say nonsense here, for those the location stands
 	}
-	var found [len(serviceTypes)][]service
+	found := make([][]service, len(types))
 	var visit func(device)
 	visit = func(d device) {
 		for _, s := range d.Services {
-			for i, kind := range serviceTypes {
+			for i, kind := range types {
 				if strings.TrimSpace(s.Type) != kind || len(found[i]) == maxServices {
 					continue
 				}

@@ -38,6 +38,7 @@ type fakeIGD struct {
 	permanent bool                  // no leases
 	noLookup  bool                  // GetSpecificPortMappingEntry is not there
 	replace   bool                  // AddPortMapping replaces what others have
+	firewall  *fakeFirewall         // nil: none
 	handler   http.HandlerFunc      // in place of everything
 	control   string                // URL; default /ctl
 	calls     []string
@@ -46,12 +47,17 @@ type fakeIGD struct {
 // newFakeIGD starts one; set changes it before.
 func newFakeIGD(t testing.TB, set ...func(*fakeIGD)) *fakeIGD {
 	t.Helper()
+	return newFakeIGDAt(t, "127.0.0.1:0", set...)
+}
+
+func newFakeIGDAt(t testing.TB, at string, set ...func(*fakeIGD)) *fakeIGD {
+	t.Helper()
 	f := &fakeIGD{t: t, external: public.String(), kind: serviceTypes[1], table: map[string]tableEntry{}, control: "/ctl", answers: 1}
-	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	ln, err := net.Listen("tcp", at)
 	if err != nil {
 		t.Fatal(err)
 	}
-	pc, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	pc, err := net.ListenPacket("udp", at)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,6 +148,14 @@ func (f *fakeIGD) soap(w http.ResponseWriter, r *http.Request) {
 	fail := func(code int) {
 		w.WriteHeader(http.StatusInternalServerError)
 		answer(fmt.Sprintf(`<s:Fault><faultcode>s:Client</faultcode><faultstring>UPnPError</faultstring><detail><UPnPError xmlns="urn:schemas-upnp-org:control-1-0"><errorCode>%d</errorCode><errorDescription>no</errorDescription></UPnPError></detail></s:Fault>`, code))
+	}
+	if f.firewall != nil {
+		if body, code := f.firewall.action(action, arg); code != 0 {
+			fail(code)
+		} else {
+			ok(body)
+		}
+		return
 	}
 	port := arg["NewExternalPort"]
 	have, found := f.table[port]

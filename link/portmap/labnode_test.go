@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 
@@ -26,14 +27,17 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// labNode keeps ourPort mapped until its input ends; "refresh" is a Refresh. It
-// prints what is reported, and what is received on the port.
+// labNode keeps ourPort mapped from the first line of its input to its end or
+// "stop"; further lines are a Refresh each. It prints what is reported, and what
+// is received on the port. With "6" after the protocol it is about pinholes.
 func labNode(only string) int {
-	pc, err := net.ListenUDP("udp4", &net.UDPAddr{Port: ourPort})
+	only, six := strings.CutSuffix(only, "6")
+	pc, err := net.ListenUDP("udp", &net.UDPAddr{Port: ourPort})
 	if err != nil {
 		fmt.Println(err)
 		return 1
 	}
+	fmt.Println("listening")
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		buf := make([]byte, 100)
@@ -45,7 +49,11 @@ func labNode(only string) int {
 			fmt.Printf("heard %s\n", buf[:n])
 		}
 	})
-	m := New(Config{Gateway: DefaultGateway, NonceKey: []byte("lab")})
+	cfg := Config{Gateway: DefaultGateway, NonceKey: []byte("lab")}
+	if six {
+		cfg.Gateway6 = DefaultGateway6
+	}
+	m := New(cfg)
 	if only != "any" {
 		m.dial = func(gw, self netip.Addr) (io.ReadWriteCloser, error) {
 			conn, err := m.dialUDP(gw, self)
@@ -53,17 +61,22 @@ func labNode(only string) int {
 		}
 		if only != "upnp" {
 			m.discover = func(context.Context, netip.Addr, netip.Addr) (control, error) { return nil, errNoIGD }
+			m.discover6 = m.discover
 		}
+	}
+	in := bufio.NewScanner(os.Stdin)
+	if six && !in.Scan() {
+		return 1
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	wg.Go(func() {
 		err := m.Run(ctx, ourPort, func(m Mapping, ok bool) {
-			fmt.Printf("mapped %v by %s to %v double NAT %v\n", ok, m.Protocol, m.External, m.DoubleNAT)
+			fmt.Printf("mapped %v by %s to %v double NAT %v pinhole %v\n", ok, m.Protocol, m.External, m.DoubleNAT, m.Pinhole)
 		})
 		fmt.Printf("ended %v\n", errors.Is(err, context.Canceled))
 	})
-	for sc := bufio.NewScanner(os.Stdin); sc.Scan(); {
-		if sc.Text() == "stop" {
+	for in.Scan() {
+		if in.Text() == "stop" {
 			break
 		}
 		m.Refresh()

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -32,6 +33,12 @@ type Config struct {
 	// required. It must be quick and is called from Run's goroutine:
 	// [DefaultGateway], or what an app is told by its system.
 	Gateway func() (gw, self netip.Addr, ok bool)
+	// Gateway6 looks the IPv6 default gateway up, and those of our addresses that
+	// are to be reached from outside; at most four are used. Each gets a pinhole
+	// in the gateway's firewall. It must be quick, may be called by several
+	// goroutines at once, and nil is no pinholes: [DefaultGateway6], or what an
+	// app is told by its system.
+	Gateway6 func() (gw netip.Addr, self []netip.Addr, ok bool)
 	// Logger; nil discards.
 	Logger *slog.Logger
 	// Lifetime of a mapping to ask for; 0 is DefaultLifetime, less than two
@@ -44,7 +51,8 @@ type Config struct {
 	NonceKey []byte
 }
 
-// A Mapping is a UDP port of the gateway that leads to ours.
+// A Mapping is a UDP port of the gateway that leads to ours, or a pinhole in its
+// firewall.
 type Mapping struct {
 	// Protocol is "pcp", "nat-pmp" or "upnp".
 	Protocol string
@@ -58,24 +66,29 @@ type Mapping struct {
 	// Expires is the end of it if it were not renewed; zero if it has none
 	// (a UPnP gateway without leases). Renewals are not reported.
 	Expires time.Time
+	// Pinhole is true if External is our own address and port: nothing is
+	// translated, but a firewall lets in what is sent there.
+	Pinhole bool
 	// DoubleNAT is true if the external address is not one of the internet
 	// (private, 100.64.0.0/10, unspecified): the gateway itself is behind a NAT.
 	DoubleNAT bool
 }
 
-// A Mapper keeps one UDP port mapped. Make it with New. Its methods are safe for
+// A Mapper keeps one UDP port mapped, and pinholes for it open. Make it with New. Its methods are safe for
 // concurrent use.
 type Mapper struct {
-	cfg     Config
-	log     *slog.Logger
-	key     []byte
-	running atomic.Bool
-	refresh chan struct{}
+	cfg      Config
+	log      *slog.Logger
+	key      []byte
+	running  atomic.Bool
+	refresh  chan struct{}
+	refresh6 chan struct{} // for Gateway6
 
 	// How the gateway is spoken to; tests put other things here.
-	udpPort  uint16
-	dial     func(gw, self netip.Addr) (io.ReadWriteCloser, error)
-	discover func(ctx context.Context, gw, self netip.Addr) (control, error)
+	udpPort   uint16
+	dial      func(gw, self netip.Addr) (io.ReadWriteCloser, error)
+	discover  func(ctx context.Context, gw, self netip.Addr) (control, error)
+	discover6 func(ctx context.Context, gw, self netip.Addr) (control, error)
 }
 
 // control is what a UPnP gateway can do; see igd.
@@ -91,7 +104,7 @@ func New(cfg Config) *Mapper {
 		cfg.Lifetime = DefaultLifetime
 	}
 	cfg.Lifetime = min(max(cfg.Lifetime, 2*time.Minute), maxLifetime)
-	m := &Mapper{cfg: cfg, log: cfg.Logger, key: cfg.NonceKey, refresh: make(chan struct{}, 1), udpPort: serverPort}
+	m := &Mapper{cfg: cfg, log: cfg.Logger, key: cfg.NonceKey, refresh: make(chan struct{}, 1), refresh6: make(chan struct{}, 1), udpPort: serverPort}
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)
 	}
@@ -101,8 +114,14 @@ func New(cfg Config) *Mapper {
 	}
 	m.dial = m.dialUDP
 	m.discover = func(ctx context.Context, gw, self netip.Addr) (control, error) {
-		multicast := netip.AddrPortFrom(netip.AddrFrom4([4]byte{239, 255, 255, 250}), ssdpPort)
-		return discoverIGD(ctx, gw, self, multicast, netip.AddrPortFrom(gw, ssdpPort))
+		return discoverIGD(ctx, gw, self, netip.AddrPortFrom(ssdpGroup4, ssdpPort), netip.AddrPortFrom(gw, ssdpPort))
+	}
+	m.discover6 = func(ctx context.Context, gw, self netip.Addr) (control, error) {
+		targets := []netip.AddrPort{netip.AddrPortFrom(gw, ssdpPort)}
+		if gw.Zone() != "" {
+			targets = append(targets, netip.AddrPortFrom(ssdpGroup6.WithZone(gw.Zone()), ssdpPort))
+		}
+		return discoverIGD6(ctx, gw, self, targets...)
 	}
 	return m
 }
@@ -115,29 +134,30 @@ func (m *Mapper) dialUDP(gw, self netip.Addr) (io.ReadWriteCloser, error) {
 }
 
 func discoverIGD(ctx context.Context, gw, self netip.Addr, targets ...netip.AddrPort) (control, error) {
-	d, err := search(ctx, gw, self, targets, func(ctx context.Context, u *url.URL) (*igd, error) {
+	return search(ctx, gw, self, targets, func(ctx context.Context, u *url.URL, _ netip.Addr) (control, error) {
 		return describe(ctx, gw, self, u)
 	})
-	if err != nil {
-		return nil, err
-	}
-	return d, nil
 }
 
 // Refresh says that the network changed, or may have: the gateway is looked up
 // and asked anew, also one that did not answer before. It returns at once.
 func (m *Mapper) Refresh() {
-	select {
-	case m.refresh <- struct{}{}:
-	default:
+	for _, ch := range []chan struct{}{m.refresh, m.refresh6} {
+		select {
+		case ch <- struct{}{}:
+		default:
+		}
 	}
 }
 
 // Run keeps a mapping of our UDP port until ctx ends, then removes it (at most
 // one second) and returns the context's error. Until then it calls changed(m,
 // true) when there is a mapping or it became another one, and changed(m, false)
-// when that one is lost, from Run's goroutine; changed must not block. Gateways
-// that map nothing are no error. Run errs at once with ErrConfig or ErrRunning.
+// when that one is lost; changed must not block. With Config.Gateway6 it does the
+// same for pinholes at the same time: at most one mapping per address of ours,
+// which for a pinhole is External's. Calls come one at a time, not all from the
+// same goroutine. Gateways that map nothing are no error. Run errs at once with
+// ErrConfig or ErrRunning.
 func (m *Mapper) Run(ctx context.Context, port uint16, changed func(Mapping, bool)) error {
 	if port == 0 || m.cfg.Gateway == nil {
 		return ErrConfig
@@ -149,6 +169,24 @@ func (m *Mapper) Run(ctx context.Context, port uint16, changed func(Mapping, boo
 	if changed == nil {
 		changed = func(Mapping, bool) {}
 	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	if m.cfg.Gateway6 != nil {
+		var mu sync.Mutex // one call at a time
+		tell := changed
+		changed = func(m Mapping, ok bool) {
+			mu.Lock()
+			defer mu.Unlock()
+			tell(m, ok)
+		}
+		wg.Go(func() { m.keepPinholes(ctx, port, changed) })
+	}
+	m.keep(ctx, port, changed)
+	return ctx.Err()
+}
+
+// keep is Run for one address of ours.
+func (m *Mapper) keep(ctx context.Context, port uint16, changed func(Mapping, bool)) {
 	r := &run{
 		m: m, changed: changed, packets: make(chan packet), results: make(chan jobDone),
 		core: &core{
@@ -157,7 +195,6 @@ func (m *Mapper) Run(ctx context.Context, port uint16, changed func(Mapping, boo
 		},
 	}
 	r.loop(ctx)
-	return ctx.Err()
 }
 
 // nonce derives the mapping nonce: one per gateway, address and port, which

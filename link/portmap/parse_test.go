@@ -192,7 +192,7 @@ func TestSSDP(t *testing.T) {
 	}
 	good := string(ssdpAnswer("http://192.168.1.1/"))
 	for name, s := range map[string]string{
-		"a search": string(ssdpRequest("x")), "not found": strings.Replace(good, "200 OK", "404 no", 1),
+		"a search": string(ssdpRequest(ssdpGroup4, "x")), "not found": strings.Replace(good, "200 OK", "404 no", 1),
 		"large": strings.Replace(good, "ST:", "X: "+strings.Repeat("x", ssdpMaxSize)+"\r\nST:", 1), "empty": "", "cut": good[:20],
 	} {
 		if got, err := parseSSDP([]byte(s), gwAddr); err == nil {

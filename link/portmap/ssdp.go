@@ -32,16 +32,54 @@ var searches = [...]string{ //nolint:gochecknoglobals // a table
 	"upnp:rootdevice",
 }
 
+// The groups of SSDP: UPnP Device Architecture 1.1 section 1.3.2 and annex A.
+var (
+	ssdpGroup4 = netip.AddrFrom4([4]byte{239, 255, 255, 250})       //nolint:gochecknoglobals // a constant
+	ssdpGroup6 = netip.AddrFrom16([16]byte{0: 0xff, 1: 2, 15: 0xc}) //nolint:gochecknoglobals // a constant
+)
+
 // ssdpRequest is an M-SEARCH, UPnP Device Architecture 1.1 section 1.3.2. A
 // gateway may take up to MX, the least there is, to answer.
-func ssdpRequest(target string) []byte {
-	return []byte("M-SEARCH * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\nST: " + target +
+func ssdpRequest(group netip.Addr, target string) []byte {
+	return []byte("M-SEARCH * HTTP/1.1\r\nHOST: " + netip.AddrPortFrom(group, ssdpPort).String() + "\r\nST: " + target +
 		"\r\nMAN: \"ssdp:discover\"\r\nMX: 1\r\n\r\n")
 }
 
 // parseSSDP returns where an answer to a search says the description is. It errs
 // if it is none, or if it points anywhere but to gw.
 func parseSSDP(b []byte, gw netip.Addr) (*url.URL, error) {
+	u, err := parseLocation(b)
+	if err != nil {
+		return nil, err
+	}
+	return u, onGateway(u, gw)
+}
+
+// parseSSDP6 is parseSSDP for IPv6, where a gateway has several addresses. It
+// returns the one that the description is at, and errs if that is neither gw nor
+// in our own network.
+func parseSSDP6(b []byte, gw, self netip.Addr) (*url.URL, netip.Addr, error) {
+	u, err := parseLocation(b)
+	if err != nil {
+		return nil, netip.Addr{}, err
+	}
+	host, err := netip.ParseAddr(u.Hostname())
+	if err != nil {
+		return nil, netip.Addr{}, errPacket
+	}
+	host = host.WithZone("")
+	if host == gw.WithZone("") {
+		return u, gw, onGateway(u, gw)
+	}
+	const bits = 64 // of a LAN: RFC 4291 section 2.5.1
+	if host == self || host.Is4In6() || !netip.PrefixFrom(self, bits).Masked().Contains(host) {
+		return nil, netip.Addr{}, errPacket
+	}
+	return u, host, onGateway(u, host)
+}
+
+// parseLocation returns the URL in an answer to a search. It errs if it is none.
+func parseLocation(b []byte) (*url.URL, error) {
 	if len(b) > ssdpMaxSize {
 		return nil, errPacket
 	}
@@ -57,13 +95,13 @@ func parseSSDP(b []byte, gw netip.Addr) (*url.URL, error) {
 	if err != nil {
 		return nil, errPacket
 	}
-	return u, onGateway(u, gw)
+	return u, nil
 }
 
 // onGateway errs unless a URL is plain http to the address of the gateway.
 func onGateway(u *url.URL, gw netip.Addr) error {
 	host, err := netip.ParseAddr(u.Hostname())
-	if err != nil || host != gw || u.Scheme != "http" || u.User != nil || u.Opaque != "" {
+	if err != nil || host.WithZone("") != gw.WithZone("") || u.Scheme != "http" || u.User != nil || u.Opaque != "" {
 		return errors.New("portmap: upnp: the gateway points to another host")
 	}
 	if p := u.Port(); p != "" {
@@ -75,13 +113,25 @@ func onGateway(u *url.URL, gw netip.Addr) error {
 }
 
 // search asks for a UPnP gateway and returns what try makes of the first
-// description URL that it can use. It errs if there is none in time.
-func search(ctx context.Context, gw, self netip.Addr, targets []netip.AddrPort, try func(context.Context, *url.URL) (*igd, error)) (*igd, error) {
+// description URL that it can use, on the address host of the gateway. It errs if
+// there is none in time.
+func search(ctx context.Context, gw, self netip.Addr, targets []netip.AddrPort, try func(ctx context.Context, u *url.URL, host netip.Addr) (control, error)) (control, error) {
 	ctx, cancel := context.WithTimeout(ctx, ssdpFor)
 	defer cancel()
 	var lc net.ListenConfig
 	// Bound to our address on the gateway's network, the search also leaves there.
-	pc, err := lc.ListenPacket(ctx, "udp4", net.JoinHostPort(self.String(), "0"))
+	network, local, group := "udp4", self, ssdpGroup4
+	parse := func(b []byte) (*url.URL, netip.Addr, error) {
+		u, err := parseSSDP(b, gw)
+		return u, gw, err
+	}
+	if gw.Is6() {
+		// Who asks a link-local address from another one may be answered from
+		// another one.
+		network, local, group = "udp6", netip.IPv6Unspecified(), ssdpGroup6
+		parse = func(b []byte) (*url.URL, netip.Addr, error) { return parseSSDP6(b, gw, self) }
+	}
+	pc, err := lc.ListenPacket(ctx, network, net.JoinHostPort(local.String(), "0"))
 	if err != nil {
 		return nil, fmt.Errorf("portmap: ssdp: %w", err)
 	}
@@ -98,7 +148,7 @@ func search(ctx context.Context, gw, self netip.Addr, targets []netip.AddrPort, 
 				if to.Addr().IsMulticast() && st == searches[len(searches)-1] {
 					continue
 				}
-				_, _ = conn.WriteToUDPAddrPort(ssdpRequest(st), to) // the other target may work
+				_, _ = conn.WriteToUDPAddrPort(ssdpRequest(group, st), to) // the other target may work
 			}
 		}
 		_ = conn.SetReadDeadline(time.Now().Add(ssdpEvery))
@@ -111,7 +161,7 @@ func search(ctx context.Context, gw, self netip.Addr, targets []netip.AddrPort, 
 			if err != nil || from.Addr().Unmap() != gw {
 				continue
 			}
-			u, err := parseSSDP(buf[:n], gw)
+			u, host, err := parse(buf[:n])
 			if err != nil || seen[u.String()] {
 				continue
 			}
@@ -119,7 +169,7 @@ func search(ctx context.Context, gw, self netip.Addr, targets []netip.AddrPort, 
 				return nil, errNoIGD
 			}
 			seen[u.String()] = true
-			if g, err := try(ctx, u); err == nil {
+			if g, err := try(ctx, u, host); err == nil {
 				return g, nil
 			}
 		}

@@ -186,7 +186,7 @@ func (s *epollSockets) send(i int, packets [][]byte, to netip.AddrPort, ttl int)
 // ttlMessage is the control message that sets the TTL of one datagram (Linux 3.13).
 func ttlMessage(ttl int) []byte {
 	b := make([]byte, unix.CmsgSpace(4))
-	h := (*unix.Cmsghdr)(unsafe.Pointer(&b[0]))
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&b[0])) //nolint:gosec // the kernel's layout, aligned as a fresh allocation of its size is
 	h.Level, h.Type = unix.IPPROTO_IP, unix.IP_TTL
 	h.SetLen(unix.CmsgLen(4))
 	binary.NativeEndian.PutUint32(b[unix.CmsgLen(0):], uint32(ttl))

@@ -13,15 +13,20 @@ import (
 )
 
 // credentialLife is for how long time-limited credentials are made. Half a day
-// forgives clocks that are wrong by hours either way: servers also refuse what
-// lies too far ahead (kith hub: a day).
+// forgives clocks that are wrong by hours; a server may also refuse what lies too far
+// ahead. A kith hub forgives days.
 const credentialLife = 12 * time.Hour
+
+// longLife is the same for a server that refuses those: its clock may be ahead of
+// ours, and theirs have ended before they were made.
+const longLife = 7 * 24 * time.Hour
 
 // auth is what the server knows us by (RFC 8489 section 9.2). Its methods are
 // safe for concurrent use.
 type auth struct {
-	secret []byte // of time-limited credentials; nil: user and password are given
-	id     string // their random part
+	secret []byte        // of time-limited credentials; nil: user and password are given
+	id     string        // their random part
+	life   time.Duration // that they are given
 
 	mu             sync.Mutex // guards the fields below
 	user, password string
@@ -31,8 +36,8 @@ type auth struct {
 	key            stun.MessageIntegrity // nil until the server has named its realm
 }
 
-func newAuth(cfg Config, now time.Time) *auth {
-	a := &auth{secret: cfg.Secret, user: cfg.User, password: cfg.Password}
+func newAuth(cfg Config, now time.Time, life time.Duration) *auth {
+	a := &auth{secret: cfg.Secret, user: cfg.User, password: cfg.Password, life: life}
 	if len(cfg.Secret) > 0 {
 		a.id = rand.Text()
 		a.renew(now)
@@ -47,7 +52,7 @@ func (a *auth) renew(now time.Time) bool {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.end = now.Add(credentialLife)
+	a.end = now.Add(a.life)
 	a.user, a.password = timeLimited(a.secret, a.id, a.end)
 	a.keyLocked()
 	return true
@@ -57,7 +62,8 @@ func (a *auth) renew(now time.Time) bool {
 func (a *auth) old(now time.Time) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return len(a.secret) > 0 && now.After(a.end.Add(-credentialLife/2))
+	// Long ones may end at any time: the server's clock is not ours.
+	return len(a.secret) > 0 && (a.life == longLife || now.After(a.end.Add(-credentialLife/2)))
 }
 
 // timeLimited makes the credentials of coturn's use-auth-secret and of

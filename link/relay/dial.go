@@ -71,8 +71,20 @@ func dial(ctx context.Context, cfg Config, s server, t timing, look lookup) (*Re
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
-	r, err := race(ctx, addrs, t.stagger, func(ctx context.Context, a netip.Addr) (*Relay, error) {
-		return connect(ctx, cfg, s, t, netip.AddrPortFrom(a, s.port))
+	r, err := dialAddrs(ctx, cfg, s, t, addrs)
+	if errors.Is(err, ErrCredentials) && len(cfg.Secret) > 0 {
+		// Perhaps because of the clocks. By another socket, since a server may hold an
+		// address to the user that it refused (coturn does).
+		cfg.Logger.Debug("relay credentials refused", "server", s.String(), "err", err)
+		t.life = longLife
+		r, err = dialAddrs(ctx, cfg, s, t, addrs)
+	}
+	return r, err
+}
+
+func dialAddrs(ctx context.Context, cfg Config, s server, t timing, addrs []netip.Addr) (*Relay, error) {
+	r, err := race(ctx, addrs, t.stagger, func(ctx context.Context, a netip.Addr, next func()) (*Relay, error) {
+		return connect(ctx, cfg, s, t, netip.AddrPortFrom(a, s.port), next)
 	})
 	if err != nil {
 		return nil, dialError(s, err)
@@ -106,10 +118,10 @@ func dialError(s server, err error) error {
 }
 
 // race tries addresses one after the other, stagger apart, or as soon as one has
-// failed. The first success counts; what others achieve meanwhile is closed. All
+// failed or says next. The first success counts; what others achieve meanwhile is closed. All
 // have ended when it returns.
 func race(ctx context.Context, addrs []netip.Addr, stagger time.Duration,
-	try func(context.Context, netip.Addr) (*Relay, error),
+	try func(_ context.Context, _ netip.Addr, next func()) (*Relay, error),
 ) (*Relay, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -117,7 +129,7 @@ func race(ctx context.Context, addrs []netip.Addr, stagger time.Duration,
 		relay *Relay
 		err   error
 	}
-	results := make(chan result, len(addrs))
+	results, hints := make(chan result, len(addrs)), make(chan struct{}, 1)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var winner *Relay
@@ -134,13 +146,15 @@ func race(ctx context.Context, addrs []netip.Addr, stagger time.Duration,
 			next++
 			running++
 			go func() { // awaited by this loop
-				r, err := try(ctx, a)
+				r, err := try(ctx, a, func() { poke(hints) })
 				if err != nil {
 					err = fmt.Errorf("%s: %w", a, err)
 				}
 				results <- result{r, err}
 			}()
 			timer.Reset(stagger)
+		case <-hints:
+			timer.Reset(0)
 		case got := <-results:
 			running--
 			switch {
@@ -166,11 +180,10 @@ func race(ctx context.Context, addrs []netip.Addr, stagger time.Duration,
 
 // connect reaches one address: the connection and TLS, or, over UDP, the answer
 // to a first request. What it returns reads already, and has no allocation.
-func connect(ctx context.Context, cfg Config, s server, t timing, to netip.AddrPort) (*Relay, error) {
+func connect(ctx context.Context, cfg Config, s server, t timing, to netip.AddrPort, next func()) (*Relay, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTime)
 	defer cancel()
-	var d net.Dialer // TCP_NODELAY is package net's default
-	c, err := d.DialContext(ctx, s.via.network(), to.String())
+	c, err := reach(ctx, s.via.network(), to, t.request, next)
 	if err != nil {
 		return nil, err
 	}
@@ -180,7 +193,7 @@ func connect(ctx context.Context, cfg Config, s server, t timing, to netip.AddrP
 		}
 	}
 	r := &Relay{
-		cfg: cfg, server: s, times: t, log: cfg.Logger, auth: newAuth(cfg, time.Now()),
+		cfg: cfg, server: s, times: t, log: cfg.Logger, auth: newAuth(cfg, t.clock(), t.life),
 		woken: make(chan struct{}, 1), doubts: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	r.waiting.init()
@@ -274,14 +287,18 @@ func (r *Relay) allocate(ctx context.Context) error {
 		return errors.Join(err, ctx.Err())
 	}
 	if r.server.via == overUDP { // a near server that is silent is lost sooner
-		r.times.check.wait = min(r.times.check.wait, max(4*took, leastCheck))
+		r.times.check.wait = min(r.times.check.wait, max(2*took, leastCheck))
 	}
 	return r.allocated(answer)
 }
 
-// leastCheck is the least wait for one answer of a near server to a check: a pause
-// of its machine, or of a radio, is no loss.
-const leastCheck = 250 * time.Millisecond
+// leastCheck and mostCheck bound the time between the requests of a check, two
+// round trips. Their sixfold, which it lasts, is more than a pause of the
+// server's machine, or of a radio.
+const (
+	leastCheck = 125 * time.Millisecond
+	mostCheck  = 250 * time.Millisecond
+)
 
 // abandon gives back, without waiting, what the server may have allocated while
 // its answer got lost: it would count against the quota until it expires.

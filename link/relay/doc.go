@@ -43,21 +43,29 @@
 // allocation is refreshed, which no other answer replaces: a server that was
 // started again answers a STUN binding, but has forgotten us. That happens
 //
-//	15 s after the last proof of life, if nothing was sent: it also keeps NATs open
+//	28 s after the last proof of life, if nothing was sent: it also keeps NATs open,
+//	     and pings of idle links, every 25 s, take its place
 //	 5 s after it, while something is being sent and nothing comes back
-//	 at once (once a second) when the system says that nobody listens, and on Check
+//	 at once (four times a second) when the system says that nobody listens, and on Check
 //	 at half of the allocation's lifetime anyway (mostly 5 of 10 minutes)
 //
-// On UDP it is asked 3 times, half a second apart (a near server, four round trips
-// but at least a quarter of a second); on TCP and TLS once, for 4 seconds, because
-// lost segments are the system's business there. If no proof of life came
+// On UDP it is asked 6 times, a quarter of a second apart (a near server, two round
+// trips but at least an eighth of a second); on TCP and TLS once, for 4 seconds,
+// because lost segments are the system's business there. If no proof of life came
 // meanwhile, Done is closed: 5.75 to 8.5 s after the server vanished when there is
-// traffic, 16.5 s at most when there is none (on TCP 2.5 s later). A closed
+// traffic, 29.5 s at most when there is none (on TCP 2.5 s later). A closed
 // connection, an allocation that the server says it does not know, and refused
-// credentials end it at once; a port where nobody listens, after 0.75 to 1.5 s.
+// credentials end it at once; a port where nobody listens as soon as the system has
+// said so twice, about 0.1 s after the first packet.
+//
+// Dial expects a server that is being started again: where nobody listens it tries
+// again every 0.1 s, for 3 s.
 //
 // With Config.Secret the credentials are made anew by every Dial, for 12 hours,
 // and once more when the server refuses them later: same random part, later end.
+// If the server refuses them at once, they are made for a week: its clock may be
+// ahead of ours. One whose clock is behind accepts those of 12 hours, unless it
+// limits how far ahead they may end.
 //
 // # Bounds
 //
@@ -72,5 +80,5 @@
 // refresh was refused, can not change credentials, has goroutines that nobody can
 // wait for, and allocates several times per packet. So the messages are
 // pion/stun's, and the protocol, small as it is, is here; the tests run it
-// against pion/turn's server.
+// against pion/turn's server and, where it is installed, coturn.
 package relay

@@ -14,7 +14,7 @@ var (
 	// ErrURL: Config.URL can not be read.
 	ErrURL = errors.New("relay: not the address of a TURN server")
 	// ErrUnreachable: no address of the server answered.
-	ErrUnreachable = errors.New("relay: the server does not answer; check its address, or try turn:...?transport=tcp or turns:")
+	ErrUnreachable = errors.New("relay: the server does not answer; check its address, or try turns:... or turn:...?transport=tcp")
 	// ErrTLS: the server's certificate is not the one that was expected.
 	ErrTLS = errors.New("relay: the server's certificate is not trusted; check the name, or the pin, or this device's clock")
 	// ErrCredentials: the server refuses the user, the password or the shared secret.
@@ -39,6 +39,9 @@ var (
 
 // errSilent: a request was not answered in time.
 var errSilent = errors.New("no answer")
+
+// errRefused: nobody listens at the server's port.
+var errRefused = errors.New("the port is closed")
 
 // A ServerError is an error response of the server (RFC 8489 section 14.8) that
 // none of this package's errors stands for. It wraps the one that does, if any.

@@ -47,7 +47,7 @@ func TestStreamFrames(t *testing.T) {
 					t.Fatalf("frame %d: %d bytes, want %d: %v", i, len(got), len(w), err)
 				}
 			}
-			if _, _, err := s.read(); err != io.EOF {
+			if _, _, err := s.read(); !errors.Is(err, io.EOF) {
 				t.Error(err)
 			}
 		})
@@ -56,10 +56,10 @@ func TestStreamFrames(t *testing.T) {
 	if _, _, err := s.read(); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := s.read(); err != io.ErrUnexpectedEOF && err != io.EOF {
+	if _, _, err := s.read(); !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
 		t.Error(err)
 	}
-	if _, _, err := newStream(readConn{Reader: bytes.NewReader([]byte("SSH-2.0-x"))}).read(); err != errNoTURN {
+	if _, _, err := newStream(readConn{Reader: bytes.NewReader([]byte("SSH-2.0-x"))}).read(); !errors.Is(err, errNoTURN) {
 		t.Error(err)
 	}
 }
@@ -183,10 +183,10 @@ func TestStreamFull(t *testing.T) {
 	}
 	s.close()
 	<-ended
-	if err := s.packets([][]byte{packet}, p, p.number); err != net.ErrClosed {
+	if err := s.packets([][]byte{packet}, p, p.number); !errors.Is(err, net.ErrClosed) {
 		t.Error(err)
 	}
-	if err := s.request(nil); err != net.ErrClosed {
+	if err := s.request(nil); !errors.Is(err, net.ErrClosed) {
 		t.Error(err)
 	}
 }

@@ -12,7 +12,8 @@ import (
 // package's documentation for the rules.
 func (r *Relay) keep() {
 	now := time.Now()
-	refreshed, proved, checked := now, now, now
+	refreshed, proved := now, now
+	var checked time.Time
 	proofs, sent := r.proofs.Load(), r.tx.Load()
 	doubt := false
 	timer := time.NewTimer(r.times.idle)

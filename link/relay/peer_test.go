@@ -78,7 +78,7 @@ func TestQueue(t *testing.T) {
 			send(t, r, c.LocalAddr().(*net.UDPAddr).AddrPort(), packet)
 		}
 	}
-	if err := r.Send(nil, netip.MustParseAddrPort("127.0.0.1:9")); err != ErrBusy {
+	if err := r.Send(nil, netip.MustParseAddrPort("127.0.0.1:9")); !errors.Is(err, ErrBusy) {
 		t.Errorf("one more peer: %v", err)
 	}
 	if took := time.Since(start); took > 250*time.Millisecond {
@@ -110,7 +110,7 @@ func TestTooManyPeers(t *testing.T) {
 			t.Fatalf("peer %d refused", i)
 		}
 	}
-	if err := r.Send(nil, netip.MustParseAddrPort("127.0.0.1:9")); err != ErrBusy {
+	if err := r.Send(nil, netip.MustParseAddrPort("127.0.0.1:9")); !errors.Is(err, ErrBusy) {
 		t.Error(err)
 	}
 }

@@ -142,7 +142,7 @@ func TestForbidden(t *testing.T) {
 	if err := r.Send(nil, netip.AddrPort{}); !errors.Is(err, ErrFamily) {
 		t.Errorf("no address: %v", err)
 	}
-	if err := r.Send([][]byte{make([]byte, 1<<16)}, good); err != ErrTooLong {
+	if err := r.Send([][]byte{make([]byte, 1<<16)}, good); !errors.Is(err, ErrTooLong) {
 		t.Errorf("a packet too long: %v", err)
 	}
 	// IPv4 written as IPv6 is the same peer.

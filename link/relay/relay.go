@@ -52,34 +52,36 @@ func (c Config) LogValue() slog.Value { return slog.StringValue(c.String()) }
 
 // timing are the times of the package's documentation; tests shorten them.
 type timing struct {
-	stagger time.Duration // between the server's addresses
-	request pace          // of requests in general
-	check   pace          // of the refresh that decides on life and death
-	goodbye pace          // of Close
-	idle    time.Duration // without proof of life and without traffic: check
-	busy    time.Duration // the same with traffic
-	tick    time.Duration // between looks while there is traffic
-	gap     time.Duration // between checks that errors of the system ask for
-	sweep   time.Duration // between looks at the peers
-	rebind  time.Duration // a channel is renewed after it
-	unused  time.Duration // a channel is let go after it
-	forget  time.Duration // and its number free for others, after its last bind
-	refused time.Duration // a forbidden peer is not asked for
+	stagger time.Duration    // between the server's addresses
+	request pace             // of requests in general
+	check   pace             // of the refresh that decides on life and death
+	goodbye pace             // of Close
+	idle    time.Duration    // without proof of life and without traffic: check
+	busy    time.Duration    // the same with traffic
+	tick    time.Duration    // between looks while there is traffic
+	gap     time.Duration    // between checks that errors of the system ask for
+	sweep   time.Duration    // between looks at the peers
+	rebind  time.Duration    // a channel is renewed after it
+	unused  time.Duration    // a channel is let go after it
+	forget  time.Duration    // and its number free for others, after its last bind
+	refused time.Duration    // a forbidden peer is not asked for
+	clock   func() time.Time // for the end of credentials
+	life    time.Duration    // of time-limited credentials
 }
 
 func timingOf(via transport) timing {
 	t := timing{
 		stagger: 250 * time.Millisecond,
-		request: pace{tries: 5, wait: 300 * time.Millisecond, double: true},
-		check:   pace{tries: 3, wait: 500 * time.Millisecond},
-		goodbye: pace{tries: 2, wait: 300 * time.Millisecond},
-		idle:    15 * time.Second, busy: 5 * time.Second, tick: time.Second, gap: time.Second,
+		request: pace{tries: 5, wait: 300 * time.Millisecond, double: true, again: 100 * time.Millisecond, patience: 3 * time.Second},
+		check:   pace{tries: 6, wait: mostCheck, again: 50 * time.Millisecond, enough: 2},
+		goodbye: pace{tries: 2, wait: 300 * time.Millisecond, again: 50 * time.Millisecond, enough: 1},
+		idle:    28 * time.Second, busy: 5 * time.Second, tick: time.Second, gap: 250 * time.Millisecond,
 		sweep: 30 * time.Second, rebind: 3 * time.Minute, unused: 10 * time.Minute,
 		// RFC 8656 section 12: 10 minutes of life, and 5 before the number may mean another peer.
-		forget: 15 * time.Minute, refused: time.Minute,
+		forget: 15 * time.Minute, refused: time.Minute, clock: time.Now, life: credentialLife,
 	}
 	if via != overUDP {
-		t.request = pace{tries: 1, wait: 8 * time.Second}
+		t.request = pace{tries: 1, wait: 8 * time.Second, again: 100 * time.Millisecond, patience: 3 * time.Second}
 		t.check = pace{tries: 1, wait: 4 * time.Second}
 		t.goodbye = pace{tries: 1, wait: time.Second}
 	}

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -107,11 +108,11 @@ func TestClose(t *testing.T) {
 			}
 			await(t, r, time.Second)
 			for range 2 {
-				if err := r.Send([][]byte{{1}}, netip.MustParseAddrPort("127.0.0.1:9")); err != ErrClosed {
+				if err := r.Send([][]byte{{1}}, netip.MustParseAddrPort("127.0.0.1:9")); !errors.Is(err, ErrClosed) {
 					t.Errorf("Send after Close: %v", err)
 				}
 			}
-			if err := r.Close(); err != nil || r.Err() != ErrClosed {
+			if err := r.Close(); err != nil || !errors.Is(r.Err(), ErrClosed) {
 				t.Errorf("second Close: %v, Err: %v", err, r.Err())
 			}
 		})

@@ -19,10 +19,16 @@ const maxWaiting = 64
 
 // A pace says how often a request is sent and how long each waits for an answer;
 // double: every further wait is twice the one before it, up to maxWait.
+//
+// A port where nobody listens is asked again after a shorter time, and either
+// given up after some refusals in a row, or tried for a while.
 type pace struct {
-	tries  int
-	wait   time.Duration
-	double bool
+	tries    int
+	wait     time.Duration
+	double   bool
+	again    time.Duration // the wait after a refusal of the system
+	enough   int           // refusals that end it; 0: it goes on for patience
+	patience time.Duration // since the first try; then refusals count like silence
 }
 
 const maxWait = 1600 * time.Millisecond
@@ -83,18 +89,33 @@ func (r *Relay) roundTrip(stop <-chan struct{}, m *stun.Message, p pace, good fu
 	}
 	defer r.waiting.remove(m.TransactionID)
 	var sys error
+	start, refusals := time.Now(), 0
 	timer := time.NewTimer(p.wait)
 	defer timer.Stop()
 	for try, wait := 0, p.wait; try < p.tries; try++ {
-		if err := r.conn.request(m.Raw); err != nil {
-			sys = err // "refused" may be of an earlier packet: go on
+		err := r.conn.request(m.Raw)
+		if isRefused(err) { // of an earlier packet: this one was not sent
+			err = r.conn.request(m.Raw)
 		}
-		timer.Reset(wait)
+		if err != nil {
+			sys = err
+		}
+		pause, refused := wait, isRefused(err)
+		if refused || refusals > 0 && p.enough == 0 {
+			pause = p.again
+		}
+		timer.Reset(pause)
 	waiting:
 		for {
 			select {
 			case answer := <-answers:
-				if good == nil || good(answer) {
+				switch {
+				case answer == nil:
+					if !refused {
+						refused = true
+						timer.Reset(p.again)
+					}
+				case good == nil || good(answer):
 					return answer, nil
 				}
 			case <-timer.C:
@@ -104,6 +125,17 @@ func (r *Relay) roundTrip(stop <-chan struct{}, m *stun.Message, p pace, good fu
 			case <-stop:
 				return nil, errSilent
 			}
+		}
+		if refused {
+			refusals++
+			sys = errRefused
+			if refusals == p.enough {
+				break
+			}
+		}
+		if refusals > 0 && time.Since(start) < p.patience {
+			try--
+			continue
 		}
 		if p.double {
 			wait = min(2*wait, maxWait)
@@ -147,8 +179,8 @@ func (r *Relay) ask(stop <-chan struct{}, method stun.Method, p pace, attrs ...s
 			staleLeft--
 		// Ended credentials: 401, or 400 of pion's server. That one can mean anything,
 		// and a server may insist on the old user, so it counts only if they are old.
-		case (code == int(stun.CodeUnauthorized) && fresh || code == int(stun.CodeBadRequest) && r.auth.old(time.Now())) &&
-			renewLeft > 0 && method != stun.MethodAllocate && r.auth.renew(time.Now()):
+		case (code == int(stun.CodeUnauthorized) && fresh || code == int(stun.CodeBadRequest) && r.auth.old(r.times.clock())) &&
+			renewLeft > 0 && method != stun.MethodAllocate && r.auth.renew(r.times.clock()):
 			renewLeft--
 			r.log.Debug("relay credentials made anew", "server", r.server.String())
 		case code == int(stun.CodeUnauthorized) && fresh && staleLeft > 0 && method != stun.MethodAllocate:
@@ -201,6 +233,9 @@ func (r *Relay) read() {
 		case err == nil:
 			r.handle(frame)
 		case temporary:
+			if isRefused(err) {
+				r.waiting.refused()
+			}
 			poke(r.doubts)
 		default:
 			if errors.Is(err, io.EOF) {
@@ -229,9 +264,20 @@ func (r *Relay) handle(frame []byte) {
 		if from, data, ok := indication(frame); ok {
 			r.deliver(from, data)
 		}
+	case isHint(frame):
+		poke(r.doubts) // anybody can have sent it: the server is asked
 	case frame[0]&1 == 1: // success and error responses (RFC 8489 section 5)
 		r.waiting.answered(frame)
 	}
+}
+
+// refreshError is the type of an error response to a Refresh.
+const refreshError = 0x0114
+
+// isHint reports whether a kith hub says, unasked, that it knows of no allocation of
+// ours: a Refresh error without a transaction.
+func isHint(frame []byte) bool {
+	return binary.BigEndian.Uint16(frame) == refreshError && [12]byte(frame[8:20]) == [12]byte{}
 }
 
 func (r *Relay) deliver(from netip.AddrPort, data []byte) {

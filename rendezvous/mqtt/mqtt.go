@@ -41,7 +41,7 @@ const (
 	checkMost       = 2 * time.Second        // as long as connecting took, which is several round trips
 	soonFor         = 5 * time.Minute        // after a loss, attempts to connect follow each other fast
 	soonRetry       = time.Second
-	firstReconnect  = 500 * time.Millisecond
+	firstReconnect  = 200 * time.Millisecond
 	longestRetry    = 30 * time.Second
 	operationLimit  = 10 * time.Second // of one subscribe or publish
 	maxPacket       = 4096             // bytes that a broker may send in one packet
@@ -166,8 +166,8 @@ func New(cfg Config) (*Exchange, error) {
 	return e, nil
 }
 
-// backoff is the wait before the nth attempt: none before the first, then from
-// half a second, doubling up to half a minute, or to a second for five minutes
+// backoff is the wait before the nth attempt: none before the first, then from a
+// fifth of a second, doubling up to half a minute, or to a second for five minutes
 // after a connection was lost, with jitter.
 func (e *Exchange) backoff(attempt int) time.Duration {
 	if attempt <= 0 {

@@ -1,0 +1,36 @@
+package signaling
+
+import (
+	"testing"
+	"time"
+)
+
+// TestLateHint holds that a recorded presence of an old run, which comes after the
+// live run was proved or before, keeps nobody from hearing the live one.
+func TestLateHint(t *testing.T) {
+	us, live, old := BootID{1}, BootID{2}, BootID{3}
+	now := time.Unix(1e9, 0)
+	presence := func(boot, echo BootID, counter uint64) message {
+		return message{typ: framePresence, boot: boot, echo: echo, counter: counter, want: true}
+	}
+	for name, before := range map[string][]message{
+		"after the proof":  {presence(live, us, 1), presence(old, BootID{}, 7)},
+		"before the proof": {presence(old, BootID{}, 7), presence(live, us, 1)},
+	} {
+		c := &core{self: us}
+		c.announce(now, Presence{Name: "desk"})
+		c.presence(now)
+		for _, m := range before {
+			now = now.Add(time.Second)
+			c.receive(now, m)
+		}
+		now = now.Add(time.Second)
+		o := c.receive(now, presence(live, us, 2))
+		if o.event == nil {
+			t.Errorf("%s: the live run is not heard", name)
+		}
+		if m := c.presence(now); m.echo != live || m.seen != 2 {
+			t.Errorf("%s: our presence echoes %v %d, want the live run", name, m.echo, m.seen)
+		}
+	}
+}
