@@ -5,6 +5,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -71,7 +72,6 @@ var home = map[string][]string{
 	"github.com/makiuchi-d/gozxing":  {"code/scan"},
 	"github.com/pion/stun/v4":        {"link", "link/relay", "hub"},
 	"github.com/pion/turn/v5":        {"link", "link/relay", "hub"},
-	"github.com/anacrolix":           {"rendezvous/dht"},
 	"github.com/libp2p":              {"rendezvous/waku"},
 	"github.com/multiformats":        {"rendezvous/waku"},
 	"google.golang.org/protobuf":     {"rendezvous/waku"},
@@ -81,6 +81,7 @@ var home = map[string][]string{
 	"github.com/vishvananda/netlink": {"internal/netmon", "internal/nettest"},
 	"github.com/vishvananda/netns":   {"internal/nettest"},
 	"golang.org/x/term":              {"internal/cli"},
+	"golang.org/x/time":              {"rendezvous/dns"},
 	"golang.org/x/crypto":            {"code", "pairing", "internal/wire", "link"},
 	"golang.org/x/net":               {"rendezvous/lan", "link", "link/portmap", "link/punch", "hub"},
 	"golang.org/x/sys":               {".", "rendezvous/lan", "link", "link/portmap", "link/punch", "internal/cli", "internal/nettest"},
@@ -94,6 +95,7 @@ var home = map[string][]string{
 }
 
 var testOnly = []string{
+	"github.com/anacrolix",
 	"go.uber.org/goleak", "pgregory.net/rapid", "github.com/rogpeppe/go-internal",
 }
 
@@ -123,6 +125,12 @@ type source struct {
 	lines   int
 }
 
+// isModule reports whether a directory is a module of its own.
+func isModule(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, "go.mod"))
+	return err == nil
+}
+
 // sources reads every Go file of the module, for every operating system.
 func sources(t *testing.T) []source {
 	t.Helper()
@@ -132,7 +140,7 @@ func sources(t *testing.T) []source {
 			return err
 		}
 		if d.IsDir() {
-			if name := d.Name(); p != "." && (strings.HasPrefix(name, ".") || name == "testdata" || name == "tools") {
+			if name := d.Name(); p != "." && (strings.HasPrefix(name, ".") || name == "testdata" || isModule(p)) {
 				return filepath.SkipDir
 			}
 			return nil

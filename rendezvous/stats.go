@@ -13,7 +13,7 @@ type Stats struct {
 	Sent     uint64 `json:"sent"`            // frames that it took
 	Failed   uint64 `json:"failed"`          // frames that it did not take
 	Received uint64 `json:"received"`        // frames that it brought
-	Useless  uint64 `json:"useless"`         // of these, those that nobody could open
+	Useless  uint64 `json:"useless"`         // of these frames, those that nobody could open
 	Dropped  uint64 `json:"dropped"`         // frames that it brought faster than they were looked at
 	Err      string `json:"error,omitempty"` // of the last join or frame that failed; "" after one that did not
 	// First is how long after the join the first frame came that could be opened,
