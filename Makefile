@@ -27,6 +27,9 @@ deps: ## as root on Debian: install what the network tests need
 		command -v avahi-daemon >/dev/null || missing="$$missing avahi-daemon"; \
 		command -v miniupnpd >/dev/null || missing="$$missing miniupnpd-nftables"; \
 		command -v turnserver >/dev/null || missing="$$missing coturn"; \
+		command -v etcd >/dev/null || missing="$$missing etcd-server"; \
+		command -v named >/dev/null || missing="$$missing bind9"; \
+		command -v unbound >/dev/null || missing="$$missing unbound"; \
 		command -v gcc >/dev/null || missing="$$missing gcc libc6-dev"; \
 		command -v curl >/dev/null || missing="$$missing curl"; \
 		if [ -n "$$missing" ]; then \
@@ -37,10 +40,12 @@ deps: ## as root on Debian: install what the network tests need
 	fi
 
 test: deps ## every test that this machine allows, and what was skipped
-	$(GO) test -shuffle=on -timeout 14m -json ./... | $(GO) run ./internal/testreport
+	{ $(GO) test -shuffle=on -timeout 14m -json ./...; \
+	  cd rendezvous/etcd && $(GO) test -shuffle=on -timeout 5m -json ./...; } | $(GO) run ./internal/testreport
 
 race: deps ## the same with the race detector
-	$(GO) test -race -shuffle=on -timeout 25m -json ./... | $(GO) run ./internal/testreport
+	{ $(GO) test -race -shuffle=on -timeout 25m -json ./...; \
+	  cd rendezvous/etcd && $(GO) test -race -shuffle=on -timeout 5m -json ./...; } | $(GO) run ./internal/testreport
 
 fuzz: ## each fuzz target for FUZZ (5s)
 	@$(GO) list -f '{{.Dir}} {{.ImportPath}}' ./... | while read -r dir pkg; do \

@@ -69,6 +69,9 @@ func (s *bench) topic() (topic rendezvous.Topic) {
 func (s *bench) join(e rendezvous.Exchange, p rendezvous.Point) rendezvous.Session {
 	s.t.Helper()
 	p.Announce = p.Mode != rendezvous.SendOnly
+	if e == s.b && p.Mode == rendezvous.Both {
+		p.Side = 1
+	}
 	session, err := e.Join(s.ctx, p)
 	if err != nil {
 		s.t.Fatalf("join: %v", err)
