@@ -20,7 +20,7 @@ import (
 // lanNode is a node that meets others on this machine's LAN driver.
 func lanNode(b *testing.B, dir, name string) *kith.Node {
 	b.Helper()
-	n, err := kith.Open(b.Context(), kith.Config{Dir: dir, Name: name, Loopback: true})
+	n, err := kith.Open(b.Context(), kith.Config{Dir: dir, Name: name, NoDHT: true, Loopback: true})
 	if err != nil {
 		b.Fatal(err)
 	}

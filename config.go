@@ -15,7 +15,7 @@ import (
 )
 
 // Config is what Open needs. The zero value is a device with its state in
-// DefaultDir, named after the host, that meets others on the LAN.
+// DefaultDir, named after the host, that meets others on the LAN and by the DHT.
 type Config struct {
 	// Dir is the state directory: identity, pairs and settings. Default:
 	// DefaultDir(). It is made with mode 0700 and held by one process at a time.
@@ -48,6 +48,12 @@ type Config struct {
 	NoPortMapping bool
 	// NoLAN leaves the LAN out of the media to meet on.
 	NoLAN bool
+	// NoDHT leaves the distributed hash table out of the media to meet on.
+	NoDHT bool
+	// DHT are nodes (host:port) of a distributed hash table of one's own, such as
+	// those of hubs in a network without the internet. Default: that of BitTorrent
+	// (Mainline), which anybody can use and watch.
+	DHT []string
 	// Logger gets what a developer would want to see. Default: discard.
 	Logger *slog.Logger
 	// Loopback also offers this machine's loopback addresses, so that two

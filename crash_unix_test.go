@@ -158,7 +158,7 @@ func crashChild() error {
 	go m.run()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	node, err := kith.Open(ctx, kith.Config{Dir: dir, Name: filepath.Base(dir), NoLAN: true, Loopback: true, Exchanges: []rendezvous.Exchange{m}})
+	node, err := kith.Open(ctx, kith.Config{Dir: dir, Name: filepath.Base(dir), NoLAN: true, NoDHT: true, Loopback: true, Exchanges: []rendezvous.Exchange{m}})
 	if err != nil {
 		return err
 	}

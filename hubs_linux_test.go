@@ -31,7 +31,7 @@ func newHubServer(ctx context.Context, t *testing.T, inet *nettest.Internet, nam
 	t.Helper()
 	h := &hubServer{station: newStation(t, inet.Server(name))}
 	v4 := h.host.Addrs()
-	h.args = []string{"hub", "--listen", v4[0].String() + ":443", "--host", v4[0].String(), "--alt-ip", v4[1].String()}
+	h.args = []string{"hub", "--dht", "off", "--listen", v4[0].String() + ":443", "--host", v4[0].String(), "--alt-ip", v4[1].String()}
 	h.run(ctx)
 	h.text = strings.TrimSpace(h.station.run(ctx, "hub", "address"))
 	return h
@@ -81,7 +81,7 @@ func newHubsLab(ctx context.Context, t *testing.T, nat nettest.NAT) *hubsLab {
 	for i := range r.nodes {
 		r.sites[i] = r.inet.Site([]string{"left", "right"}[i], nat)
 		r.nodes[i] = newStation(t, r.sites[i].Host([]string{"desk", "laptop"}[i]))
-		r.nodes[i].run(ctx, "config", "lan", "off")
+		r.nodes[i].run(ctx, "config", "rendezvous", "lan", "off")
 	}
 	r.configure(ctx, 0)
 	for _, s := range r.nodes {

@@ -61,7 +61,7 @@ func newReachLab(ctx context.Context, t *testing.T, a, b nettest.NAT) *reachLab 
 	for i, nat := range []nettest.NAT{a, b} {
 		r.sites[i] = r.inet.Site([]string{"left", "right"}[i], nat)
 		r.nodes[i] = newStation(t, r.sites[i].Host([]string{"desk", "laptop"}[i]))
-		r.nodes[i].run(ctx, "config", "lan", "off")
+		r.nodes[i].run(ctx, "config", "rendezvous", "lan", "off")
 		r.nodes[i].run(ctx, "config", "hub", r.text)
 		r.nodes[i].daemon(ctx)
 	}
@@ -81,9 +81,9 @@ func (r *reachLab) startHub(ctx context.Context) {
 			v6 = a.String()
 		}
 	}
-	args := []string{"hub", "--listen", v4[0] + ":443", "--host", v4[0], "--alt-ip", v4[1]}
+	args := []string{"hub", "--dht", "off", "--listen", v4[0] + ":443", "--host", v4[0], "--alt-ip", v4[1]}
 	if r.v6 {
-		args = []string{"hub", "--listen", ":443", "--host", v6}
+		args = []string{"hub", "--dht", "off", "--listen", ":443", "--host", v6}
 	}
 	r.up = r.hub.start(args...)
 	r.up.Await(ctx, "kith-hub:")

@@ -57,6 +57,7 @@ func newStation(t *testing.T, h *nettest.Host) *station {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	s := &station{t: t, host: h, home: filepath.Join(dir, h.Name), kith: kith}
 	s.run(t.Context(), "config", "name", h.Name)
+	s.run(t.Context(), "config", "rendezvous", "dht", "off") // where a test is not about it
 	return s
 }
 

@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,6 +19,7 @@ import (
 	"github.com/kithproject/kith/link"
 	"github.com/kithproject/kith/registry"
 	"github.com/kithproject/kith/rendezvous"
+	"github.com/kithproject/kith/rendezvous/dht"
 	"github.com/kithproject/kith/rendezvous/lan"
 	"github.com/kithproject/kith/tunnel"
 )
@@ -34,6 +34,8 @@ type Node struct {
 	id       *identity.Identity
 	store    *registry.Store
 	media    *rendezvous.Racer
+	lan      *lan.Exchange // nil if it is left out
+	dht      *dht.Exchange // nil if it is left out
 	mon      *netmon.Monitor
 	socket   *link.Socket
 	tunnel   *tunnel.Tunnel
@@ -121,26 +123,6 @@ func (n *Node) takeDir() error {
 		return fmt.Errorf("kith: lock the state directory: %w", err)
 	}
 	n.lock = f
-	return nil
-}
-
-func (n *Node) openMedia() error {
-	exchanges := slices.Clone(n.cfg.Exchanges)
-	for _, h := range n.reach.hubs {
-		ex, err := n.reach.hubExchange(h)
-		if err != nil {
-			return fmt.Errorf("kith: hub %s: %w", h.Host, err)
-		}
-		exchanges = append(exchanges, ex)
-	}
-	if !n.cfg.NoLAN {
-		ex, err := lan.New(lan.Config{Logger: n.cfg.Logger, Monitor: n.mon, IncludeLoopback: n.cfg.Loopback})
-		if err != nil {
-			return err
-		}
-		exchanges = append(exchanges, ex)
-	}
-	n.media = rendezvous.Race(exchanges...)
 	return nil
 }
 

@@ -42,7 +42,7 @@ func testContext(t *testing.T) context.Context {
 func openNode(t *testing.T, network *rendezvoustest.Network, dir, name string) *kith.Node {
 	t.Helper()
 	n, err := kith.Open(t.Context(), kith.Config{
-		Dir: dir, Name: name, NoLAN: true, Loopback: true, Exchanges: []rendezvous.Exchange{network.Exchange("memory")},
+		Dir: dir, Name: name, NoLAN: true, NoDHT: true, Loopback: true, Exchanges: []rendezvous.Exchange{network.Exchange("memory")},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -290,7 +290,7 @@ func TestOpenRefusesWhatCannotBeUsed(t *testing.T) {
 	dir := stateDir(t)
 	openNode(t, network, dir, "desk")
 	open := func(dir string) error {
-		n, err := kith.Open(t.Context(), kith.Config{Dir: dir, NoLAN: true, Exchanges: []rendezvous.Exchange{network.Exchange("memory")}})
+		n, err := kith.Open(t.Context(), kith.Config{Dir: dir, NoLAN: true, NoDHT: true, Exchanges: []rendezvous.Exchange{network.Exchange("memory")}})
 		if err == nil {
 			n.Close()
 		}

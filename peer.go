@@ -46,6 +46,7 @@ type peer struct {
 	verify   context.CancelFunc
 	toldDone chan struct{} // closed when the other has confirmed an unpair
 	saw      time.Time     // when "last seen" was written
+	learned  time.Time     // when nodes of the DHT that it named were taken
 
 	news    atomic.Pointer[signaling.Presence] // that run has not looked at: the last one
 	commits atomic.Int32                       // commit bodies that run has not looked at
@@ -170,7 +171,7 @@ func (p *peer) presence() signaling.Presence {
 		nat = nil // it holds our public address
 	}
 	return signaling.Presence{
-		NAT: nat, Candidates: p.candidates(), BootID: p.n.bootID, Day: wire.Day(time.Now()),
+		NAT: nat, Nodes: p.n.dhtNodes(), Candidates: p.candidates(), BootID: p.n.bootID, Day: wire.Day(time.Now()),
 		Name: p.n.cfg.Name, Version: Version,
 	}
 }
@@ -308,6 +309,7 @@ func (p *peer) onPresence(pr signaling.Presence) {
 	}
 	p.link.SetNAT(p.n.socket.NAT(), p.peerNAT)
 	p.explain()
+	p.learnNodes(pr.Nodes)
 	p.link.SetRemote(pr.Candidates)
 	p.n.socket.Fresh()
 	p.needRelay()

@@ -112,6 +112,7 @@ func (n *Node) UseHub(a hubaddr.Address) error {
 		return errors.Join(fmt.Errorf("kith: hub %s: %w", a.Host, err), ex.Close())
 	}
 	r.hubs = append(r.hubs, a)
+	_ = n.start(func() { n.learnHub(a) }) // errs only when the node is closed
 	r.relays.add(hubPlace(a, n.cfg.Logger))
 	poke(r.kick)
 	return nil
@@ -342,6 +343,7 @@ func (r *reach) tellPeers() {
 			return
 		case <-timer.C:
 		}
+		r.n.askedPublic()
 		for _, p := range r.n.allPeers() {
 			p.post(p.addressesChanged)
 		}

@@ -35,6 +35,7 @@ import (
 	"time"
 
 	"github.com/kithproject/kith/hub/hubaddr"
+	"github.com/kithproject/kith/rendezvous/dht"
 )
 
 // Defaults of Config.
@@ -102,6 +103,14 @@ type Config struct {
 	// MaxConns, MaxConnsPerIP, MaxAllocations, AllocationsPerClient and
 	// AllocationsPerIP bound what their constants say, each a count.
 	MaxConns, MaxConnsPerIP, MaxAllocations, AllocationsPerClient, AllocationsPerIP int
+	// DHT says of which distributed hash table the hub is a node that devices can
+	// begin with; default DHTOff.
+	DHT DHTMode
+	// DHTPort is the UDP port number of that node; default any.
+	DHTPort uint16
+	// DHTBootstrap are other nodes (host:port); default those of Mainline, or none
+	// for a private table.
+	DHTBootstrap []string
 	// Metrics is the host:port of an HTTP listener with Prometheus text at
 	// /metrics; default none.
 	Metrics string
@@ -158,6 +167,7 @@ type Hub struct {
 	socks   *sockets
 	mux     *mux
 	broker  *broker
+	dht     *dht.Node // nil if it has none
 	web     *web
 	turn    *turnServer
 	metrics *http.Server
@@ -226,6 +236,9 @@ func (h *Hub) start(ctx context.Context, cert tls.Certificate) (err error) {
 	}
 	h.m.watch(h)
 	h.mux.broker, h.mux.web, h.mux.turn = h.broker, h.web, h.turn
+	if err := h.startDHT(); err != nil {
+		return err
+	}
 	if err := h.startMetrics(ctx); err != nil {
 		return err
 	}
@@ -348,6 +361,9 @@ func (h *Hub) close() error {
 	}
 	if h.metrics != nil {
 		try(h.metrics.Close())
+	}
+	if h.dht != nil {
+		try(h.dht.Close())
 	}
 	if h.mux != nil {
 		h.mux.stop(time.Now().Add(closeGrace))

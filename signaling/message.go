@@ -29,6 +29,7 @@ const (
 	maxName    = 64      // bytes
 	maxVersion = 32      // bytes
 	maxNAT     = 32      // bytes
+	maxNodes   = 6       // addresses
 	maxDay     = 1 << 20 // days since 1970
 )
 
@@ -47,6 +48,9 @@ type Presence struct {
 	Capabilities uint64 // bits; none is defined yet
 	Candidates   []Candidate
 	NAT          []byte // how its NAT behaves, as package link/punch encodes it; at most 32 bytes
+	// Nodes are some of the distributed hash table that it knows to work, itself
+	// first if it is one; at most 6.
+	Nodes []netip.AddrPort
 }
 
 // message is the decoded form of every type.
@@ -75,6 +79,7 @@ type messageWire struct {
 	Candidates   []candidateWire `cbor:"10,keyasint,omitempty"`
 	Body         []byte          `cbor:"11,keyasint,omitempty"`
 	NAT          []byte          `cbor:"12,keyasint,omitempty"`
+	Nodes        [][]byte        `cbor:"13,keyasint,omitempty"` // each as in candidateWire
 }
 
 type candidateWire struct {
@@ -102,10 +107,13 @@ func (m message) encode() (wire.Frame, error) {
 		w.Echo = m.echo[:]
 	}
 	for _, c := range best(m.pres.Candidates) {
-		addr := netip.AddrPortFrom(c.Addr.Addr().Unmap().WithZone(""), c.Addr.Port())
-		raw, err := addr.MarshalBinary()
-		if err == nil && addr.IsValid() {
+		if raw, ok := packAddr(c.Addr); ok {
 			w.Candidates = append(w.Candidates, candidateWire{Kind: uint8(c.Kind), Addr: raw, Priority: c.Priority})
+		}
+	}
+	for _, n := range m.pres.Nodes[:min(len(m.pres.Nodes), maxNodes)] {
+		if raw, ok := packAddr(n); ok {
+			w.Nodes = append(w.Nodes, raw)
 		}
 	}
 	enc, err := cbor.CoreDetEncOptions().EncMode()
@@ -117,6 +125,22 @@ func (m message) encode() (wire.Frame, error) {
 		return wire.Frame{}, fmt.Errorf("%w: %d bytes", ErrMessage, len(body))
 	}
 	return wire.Frame{Type: m.typ, Body: body}, nil
+}
+
+// packAddr returns an address as it is sent.
+func packAddr(a netip.AddrPort) ([]byte, bool) {
+	a = netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
+	raw, err := a.MarshalBinary()
+	return raw, err == nil && a.IsValid()
+}
+
+// readAddr returns an address that was sent, if one host can have it.
+func readAddr(raw []byte) (a netip.AddrPort, ok bool) {
+	if (len(raw) != 6 && len(raw) != 18) || a.UnmarshalBinary(raw) != nil {
+		return a, false
+	}
+	a = netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+	return a, usable(a)
 }
 
 // best returns at most MaxCandidates, those with the highest priority first.
@@ -145,7 +169,7 @@ func decode(f wire.Frame) (message, error) {
 	var w messageWire
 	if dec.Unmarshal(f.Body, &w) != nil || len(w.Boot) != len(BootID{}) ||
 		(len(w.Echo) != 0 && len(w.Echo) != len(BootID{})) || len(w.Name) > maxName || len(w.Version) > maxVersion ||
-		len(w.Candidates) > MaxCandidates || len(w.Body) > MaxCommit || len(w.NAT) > maxNAT || w.Day < 0 || w.Day > maxDay {
+		len(w.Candidates) > MaxCandidates || len(w.Nodes) > maxNodes || len(w.Body) > MaxCommit || len(w.NAT) > maxNAT || w.Day < 0 || w.Day > maxDay {
 		return message{}, ErrMessage
 	}
 	m := message{
@@ -156,14 +180,14 @@ func decode(f wire.Frame) (message, error) {
 		m.echo = BootID(w.Echo)
 	}
 	for _, c := range w.Candidates {
-		var addr netip.AddrPort
 		kind := Kind(c.Kind)
-		if (len(c.Addr) != 6 && len(c.Addr) != 18) || addr.UnmarshalBinary(c.Addr) != nil || kind < Host || kind > Relayed {
-			continue
-		}
-		addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
-		if usable(addr) {
+		if addr, ok := readAddr(c.Addr); ok && kind >= Host && kind <= Relayed {
 			m.pres.Candidates = append(m.pres.Candidates, Candidate{Kind: kind, Addr: addr, Priority: c.Priority})
+		}
+	}
+	for _, raw := range w.Nodes {
+		if addr, ok := readAddr(raw); ok {
+			m.pres.Nodes = append(m.pres.Nodes, addr)
 		}
 	}
 	return m, nil

@@ -43,6 +43,9 @@ import (
 const (
 	// DefaultPort is the port of a hub, for TCP and UDP; a port number.
 	DefaultPort = 443
+	// DHTPort is the UDP port number at which a hub is a node of the distributed hash
+	// table, if it is one.
+	DHTPort = 6881
 	// MQTTUser is the user's name at the hub's broker.
 	MQTTUser = "kith"
 	// MQTTPath is the path of MQTT over WebSocket.

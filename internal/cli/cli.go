@@ -232,6 +232,7 @@ func (e *env) open(ctx context.Context) (*kith.Node, error) {
 	}
 	cfg := kith.Config{
 		Dir: dir, Name: set.Name, Port: set.Port, Exchanges: exchanges, NoLAN: set.NoLAN,
+		NoDHT: set.NoDHT, DHT: set.DHT,
 		Logger: e.logger(), Loopback: e.loopback || set.Loopback,
 	}
 	if err := set.reach(&cfg); err != nil {

@@ -27,6 +27,9 @@ type settings struct {
 	Name     string   `json:"name,omitempty"`
 	Port     uint16   `json:"port,omitempty"` // UDP port number of the tunnel
 	NoLAN    bool     `json:"no_lan,omitempty"`
+	NoDHT    bool     `json:"no_dht,omitempty"`
+	NoMQTT   bool     `json:"no_mqtt,omitempty"` // the brokers are kept, and left alone
+	DHT      []string `json:"dht,omitempty"`     // host:port of nodes of a private table
 	Loopback bool     `json:"loopback,omitempty"`
 	MQTT     []broker `json:"mqtt,omitempty"`
 
@@ -103,6 +106,9 @@ func (s settings) save(dir string) error {
 // exchanges makes the media that the settings name.
 func (s settings) exchanges(log *slog.Logger) ([]rendezvous.Exchange, error) {
 	var out []rendezvous.Exchange
+	if s.NoMQTT {
+		return nil, nil
+	}
 	for _, b := range s.MQTT {
 		ex, err := b.open(log)
 		if err != nil {
@@ -139,9 +145,6 @@ start; a new hub at once.
 			s.Port = uint16(port)
 			return nil
 		}),
-		e.settingCommand("lan on|off", "Whether to meet on the LAN", func(s *settings, v string) error {
-			return onOff(v, func(on bool) { s.NoLAN = !on })
-		}),
 		e.settingCommand("loopback on|off", "Whether two nodes on this machine may meet", func(s *settings, v string) error {
 			return onOff(v, func(on bool) { s.Loopback = on })
 		}),
@@ -152,7 +155,7 @@ start; a new hub at once.
 		e.settingCommand("portmap on|off", "Whether to ask the router for a port (PCP, NAT-PMP, UPnP)", func(s *settings, v string) error {
 			return onOff(v, func(on bool) { s.NoPortMapping = !on })
 		}),
-		e.mqttCommand(), e.hubSettingCommand(), e.stunCommand(), e.turnCommand(),
+		e.rendezvousCommand(), e.dhtCommand(), e.mqttCommand(), e.hubSettingCommand(), e.stunCommand(), e.turnCommand(),
 	)
 	return cmd
 }

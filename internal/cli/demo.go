@@ -130,7 +130,7 @@ func (d *demoRun) run(ctx context.Context) error {
 func (d *demoRun) startBoth(ctx context.Context) (string, error) {
 	var err error
 	for _, dev := range []*demoDevice{d.desk, d.laptop} {
-		if err := (settings{Name: dev.name, Loopback: true}).save(dev.dir); err != nil {
+		if err := (settings{Name: dev.name, Loopback: true, NoDHT: true}).save(dev.dir); err != nil {
 			return "", err
 		}
 	}

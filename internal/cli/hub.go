@@ -27,6 +27,8 @@ type hubFlags struct {
 	altIP      string
 	relayIP    string
 	relayPorts string
+	dht        string
+	dhtOthers  string
 	json       bool
 	systemd    bool
 }
@@ -40,7 +42,7 @@ func (e *env) hubCommand() *cobra.Command {
 them, and connect through it where there is no direct way. It never has their keys.
 Everything is on one port for TCP and UDP, 443 by default, so that it can be
 reached from networks that let only the web through. The next UDP port answers
-questions about NATs.
+questions about NATs, and a third one is a way into the distributed hash table.
 
 Whoever has the address may use the hub. It is printed at the start and by kith
 hub address. Where ports below 1024 need a right: kith hub --systemd prints a
@@ -57,6 +59,9 @@ unit that grants it and nothing else.
 	fl := cmd.Flags()
 	fl.StringVar(&f.cfg.Listen, "listen", hub.DefaultListen, "`address` and port for TCP and UDP")
 	fl.StringVar(&f.cfg.Host, "host", "", "`name` or IP address that devices use (default: as last time, or this machine's)")
+	fl.StringVar(&f.dht, "dht", string(hub.DHTMainline), "be a node of the distributed hash table: mainline, private or off")
+	fl.Uint16Var(&f.cfg.DHTPort, "dht-port", hubaddr.DHTPort, "its UDP `port`; devices look for it at this one")
+	fl.StringVar(&f.dhtOthers, "dht-bootstrap", "", "other nodes of it, `HOST:PORT`, separated by commas")
 	fl.IntVar(&f.cfg.AltPort, "alt-port", 0, "second UDP `port` (default: the next one; -1: none)")
 	fl.StringVar(&f.altIP, "alt-ip", "", "second IP `address` of this machine, to tell devices more about their NAT")
 	fl.StringVar(&f.relayIP, "relay-ip", "", "public IP `address` that relayed packets come from (default: that of --host)")
@@ -129,6 +134,12 @@ func (f *hubFlags) config() (cfg hub.Config, err error) {
 			return cfg, usage(fmt.Sprintf("%s: %q is not an IP address", a.flag, a.text), "")
 		}
 	}
+	if cfg.DHT, err = hub.ParseDHTMode(f.dht); err != nil {
+		return cfg, usage(fmt.Sprintf("--dht: %q is none of mainline, private and off", f.dht), "")
+	}
+	if f.dhtOthers != "" {
+		cfg.DHTBootstrap = strings.Split(f.dhtOthers, ",")
+	}
 	from, to, ok := strings.Cut(f.relayPorts, "-")
 	first, err1 := strconv.ParseUint(from, 10, 16)
 	last, err2 := strconv.ParseUint(to, 10, 16)
@@ -176,7 +187,8 @@ func (e *env) hubHello(h *hub.Hub, cfg hub.Config, asJSON bool) error {
 			RelayIPs   []string `json:"relay_ips"`
 			RelayPorts string   `json:"relay_ports"`
 			Metrics    string   `json:"metrics,omitempty"`
-		}{"hub", a.Text(), a.Host, a.Port, a.AltPort, relays, fmt.Sprintf("%d-%d", cfg.RelayMin, cfg.RelayMax), h.MetricsAddr()})
+			DHTPort    uint16   `json:"dht_port,omitempty"`
+		}{"hub", a.Text(), a.Host, a.Port, a.AltPort, relays, fmt.Sprintf("%d-%d", cfg.RelayMin, cfg.RelayMax), h.MetricsAddr(), h.DHTAddr().Port()})
 	}
 	var b strings.Builder
 	line := func(name, format string, args ...any) {
@@ -189,6 +201,11 @@ func (e *env) hubHello(h *hub.Hub, cfg hub.Config, asJSON bool) error {
 	line(fmt.Sprintf("UDP %d", a.Port), "STUN and TURN")
 	if a.AltPort != 0 {
 		line(fmt.Sprintf("UDP %d", a.AltPort), "STUN")
+	}
+	if d := h.DHTAddr(); d.IsValid() {
+		line(fmt.Sprintf("UDP %d", d.Port()), "DHT (%s)", cfg.DHT)
+	} else if cfg.DHT != hub.DHTOff {
+		line("note", "no DHT: UDP port %d is taken (--dht-port, --dht off)", cfg.DHTPort)
 	}
 	line("relays", "from %s, UDP ports %d-%d", strings.Join(relays, " and "), cfg.RelayMin, cfg.RelayMax)
 	if m := h.MetricsAddr(); m != "" {
@@ -238,6 +255,7 @@ func (e *env) hubUnit(cmd *cobra.Command) error {
 	for _, name := range []string{
 		"listen", "host", "alt-port", "alt-ip", "relay-ip", "relay-ports", "allow-private", "tls-cert", "tls-key", "bandwidth",
 		"max-conns", "max-conns-per-ip", "max-relays", "max-relays-per-client", "max-relays-per-ip", "metrics",
+		"dht", "dht-port", "dht-bootstrap",
 	} {
 		if fl := cmd.Flags().Lookup(name); fl.Changed {
 			args = append(args, systemdQuote("--"+name+"="+fl.Value.String()))

@@ -37,7 +37,7 @@ func TestScripts(t *testing.T) {
 			}
 			env.Defer(func() { os.RemoveAll(dir) })
 			for _, name := range []string{"a", "b"} {
-				s := settings{Name: map[string]string{"a": "desk", "b": "laptop"}[name], Loopback: true}
+				s := settings{Name: map[string]string{"a": "desk", "b": "laptop"}[name], Loopback: true, NoDHT: true}
 				if err := s.save(filepath.Join(dir, name)); err != nil {
 					return err
 				}
