@@ -84,5 +84,5 @@ func quantile(all []time.Duration, percent int) string {
 		return "-"
 	}
 	sorted := slices.Sorted(slices.Values(all))
-	return sorted[min(len(sorted)*percent/100, len(sorted)-1)].Round(10 * time.Millisecond).String()
+	return sorted[max((len(sorted)*percent+99)/100-1, 0)].Round(10 * time.Millisecond).String()
 }

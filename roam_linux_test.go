@@ -141,6 +141,7 @@ func mediaReady(ctx context.Context, t *testing.T, s *station) bool {
 type roamed struct {
 	first time.Duration // from the network's return to the first answer through the tunnel
 	flow  time.Duration // the same, until bytes of the transfer flow for good; 0: they never stopped
+	gaps  string        // all pauses of the transfer
 	err   error         // of the transfer
 }
 
@@ -154,6 +155,6 @@ func (r *roamLab) roam(ctx context.Context, t *testing.T, c change, from bool) r
 	r.nodes[0].run(ctx, "ping", "-c", "1", "--wait", "60s", r.nodes[1].host.Name)
 	res := roamed{first: time.Since(back).Round(time.Millisecond)}
 	res.err = tr.wait(ctx)
-	res.flow = tr.resumed(back).Round(time.Millisecond)
+	res.flow, res.gaps = tr.resumed(back)
 	return res
 }

@@ -76,7 +76,7 @@ func measureChange(t *testing.T, c change, runs int) (first, flow []time.Duratio
 	for i := range runs {
 		r.settle(ctx, t, c)
 		res := r.roam(ctx, t, c, i%2 == 1)
-		t.Logf("first byte %v, transfer %v, %v", res.first, res.flow, res.err)
+		t.Logf("first byte %v, transfer %v (pauses:%s), error %v", res.first, res.flow, res.gaps, res.err)
 		first, flow = append(first, res.first), append(flow, res.flow)
 		if res.err == nil {
 			completed++

@@ -96,8 +96,11 @@ type transfer struct {
 	sum  chan [sha256.Size]byte
 
 	mu     sync.Mutex // guards the field below
-	pauses []time.Time
+	pauses []pause
 }
+
+// A pause is a time without a byte.
+type pause struct{ from, to time.Time }
 
 // transfer begins one, from the first device or to it, and returns when it is under
 // way.
@@ -138,7 +141,7 @@ func (tr *transfer) pour() {
 	tr.sum <- [sha256.Size]byte(sum.Sum(nil))
 }
 
-// drain reads all and notes the ends of pauses. It closes begun after 1 MiB.
+// drain reads all and notes the pauses. It closes begun after 1 MiB.
 func (tr *transfer) drain(begun chan<- struct{}) error {
 	defer tr.ends[1].Close()
 	sum, buf := sha256.New(), make([]byte, 256<<10)
@@ -149,7 +152,7 @@ func (tr *transfer) drain(begun chan<- struct{}) error {
 		now := time.Now()
 		if n > 0 && now.Sub(last) >= pauseLeast && begun == nil {
 			tr.mu.Lock()
-			tr.pauses = append(tr.pauses, now)
+			tr.pauses = append(tr.pauses, pause{last, now})
 			tr.mu.Unlock()
 		}
 		sum.Write(buf[:n])
@@ -184,14 +187,16 @@ func (tr *transfer) wait(ctx context.Context) error {
 	}
 }
 
-// resumed returns how long after a moment the last pause ended; 0 if there was none.
-func (tr *transfer) resumed(after time.Time) time.Duration {
+// resumed returns how long after a moment the last pause ended, 0 if there was none,
+// and says when there were pauses.
+func (tr *transfer) resumed(after time.Time) (last time.Duration, all string) {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
-	if len(tr.pauses) == 0 {
-		return 0
+	for _, p := range tr.pauses {
+		last = max(0, p.to.Sub(after))
+		all += fmt.Sprintf(" %d-%dms", p.from.Sub(after).Milliseconds(), p.to.Sub(after).Milliseconds())
 	}
-	return max(0, tr.pauses[len(tr.pauses)-1].Sub(after))
+	return last.Round(time.Millisecond), all
 }
 
 // transfer begins a transfer to the first device and tells when it is over.
