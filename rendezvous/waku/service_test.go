@@ -182,12 +182,12 @@ func TestRestart(t *testing.T) {
 		}
 	}
 	first, stop := start(1, ln)
-	any := "/ip4/127.0.0.1/tcp/" + portOf(ln)
+	node := "/ip4/127.0.0.1/tcp/" + portOf(ln)
 	again := make(chan struct{}, 10)
-	cfg := fastConfig(any)
+	cfg := fastConfig(node)
 	cfg.Again = func() { again <- struct{}{} }
-	a, b := open(t, cfg), open(t, fastConfig(any))
-	strict := open(t, fastConfig(any+"/p2p/"+first.ID()))
+	a, b := open(t, cfg), open(t, fastConfig(node))
+	strict := open(t, fastConfig(node+"/p2p/"+first.ID()))
 	sa, sb := join(t, a, rendezvous.Point{}), join(t, b, rendezvous.Point{})
 	exchange(t, sa, sb, 1)
 	awaitReady(t, strict)

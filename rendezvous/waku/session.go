@@ -165,7 +165,7 @@ func (e *Exchange) publish(s *session, frame []byte) {
 	// The clock to the second says as little of the device as is needed; the rest
 	// is random, since nodes drop a message that has the hash of another.
 	m := &message{payload: frame, contentTopic: s.topic, hasTime: true}
-	m.timestamp = time.Now().Truncate(time.Second).UnixNano() + rand.Int64N(int64(time.Second))
+	m.timestamp = time.Now().Truncate(time.Second).UnixNano() + rand.Int64N(int64(time.Second)) //nolint:gosec // nobody needs to guess it
 	e.mu.Lock()
 	e.seen.add(m.hash(s.pubsub)) // so that it does not come back
 	e.mu.Unlock()
@@ -184,6 +184,15 @@ func (e *Exchange) toNodes(s *session, msg []byte) bool {
 	results := make(chan error, len(e.nodes))
 	var pushes sync.WaitGroup
 	asked := 0
+	push := func(u *uplink, l *link) {
+		asked++
+		pushes.Go(func() {
+			defer func() { <-u.pushing }()
+			results <- e.toNode(ctx, u, l, s.pubsub, msg)
+		})
+	}
+	var busy *uplink // that has not answered for long, or has much to do
+	var busyLink *link
 	for _, u := range e.nodes {
 		l, err := u.state()
 		if err != nil {
@@ -191,23 +200,18 @@ func (e *Exchange) toNodes(s *session, msg []byte) bool {
 		}
 		select {
 		case u.pushing <- struct{}{}:
-		default: // it has not answered for long
-			continue
+			push(u, l)
+		default:
+			busy, busyLink = u, l
 		}
-		asked++
-		pushes.Go(func() {
-			defer func() { <-u.pushing }()
-			err := u.send(ctx, l, s.pubsub, msg)
-			switch {
-			case errors.Is(err, ErrProof):
-				u.refuse(err)
-			case errors.Is(err, errRefused):
-				e.log.Debug("frame not taken", "node", u.addr.text, "err", err)
-			case err != nil && e.ctx.Err() == nil:
-				l.close() // it hangs, or is gone
-			}
-			results <- err
-		})
+	}
+	if asked == 0 && busy != nil {
+		select {
+		case busy.pushing <- struct{}{}:
+			push(busy, busyLink)
+		case <-ctx.Done():
+		case <-s.Done():
+		}
 	}
 	e.wg.Go(func() { // the others go on
 		pushes.Wait()
@@ -232,4 +236,18 @@ func (e *Exchange) toNodes(s *session, msg []byte) bool {
 		}
 	}
 	return done
+}
+
+// toNode sends a message to one node.
+func (e *Exchange) toNode(ctx context.Context, u *uplink, l *link, pubsub string, msg []byte) error {
+	err := u.send(ctx, l, pubsub, msg)
+	switch {
+	case errors.Is(err, ErrProof):
+		u.refuse(err)
+	case errors.Is(err, errRefused):
+		u.log.Debug("frame not taken", "err", err)
+	case err != nil && e.ctx.Err() == nil:
+		l.close() // it hangs, or is gone
+	}
+	return err
 }

@@ -162,7 +162,7 @@ func (u *uplink) backoff(failures int) time.Duration {
 		longest = soonRetry
 	}
 	wait := min(firstRetry<<min(failures-1, 10), longest)
-	return wait*3/4 + rand.N(wait/2)
+	return wait*3/4 + rand.N(wait/2) //nolint:gosec // jitter
 }
 
 // pause waits, until Check says that it is time.
