@@ -114,6 +114,30 @@ func (n *Node) dhtNodes() []netip.AddrPort {
 	return out
 }
 
+const (
+	// nodesSoon is how often it is looked whether nodes of the DHT are known, and
+	// nodesLater how often others of them are taken after that.
+	nodesSoon  = 250 * time.Millisecond
+	nodesLater = 5 * time.Minute
+	askedNodes = 4 // how many show us from outside
+)
+
+// askNodes has nodes of the DHT say how this device's tunnel looks from outside.
+func (n *Node) askNodes() {
+	wait := nodesSoon
+	for {
+		select {
+		case <-n.ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+		if nodes := n.dht.Nodes(askedNodes); len(nodes) > 1 {
+			n.socket.SetNodes(nodes)
+			wait = nodesLater
+		}
+	}
+}
+
 // nodesPause is how often nodes that one peer names count.
 const nodesPause = time.Minute
 

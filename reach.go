@@ -146,6 +146,9 @@ func (r *reach) start() {
 	r.n.wg.Go(func() { _ = r.n.socket.Run(r.n.ctx) })
 	r.n.wg.Go(r.findServers)
 	r.n.wg.Go(r.tellPeers)
+	if r.n.dht != nil && r.n.cfg.Relay != RelayAlways {
+		r.n.wg.Go(r.n.askNodes)
+	}
 	r.n.wg.Go(r.recover)
 	r.n.wg.Go(r.relays.run)
 	if r.mapper != nil {

@@ -132,7 +132,7 @@ func (r *receiver) lookup(ep conn.Endpoint) {
 
 // divert takes a datagram that is not WireGuard out of the batch.
 func (s *Socket) divert(t *table, b []byte, from place, ep conn.Endpoint) {
-	if isSTUN(b) && from.carrier == 0 {
+	if (isSTUN(b) || isKRPC(b)) && from.carrier == 0 {
 		if !s.stun.deliver(b, from.addr) {
 			s.stats.other.Add(1)
 		}

@@ -16,6 +16,8 @@ import (
 
 const (
 	maxServers  = 8 // STUN servers that are asked
+	maxNodes    = 4 // nodes of the DHT that are asked where there are fewer STUN servers
+	enoughSTUN  = 2 // servers
 	maxMappings = 3 // server-reflexive addresses that are offered
 	stunRTO     = 150 * time.Millisecond
 	stunTries   = 5 // 150, 300, 600, 1200, 2400 ms
@@ -37,7 +39,8 @@ type gatherer struct {
 
 	mu      sync.Mutex // guards the fields below
 	servers []netip.AddrPort
-	samples []punch.Sample // of the shared socket in the last round
+	nodes   []netip.AddrPort // of the DHT
+	samples []punch.Sample   // of the shared socket in the last round
 	nat     punch.Behaviour
 	asked   time.Time
 	mapped  netip.AddrPort // by a port mapping protocol
@@ -64,7 +67,11 @@ func isSTUN(b []byte) bool { return len(b) > 0 && b[0] < 4 && stun.IsMessage(b) 
 // deliver takes a STUN message that came to the shared socket.
 // It reports whether it is one that could be an answer.
 func (g *gatherer) deliver(b []byte, from netip.AddrPort) bool {
-	a, ok := parseAnswer(b)
+	parse := parseAnswer
+	if isKRPC(b) {
+		parse = parseNodeAnswer
+	}
+	a, ok := parse(b)
 	if !ok {
 		return false
 	}
@@ -131,6 +138,19 @@ func (s *Socket) SetServers(list []netip.AddrPort) {
 	s.Gather()
 }
 
+// SetNodes says which nodes of the BitTorrent DHT may be asked where there are fewer
+// than two STUN servers, at most 4. The first time it asks them. It does not block.
+func (s *Socket) SetNodes(list []netip.AddrPort) {
+	g := s.stun
+	g.mu.Lock()
+	first := len(g.nodes) == 0 && len(list) > 0
+	g.nodes = slices.Clone(list[:min(len(list), maxNodes)])
+	g.mu.Unlock()
+	if first {
+		s.Gather()
+	}
+}
+
 // Gather asks the STUN servers anew, as after a change of the network. It does
 // not block; SocketConfig.Changed is called if what they say is news.
 func (s *Socket) Gather() {
@@ -188,13 +208,17 @@ func (s *Socket) Run(ctx context.Context) error {
 func (g *gatherer) round(ctx context.Context) {
 	g.mu.Lock()
 	servers := slices.Clone(g.servers)
+	var nodes []netip.AddrPort
+	if len(servers) < enoughSTUN {
+		nodes = slices.Clone(g.nodes)
+	}
 	g.asked = time.Now()
 	g.mu.Unlock()
 	before, told := g.samples, g.reflexive() // only this goroutine writes samples
 	home := g.socket.networks().home()
 	var samples []punch.Sample
 	var others []netip.AddrPort
-	g.ask(ctx, servers, func(a punch.Sample, other netip.AddrPort) {
+	g.ask(ctx, servers, nodes, func(a punch.Sample, other netip.AddrPort) {
 		samples = append(samples, a)
 		if other.IsValid() && !slices.Contains(servers, other) && !slices.Contains(others, other) {
 			others = append(others, other)
@@ -213,7 +237,7 @@ func (g *gatherer) round(ctx context.Context) {
 			g.socket.changed()
 		}
 	})
-	if ctx.Err() != nil || len(servers) == 0 {
+	if ctx.Err() != nil || len(servers)+len(nodes) == 0 {
 		return
 	}
 	if len(samples) == 0 {
@@ -232,8 +256,10 @@ func (g *gatherer) round(ctx context.Context) {
 	var sockets sync.WaitGroup
 	if punch.Classify(samples).Hard() {
 		// An IPv6 server shows nothing of it.
-		i := slices.IndexFunc(samples, func(s punch.Sample) bool { return s.Server.Addr().Is4() })
-		sockets.Go(func() { further = furtherSockets(ctx, samples[i].Server) })
+		i := slices.IndexFunc(samples, func(s punch.Sample) bool { return s.Server.Addr().Is4() && slices.Contains(servers, s.Server) })
+		if i >= 0 {
+			sockets.Go(func() { further = furtherSockets(ctx, samples[i].Server) })
+		}
 	}
 	filter := g.filter(ctx, servers, others)
 	sockets.Wait()
@@ -303,10 +329,10 @@ func (s *Socket) NAT() punch.Behaviour {
 	return s.stun.nat
 }
 
-// ask sends requests to all servers and calls got with each answer, until all
-// have answered or had their time.
-func (g *gatherer) ask(ctx context.Context, servers []netip.AddrPort, got func(s punch.Sample, other netip.AddrPort)) {
-	if len(servers) == 0 {
+// ask sends requests to all servers and nodes and calls got with each answer, until
+// all have answered or had their time.
+func (g *gatherer) ask(ctx context.Context, servers, nodes []netip.AddrPort, got func(s punch.Sample, other netip.AddrPort)) {
+	if len(servers)+len(nodes) == 0 {
 		return
 	}
 	type request struct {
@@ -321,6 +347,13 @@ func (g *gatherer) ask(ctx context.Context, servers []netip.AddrPort, got func(s
 			return
 		}
 		open[tx] = request{raw: raw, server: server, at: time.Now()}
+	}
+	for _, node := range nodes {
+		raw, tx, err := pingNode()
+		if err != nil {
+			return
+		}
+		open[tx] = request{raw: raw, server: node, at: time.Now()}
 	}
 	for try, wait := 0, stunRTO; try < stunTries && len(open) > 0; try, wait = try+1, 2*wait {
 		for _, r := range open {
