@@ -12,6 +12,7 @@ import (
 	"github.com/kithproject/kith/hub/hubaddr"
 	"github.com/kithproject/kith/pairing"
 	"github.com/kithproject/kith/rendezvous"
+	"github.com/kithproject/kith/rendezvous/waku"
 )
 
 // Config is what Open needs. The zero value is a device with its state in
@@ -38,6 +39,11 @@ type Config struct {
 	STUN []string
 	// TURN are further relays.
 	TURN []TURNServer
+	// Waku are nodes of a Waku network to meet at, as multiaddrs such as
+	// /dns4/hub.example/tcp/60000/p2p/ID; all are used at once.
+	Waku []string
+	// WakuNetwork says which Waku network they are of. Default: that of kith's hubs.
+	WakuNetwork waku.Network
 	// Relay says when relays are used. Default RelayAuto.
 	Relay RelayPolicy
 	// Lazy lets connections sleep while they have nothing to carry: no keepalive is

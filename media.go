@@ -15,6 +15,7 @@ import (
 	"github.com/kithproject/kith/rendezvous"
 	"github.com/kithproject/kith/rendezvous/dht"
 	"github.com/kithproject/kith/rendezvous/lan"
+	"github.com/kithproject/kith/rendezvous/waku"
 	"github.com/kithproject/kith/signaling"
 )
 
@@ -36,6 +37,15 @@ func (n *Node) openMedia() (err error) {
 			return err
 		}
 		if err := n.addMedium(n.lan); err != nil {
+			return err
+		}
+	}
+	if len(n.cfg.Waku) > 0 {
+		ex, err := waku.New(waku.Config{Nodes: n.cfg.Waku, Network: n.cfg.WakuNetwork, Again: n.reach.doubt, Logger: n.cfg.Logger})
+		if err != nil {
+			return fmt.Errorf("kith: %w", err)
+		}
+		if err := n.addMedium(ex); err != nil {
 			return err
 		}
 	}
