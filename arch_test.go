@@ -30,7 +30,7 @@ var mayImport = map[string][]string{
 	"rendezvous":                {},
 	"rendezvous/rendezvoustest": {"rendezvous"},
 	"rendezvous/lan":            {"rendezvous", "internal/netmon"},
-	"rendezvous/mqtt":           {"rendezvous"},
+	"rendezvous/mqtt":           {"rendezvous", "internal/wire"},
 	"rendezvous/dht":            {"rendezvous", "internal/wire"},
 	"rendezvous/paper":          {"rendezvous", "internal/wire"},
 	"rendezvous/waku":           {"rendezvous", "internal/wire"},

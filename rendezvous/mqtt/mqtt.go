@@ -2,7 +2,8 @@
 // know one topic publish to and subscribe to it. The broker is not trusted: it
 // sees random topic names, sealed frames of one size, and addresses.
 //
-// A rendezvous topic is the MQTT topic "kith/1/" and 40 hexadecimal digits.
+// A rendezvous topic is the MQTT topic "kith/1/" and 40 hexadecimal digits, derived
+// one-way: who sees it at a broker cannot look for the same topic on another medium.
 // Messages have QoS 0, as the stages above repeat what is lost, and are not
 // retained. The client's name is random at every connection, so that a broker
 // cannot follow a device by it and two devices never push each other off.
@@ -30,6 +31,7 @@ import (
 	"github.com/eclipse/paho.golang/autopaho"
 	"github.com/eclipse/paho.golang/paho"
 
+	"github.com/kithproject/kith/internal/wire"
 	"github.com/kithproject/kith/rendezvous"
 )
 
@@ -187,6 +189,11 @@ func (e *Exchange) backoff(attempt int) time.Duration {
 	return wait*3/4 + time.Duration(n.Int64())
 }
 
+// topicName is how a topic is called at a broker.
+func topicName(t rendezvous.Topic) string {
+	return topicPrefix + hex.EncodeToString(wire.Expand(t[:], "mqtt topic")[:rendezvous.TopicSize])
+}
+
 // randomID returns a client name of 23 characters or less, which every broker
 // must take (MQTT 5 section 3.1.3.1).
 func randomID() string {
@@ -340,7 +347,7 @@ func (e *Exchange) Join(ctx context.Context, p rendezvous.Point) (rendezvous.Ses
 		return nil, err
 	}
 	s := &session{
-		e: e, topic: topicPrefix + hex.EncodeToString(p.Topic[:]), mode: p.Mode,
+		e: e, topic: topicName(p.Topic), mode: p.Mode,
 		Inbox: rendezvous.NewInbox("mqtt"), wake: make(chan struct{}, 1),
 	}
 	s.limit = limiter{burst: e.cfg.Burst, interval: e.cfg.Interval}
