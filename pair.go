@@ -36,6 +36,12 @@ type OfferConfig struct {
 	// Exchange is the only medium to use, in place of the node's; the caller closes
 	// it after the Pairing. Default: all of the node's media at once.
 	Exchange rendezvous.Exchange
+	// Endpoints are where the other device may take LAN frames, such as a
+	// NearbyDevice's Addrs: hints, at most 16 together with the code's.
+	Endpoints []netip.AddrPort
+	// Hidden leaves this pairing out of what others see nearby. One with its own
+	// Exchange is always left out.
+	Hidden bool
 }
 
 // JoinConfig says how to use a code from the other device.
@@ -47,8 +53,10 @@ type JoinConfig struct {
 	Patience time.Duration
 	// Lifetime is how long to wait for the other side's user. Default 10 minutes.
 	Lifetime time.Duration
-	// Exchange is as in OfferConfig.
-	Exchange rendezvous.Exchange
+	// Exchange, Endpoints and Hidden are as in OfferConfig.
+	Exchange  rendezvous.Exchange
+	Endpoints []netip.AddrPort
+	Hidden    bool
 }
 
 // A PairEvent is one step of a pairing, for the person who waits.
@@ -86,6 +94,7 @@ var ErrCheck = pairing.ErrCheck
 type Pairing struct {
 	n       *Node
 	code    code.Code
+	hidden  bool // not announced nearby
 	role    pairing.Role
 	machine *pairing.Machine
 	box     *mailbox
@@ -130,7 +139,7 @@ func (n *Node) Offer(ctx context.Context, cfg OfferConfig) (*Pairing, error) {
 	}
 	return n.pair(ctx, c, n.mediumOf(cfg.Exchange), pairing.Config{
 		Role: pairing.Offerer, Keys: keys, Method: method, Lifetime: c.Expiry().Sub(now), AutoAccept: cfg.AutoAccept,
-	})
+	}, findHow{cfg.Hidden || cfg.Exchange != nil, cfg.Endpoints})
 }
 
 // Join uses a code that another device shows. The pairing ends with ctx or when
@@ -162,7 +171,7 @@ func (n *Node) Join(ctx context.Context, c code.Code, cfg JoinConfig) (*Pairing,
 	if commit, ok := c.Commit(); ok {
 		pc.Commit = &commit
 	}
-	return n.pair(ctx, c, n.mediumOf(cfg.Exchange), pc)
+	return n.pair(ctx, c, n.mediumOf(cfg.Exchange), pc, findHow{cfg.Hidden || cfg.Exchange != nil, cfg.Endpoints})
 }
 
 const (
@@ -176,7 +185,7 @@ const (
 // mediaEndpoints are the addresses that a QR code carries.
 func (n *Node) mediaEndpoints() []netip.AddrPort { return n.media.Endpoints() }
 
-func (n *Node) pair(ctx context.Context, c code.Code, medium rendezvous.Exchange, cfg pairing.Config) (*Pairing, error) {
+func (n *Node) pair(ctx context.Context, c code.Code, medium rendezvous.Exchange, cfg pairing.Config, how findHow) (*Pairing, error) {
 	now := time.Now()
 	cfg.Identity, cfg.Rand = n.id, rand.Reader
 	cfg.Info = pairing.Info{
@@ -188,14 +197,14 @@ func (n *Node) pair(ctx context.Context, c code.Code, medium rendezvous.Exchange
 		return nil, err
 	}
 	p := &Pairing{
-		n: n, code: c, role: cfg.Role, machine: m, box: newMailbox(), events: make(chan PairEvent, eventQueue),
+		n: n, code: c, hidden: how.hidden, role: cfg.Role, machine: m, box: newMailbox(), events: make(chan PairEvent, eventQueue),
 		done: make(chan struct{}), settled: make(chan struct{}), ended: make(chan struct{}),
 	}
 	p.ctx, p.cancel = context.WithCancel(n.ctx)
 	stop := context.AfterFunc(ctx, func() { p.Cancel() })
 	for _, k := range cfg.Keys {
 		s, err := medium.Join(p.ctx, rendezvous.Point{
-			Topic: k.Topic, Side: side(cfg.Role), Endpoints: c.Endpoints(), Announce: cfg.Role == pairing.Offerer,
+			Topic: k.Topic, Side: side(cfg.Role), Endpoints: hints(c.Endpoints(), how.endpoints), Announce: cfg.Role == pairing.Offerer,
 		})
 		if err != nil {
 			p.cancel()
@@ -303,6 +312,7 @@ func (p *Pairing) run() {
 	for i, s := range p.sessions {
 		wg.Go(func() { p.receive(i, s, in) })
 	}
+	wg.Go(p.announce)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var lingering <-chan time.Time

@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"time"
 
@@ -47,6 +48,8 @@ const (
 	OpAsk     = "ask" // may this device reach a port of the other?
 	OpChat    = "chat"
 	OpUseHub  = "use-hub"
+	OpNearby  = "nearby"   // who is in pairing mode on the LAN, until the client goes
+	OpWaiting = "announce" // this device waits to be given a code, until the client goes
 	OpEvents  = "events"
 	OpStop    = "stop"
 	OpVersion = "version"
@@ -65,7 +68,10 @@ type Request struct {
 	Lifetime time.Duration `json:"lifetime,omitempty"` // offer, nanoseconds
 	Offline  bool          `json:"offline,omitempty"`  // offer, join: notes are carried by hand
 	Hub      string        `json:"hub,omitempty"`      // use-hub: its whole address; never in a log
+	Hidden   bool          `json:"hidden,omitempty"`   // offer, join: not announced on the LAN
 	Wait     time.Duration `json:"wait,omitempty"`     // how long to wait for the device, nanoseconds
+
+	Endpoints []netip.AddrPort `json:"endpoints,omitempty"` // offer, join: where the other device may be
 }
 
 // An Input is what the client says while a request runs.
@@ -90,6 +96,8 @@ type Reply struct {
 	Event  *kith.Event      `json:"event,omitempty"`
 	Note   *Note            `json:"note,omitempty"`
 	Text   string           `json:"text,omitempty"`
+
+	Nearby []kith.NearbyDevice `json:"nearby,omitempty"` // nearby: all of them
 }
 
 // A Note is to be carried to the other device.

@@ -100,7 +100,7 @@ func (s *Server) begin(ctx context.Context, req Request, only rendezvous.Exchang
 		if err != nil {
 			return nil, err
 		}
-		cfg := kith.JoinConfig{AutoAccept: req.Yes, Patience: req.Wait, Exchange: only}
+		cfg := kith.JoinConfig{AutoAccept: req.Yes, Patience: req.Wait, Exchange: only, Endpoints: req.Endpoints, Hidden: req.Hidden}
 		if only != nil {
 			cfg.Lifetime, cfg.Patience = code.MaxLifetime, code.MaxLifetime
 		}
@@ -116,7 +116,9 @@ func (s *Server) begin(ctx context.Context, req Request, only rendezvous.Exchang
 			req.Lifetime = code.MaxNumberLifetime
 		}
 	}
-	return s.node.Offer(ctx, kith.OfferConfig{Method: method, Lifetime: req.Lifetime, AutoAccept: req.Yes, Exchange: only})
+	return s.node.Offer(ctx, kith.OfferConfig{
+		Method: method, Lifetime: req.Lifetime, AutoAccept: req.Yes, Exchange: only, Endpoints: req.Endpoints, Hidden: req.Hidden,
+	})
 }
 
 func (s *Server) outcome(ctx context.Context, p *kith.Pairing) (Reply, error) {

@@ -206,6 +206,10 @@ func (s *Server) answer(st *stream, req Request) (Reply, error) {
 		return s.pair(st, req)
 	case OpChat:
 		return s.converse(st, req, wait)
+	case OpNearby:
+		return s.nearby(st)
+	case OpWaiting:
+		return s.waiting(st)
 	case OpEvents:
 		return s.follow(st)
 	case OpStop: // carried out after the reply, in serve
