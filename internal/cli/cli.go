@@ -106,7 +106,7 @@ Then:               kith ping laptop
 		return usage(err.Error(), "kith help shows the commands")
 	})
 	root.AddCommand(
-		e.pairCommand(), e.joinCommand(), e.devicesCommand(), e.renameCommand(), e.unpairCommand(),
+		e.pairCommand(), e.joinCommand(), e.nearbyCommand(), e.devicesCommand(), e.renameCommand(), e.unpairCommand(),
 		e.upCommand(), e.downCommand(), e.statusCommand(), e.pingCommand(), e.chatCommand(),
 		e.forwardCommand(), e.allowCommand(), e.denyCommand(), e.configCommand(), e.demoCommand(), e.versionCommand(),
 		e.hubCommand(),

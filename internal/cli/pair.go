@@ -25,13 +25,14 @@ type pairFlags struct {
 	qrPNG             string
 	codeFile, qrImage string
 	wait              time.Duration
-	offline           bool
+	offline, hidden   bool
 	notes             string // directory
 }
 
 // offlineFlags are those of a pairing whose messages are carried by hand.
 func (f *pairFlags) offlineFlags(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&f.offline, "offline", false, "carry the messages by hand, where the two devices share no network at all")
+	cmd.Flags().BoolVar(&f.hidden, "hidden", false, "do not show this device to those who run kith nearby")
 	cmd.Flags().StringVar(&f.notes, "notes", "", "with --offline, also write each note to a `directory`, as text and as QR codes")
 }
 
@@ -84,7 +85,8 @@ func (e *env) joinCommand() *cobra.Command {
 words (their first four letters are enough), digits, or the text of the QR code.
 The code comes from the prompt, from standard input, from --code-file or from an
 image of the QR code - never from the arguments, which every user of this machine
-can read in the list of processes.
+can read in the list of processes. Until it is typed, kith nearby on another device
+shows that this one waits for a code (not with --hidden).
 ` + exitHelp,
 		Example: "  kith join\n  kith join --qr-image photo.png\n  kith join --code-file code.txt",
 		Args: func(_ *cobra.Command, args []string) error {
@@ -124,7 +126,7 @@ func (e *env) pair(ctx context.Context, f pairFlags) error {
 	if err := f.makeNotes(); err != nil {
 		return err
 	}
-	return e.follow(ctx, f, control.Request{Op: control.OpOffer, Method: method, Lifetime: f.lifetime, Yes: f.yes, Offline: f.offline}, newLines(e.in))
+	return e.follow(ctx, f, control.Request{Op: control.OpOffer, Method: method, Lifetime: f.lifetime, Yes: f.yes, Offline: f.offline, Hidden: f.hidden}, newLines(e.in))
 }
 
 func (e *env) join(ctx context.Context, f pairFlags) error {
@@ -132,18 +134,35 @@ func (e *env) join(ctx context.Context, f pairFlags) error {
 		return err
 	}
 	in := newLines(e.in)
+	if f.qrImage == "" && (f.codeFile == "" || f.codeFile == "-") && !f.offline && !f.hidden {
+		text, c, end, err := e.awaitCode(ctx, f, in)
+		if err != nil {
+			return err
+		}
+		if c == nil {
+			return e.joinWith(ctx, f, text, in)
+		}
+		defer end()
+		return e.joinOn(ctx, c, f, text, nil, in)
+	}
 	text, err := e.readCode(ctx, f, in)
 	if err != nil {
 		return err
 	}
-	parsed, err := code.Parse(text, time.Now())
-	if err != nil { // said before a node is opened
+	return e.joinWith(ctx, f, text, in)
+}
+
+// joinWith pairs by a code that was read.
+func (e *env) joinWith(ctx context.Context, f pairFlags, text string, in *lines) error {
+	if _, err := code.Parse(text, time.Now()); err != nil { // said before a node is opened
 		return codeError(err)
 	}
-	if err := e.follow(ctx, f, control.Request{Op: control.OpJoin, Code: text, Yes: f.yes, Wait: f.wait, Offline: f.offline}, in); err != nil {
+	c, end, err := e.client(ctx)
+	if err != nil {
 		return err
 	}
-	return e.keepHub(parsed.Hints(), f.json)
+	defer end()
+	return e.joinOn(ctx, c, f, text, nil, in)
 }
 
 // maxCodeFile is more than any form of a code needs, in bytes.
@@ -198,6 +217,11 @@ func (e *env) follow(ctx context.Context, f pairFlags, req control.Request, in *
 		return err
 	}
 	defer end()
+	return e.followOn(ctx, c, f, req, in)
+}
+
+// followOn is follow on a node that the caller has.
+func (e *env) followOn(ctx context.Context, c *control.Client, f pairFlags, req control.Request, in *lines) error {
 	call, err := c.Call(ctx, req)
 	if err != nil {
 		return err
@@ -250,6 +274,19 @@ func newLines(in *os.File) *lines { return &lines{in: in, ch: make(chan string)}
 // next returns the next line that is not blank, io.EOF at the end, or the
 // context's error.
 func (l *lines) next(ctx context.Context) (string, error) {
+	select {
+	case line, ok := <-l.lines():
+		if !ok {
+			return "", io.EOF
+		}
+		return line, nil
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+}
+
+// lines is where the lines come that are not blank; it is closed at the end.
+func (l *lines) lines() <-chan string {
 	if !l.once {
 		l.once = true
 		go func() { // ends with standard input, at the latest with the process
@@ -263,13 +300,5 @@ func (l *lines) next(ctx context.Context) (string, error) {
 			}
 		}()
 	}
-	select {
-	case line, ok := <-l.ch:
-		if !ok {
-			return "", io.EOF
-		}
-		return line, nil
-	case <-ctx.Done():
-		return "", ctx.Err()
-	}
+	return l.ch
 }

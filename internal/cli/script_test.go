@@ -44,6 +44,7 @@ func TestScripts(t *testing.T) {
 				env.Setenv(strings.ToUpper(name), filepath.Join(dir, name))
 			}
 			env.Setenv("TMP_SHORT", dir)
+			env.Setenv("UNIQUE", filepath.Base(dir)) // on this machine, for names that others see
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
