@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kithproject/kith/identity"
@@ -34,8 +35,9 @@ type Node struct {
 	id       *identity.Identity
 	store    *registry.Store
 	media    *rendezvous.Racer
-	lan      *lan.Exchange // nil if it is left out
-	dht      *dht.Exchange // nil if it is left out
+	lan      *lan.Exchange  // nil if it is left out
+	dht      *dht.Exchange  // nil if it is left out
+	via      *multicastOnly // nil if the LAN is left out
 	mon      *netmon.Monitor
 	socket   *link.Socket
 	tunnel   *tunnel.Tunnel
@@ -43,6 +45,7 @@ type Node struct {
 	forwards forwards
 	reach    *reach
 	relayed  traffic // of relays that are closed
+	notes    atomic.Pointer[func(from Device, body []byte) bool]
 
 	ctx    context.Context    //nolint:containedctx // ends every goroutine of the node; Close cancels it
 	cancel context.CancelFunc // idempotent
@@ -97,6 +100,7 @@ func (n *Node) open() (err error) {
 	if err := n.openMedia(); err != nil {
 		return err
 	}
+	n.openVia()
 	if err := n.openTunnel(); err != nil {
 		return err
 	}
@@ -248,6 +252,9 @@ func (n *Node) Close() error {
 	var errs []error
 	if n.tunnel != nil {
 		errs = append(errs, n.tunnel.Close())
+	}
+	if n.via != nil {
+		errs = append(errs, n.via.Close())
 	}
 	if n.media != nil {
 		errs = append(errs, n.media.Close())

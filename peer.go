@@ -151,7 +151,7 @@ func (p *peer) open() error {
 	p.channel, err = signaling.Open(p.ctx, signaling.Config{
 		Exchange: p.n.media, Self: p.n.ID(), Joiner: p.rec.Joiner, Chain: p.chain(), Skew: p.rec.Skew,
 		BootID: p.n.bootID, Rand: rand.Reader, Logger: p.n.cfg.Logger, Now: time.Now,
-		Events: p.signalled,
+		Events: p.signalled, Notes: p.n.noteMedium(), TakeNote: p.takeNote,
 	})
 	if err != nil {
 		return err

@@ -53,6 +53,15 @@ type Config struct {
 	// Events is called from the channel's goroutine and must not block or call
 	// the Channel's Close.
 	Events func(Event)
+	// Notes is the medium on which notes and their acknowledgements go out, and
+	// nothing else. Nil: none does. It is used from the first note on; they come in
+	// by Exchange.
+	Notes rendezvous.Exchange
+	// TakeNote takes a note of the other device: each once and in order within one
+	// run of both. It reports whether it did; if not, or if TakeNote is nil, the
+	// note is not acknowledged, and the other device sends it again. It is called
+	// as Events is, with bytes that it may keep.
+	TakeNote func(body []byte) bool
 }
 
 // A Channel is one pair's signaling on all media. It is safe for concurrent use.
@@ -66,11 +75,13 @@ type Channel struct {
 	calls chan func(now time.Time)
 	in    chan arrival
 	out   chan outgoing
+	turn  chan struct{} // holds the right to send a note
 
 	// Of the loop's goroutine:
 	core     core
 	inbound  map[int64]*inbound
 	outbound map[int64]*outbound
+	noteOut  map[int64]*outbound // nil: no note has been sent
 
 	mu      sync.Mutex // guards peerDay
 	peerDay int64
@@ -118,7 +129,7 @@ func Open(ctx context.Context, cfg Config) (*Channel, error) {
 	}
 	c := &Channel{
 		cfg: cfg, role: pairing.Offerer, done: make(chan struct{}), calls: make(chan func(time.Time)),
-		in: make(chan arrival), out: make(chan outgoing, outQueue),
+		in: make(chan arrival), out: make(chan outgoing, outQueue), turn: make(chan struct{}, 1),
 		core: core{self: cfg.BootID}, inbound: make(map[int64]*inbound), outbound: make(map[int64]*outbound),
 	}
 	if cfg.Joiner {
@@ -175,12 +186,6 @@ func (c *Channel) join(now time.Time) error {
 			delete(c.inbound, day)
 		}
 	}
-	for day, out := range c.outbound {
-		if !slices.Contains(speak, day) {
-			out.session.Close()
-			delete(c.outbound, day)
-		}
-	}
 	for _, day := range listen {
 		if c.inbound[day] == nil {
 			if err := c.listen(day); err != nil {
@@ -188,17 +193,13 @@ func (c *Channel) join(now time.Time) error {
 			}
 		}
 	}
-	for _, day := range speak {
-		if c.outbound[day] == nil {
-			if err := c.speak(day); err != nil {
-				return err
-			}
-		}
+	if err := c.speakOn(c.cfg.Exchange, c.outbound, speak); err != nil || c.noteOut == nil {
+		return err
 	}
-	return nil
+	return c.speakOn(c.cfg.Notes, c.noteOut, speak)
 }
 
-func (c *Channel) open(day int64, from pairing.Role, mode rendezvous.Mode) (rendezvous.Session, *wire.Sealer, error) {
+func (c *Channel) open(ex rendezvous.Exchange, day int64, from pairing.Role, mode rendezvous.Mode) (rendezvous.Session, *wire.Sealer, error) {
 	chain, err := c.cfg.Chain.At(day)
 	if err != nil {
 		return nil, nil, err
@@ -208,7 +209,7 @@ func (c *Channel) open(day int64, from pairing.Role, mode rendezvous.Mode) (rend
 	if err != nil {
 		return nil, nil, err
 	}
-	s, err := c.cfg.Exchange.Join(c.ctx, rendezvous.Point{
+	s, err := ex.Join(c.ctx, rendezvous.Point{
 		Topic: chain.Topic(from), Mode: mode, Endpoints: c.cfg.Endpoints, Announce: mode == rendezvous.ReceiveOnly,
 	})
 	if err != nil {
@@ -218,7 +219,7 @@ func (c *Channel) open(day int64, from pairing.Role, mode rendezvous.Mode) (rend
 }
 
 func (c *Channel) listen(day int64) error {
-	s, sealer, err := c.open(day, c.other(), rendezvous.ReceiveOnly)
+	s, sealer, err := c.open(c.cfg.Exchange, day, c.other(), rendezvous.ReceiveOnly)
 	if err != nil {
 		return err
 	}
@@ -248,15 +249,6 @@ func (in *inbound) close() {
 	<-in.done
 }
 
-func (c *Channel) speak(day int64) error {
-	s, sealer, err := c.open(day, c.role, rendezvous.SendOnly)
-	if err != nil {
-		return err
-	}
-	c.outbound[day] = &outbound{session: s, sealer: sealer}
-	return nil
-}
-
 // leave closes all topics, after sender has ended.
 func (c *Channel) leave(sender <-chan struct{}) {
 	for _, in := range c.inbound {
@@ -265,8 +257,10 @@ func (c *Channel) leave(sender <-chan struct{}) {
 	if sender != nil {
 		<-sender
 	}
-	for _, out := range c.outbound {
-		out.session.Close()
+	for _, open := range []map[int64]*outbound{c.outbound, c.noteOut} {
+		for _, out := range open {
+			out.session.Close()
+		}
 	}
 }
 
@@ -286,6 +280,9 @@ func (c *Channel) run() {
 		if at := c.core.at; !at.IsZero() && at.Before(next) {
 			next = at
 		}
+		if n := c.core.notes.out; n != nil && n.at.Before(next) {
+			next = n.at
+		}
 		timer.Reset(max(0, next.Sub(now)))
 		select {
 		case <-c.ctx.Done():
@@ -302,6 +299,9 @@ func (c *Channel) run() {
 		}
 		if c.core.due(now, c.spread()) {
 			c.send(c.core.presence(now))
+		}
+		if c.core.noteDue(now, c.spread()) {
+			c.sendNote(now, c.core.note())
 		}
 	}
 }
@@ -331,13 +331,15 @@ func (c *Channel) publish() {
 	}
 }
 
-func (c *Channel) send(m message) {
+func (c *Channel) send(m message) { c.sendOn(c.outbound, m) }
+
+func (c *Channel) sendOn(open map[int64]*outbound, m message) {
 	f, err := m.encode()
 	if err != nil {
 		c.cfg.Logger.Error("message not encoded", "err", err)
 		return
 	}
-	for _, out := range c.outbound {
+	for _, out := range open {
 		frame, err := out.sealer.Seal(c.cfg.Rand, f)
 		if err != nil {
 			c.cfg.Logger.Error("frame not sealed", "err", err)
@@ -378,6 +380,7 @@ func (c *Channel) receive(now time.Time, a arrival) {
 	if o.answer {
 		c.send(c.core.presence(now))
 	}
+	c.takeNote(now, o)
 }
 
 // call runs f on the loop.

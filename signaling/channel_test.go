@@ -391,6 +391,8 @@ func FuzzDecode(f *testing.F) {
 		{typ: framePresence, boot: BootID{1}, counter: 1, want: true, pres: here("desk")},
 		{typ: frameGoodbye, boot: BootID{1}, counter: 2, echo: BootID{2}},
 		{typ: frameCommit, boot: BootID{1}, counter: 3, body: []byte("body")},
+		{typ: frameNote, boot: BootID{1}, counter: 4, echo: BootID{9}, note: 1, body: []byte("note")},
+		{typ: frameNote, boot: BootID{1}, counter: 5, echo: BootID{9}, ack: 1},
 	} {
 		fr, err := m.encode()
 		if err != nil {
@@ -407,6 +409,12 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("what was read cannot be sent: %v", err)
 		}
 		c := core{self: BootID{9}}
-		c.receive(time.Unix(1_700_000_000, 0), m)
+		sent := c.startNote(time.Unix(1_700_000_000, 0), []byte("ours"))
+		if o := c.receive(time.Unix(1_700_000_000, 0), m); o.note != nil && (len(o.note.body) == 0 || len(o.note.body) > MaxNote) {
+			t.Fatalf("a note of %d bytes", len(o.note.body))
+		}
+		if acked := c.notes.out != sent; acked && (m.typ != frameNote || m.ack == 0 || m.echo != c.self) {
+			t.Fatalf("%+v acknowledged our note", m)
+		}
 	})
 }

@@ -13,7 +13,7 @@ const (
 	slowLimit   = 5 * time.Minute
 	quickFor    = 10 * time.Minute
 	answerGap   = 100 * time.Millisecond // least time between two answers
-	maxRetired  = 16                     // runs of the other side that are known to be over
+	maxRetired  = 256                    // runs of the other side that are known to be over
 	windowWidth = 64                     // counters below the highest that may still come
 )
 
@@ -40,12 +40,17 @@ type core struct {
 	answered time.Time
 	peerDay  int64
 	skew     int64 // peerDay minus ours when it came
+
+	notes notes
 }
 
 // an outcome is what a message leads to.
 type outcome struct {
 	event  *Event
 	answer bool // send a presence now
+
+	note       *message // a note for this device: noteTaken if it is taken
+	noteAnswer BootID   // the run to send a noteAnswer; zero: none
 }
 
 // announce starts to tell the other side a new presence.
@@ -130,6 +135,8 @@ func (c *core) receive(now time.Time, m message) outcome {
 		}
 		c.retire()
 		return outcome{event: &Event{Kind: GoodbyeEvent}}
+	case frameNote:
+		return c.receiveNote(now, m)
 	}
 	return c.receivePresence(now, m)
 }
@@ -143,22 +150,30 @@ func (c *core) receivePresence(now time.Time, m message) outcome {
 		}
 		return outcome{answer: c.announced && c.mayAnswer(now)}
 	}
-	if m.boot != c.peer {
-		c.retire()
-		c.peer, c.seen, c.window = m.boot, 0, 0
-	}
-	if !c.fresh(m.counter) {
+	if !c.proved(m) {
 		return outcome{}
 	}
-	// This run lives. What hinted at another was late or recorded, or it will be
-	// heard again.
-	c.hint = BootID{}
 	c.peerDay, c.skew = m.pres.Day, m.pres.Day-wire.Day(now)
 	if c.announced && !c.confirmed && m.seen >= c.from {
 		c.confirmed, c.at = true, time.Time{}
 	}
 	answer := c.announced && (m.want || c.echoed != m.boot) && c.mayAnswer(now)
 	return outcome{answer: answer, event: &Event{Kind: PresenceEvent, Presence: m.pres}}
+}
+
+// proved takes a message that echoes our run: its own run lives. It reports false
+// if the message has come before.
+func (c *core) proved(m message) bool {
+	if m.boot != c.peer {
+		c.retire()
+		c.peer, c.seen, c.window = m.boot, 0, 0
+	}
+	if !c.fresh(m.counter) {
+		return false
+	}
+	// What hinted at another run was late or recorded, or it will be heard again.
+	c.hint = BootID{}
+	return true
 }
 
 // retire remembers that the other's present run is over.
@@ -171,6 +186,7 @@ func (c *core) retire() {
 		c.retired = c.retired[1:]
 	}
 	c.peer, c.seen, c.window = BootID{}, 0, 0
+	c.notes.taken = 0
 }
 
 // fresh reports whether a counter of the present run comes for the first time.

@@ -10,6 +10,8 @@
 //	               12 NAT behaviour (package link/punch)
 //	0x11 goodbye   1 boot id 8, 2 counter, 4 echo 8
 //	0x12 commit    1 boot id 8, 2 counter, 11 body (package pairing, Commit)
+//	0x13 note      1 boot id 8, 2 counter, 4 echo 8, 11 body 1 to 900,
+//	               14 number, 15 acknowledged
 //
 // A boot id is new at each start of a program, and a counter grows within it. A
 // presence counts only if it echoes the boot id of the receiver's present run:
@@ -19,4 +21,14 @@
 //
 // A Channel repeats its presence until the other side has confirmed it, and is
 // silent after that.
+//
+// # Notes
+//
+// Note carries up to 900 bytes from program to program, on a medium of its own
+// choice (Config.Notes), one note at a time. Notes are numbered from 1 in each run
+// of the sender. One is taken if it echoes the receiver's present run and its number
+// is higher than those taken from the sender's run before; then field 15 of a
+// message without a body says so. A note that echoes another run is answered, too,
+// with no acknowledgement: so its sender learns the run and sends it again at once.
+// A device takes 50 notes a second on average.
 package signaling

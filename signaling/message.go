@@ -17,6 +17,7 @@ const (
 	framePresence = 0x10
 	frameGoodbye  = 0x11
 	frameCommit   = 0x12
+	frameNote     = 0x13
 )
 
 const (
@@ -63,6 +64,8 @@ type message struct {
 	want    bool   // the sender wants an answer
 	pres    Presence
 	body    []byte
+	note    uint64 // number of the note that is the body; 0: none is
+	ack     uint64 // number of the receiver's newest note that was taken
 }
 
 // messageWire is the CBOR form.
@@ -80,6 +83,8 @@ type messageWire struct {
 	Body         []byte          `cbor:"11,keyasint,omitempty"`
 	NAT          []byte          `cbor:"12,keyasint,omitempty"`
 	Nodes        [][]byte        `cbor:"13,keyasint,omitempty"` // each as in candidateWire
+	Note         uint64          `cbor:"14,keyasint,omitempty"`
+	Ack          uint64          `cbor:"15,keyasint,omitempty"`
 }
 
 type candidateWire struct {
@@ -101,7 +106,7 @@ func (m message) encode() (wire.Frame, error) {
 	w := messageWire{
 		Boot: m.boot[:], Counter: m.counter, Day: m.pres.Day, Seen: m.seen, Want: m.want,
 		Name: cut(m.pres.Name, maxName), Version: cut(m.pres.Version, maxVersion), Capabilities: m.pres.Capabilities,
-		Body: m.body, NAT: m.pres.NAT,
+		Body: m.body, NAT: m.pres.NAT, Note: m.note, Ack: m.ack,
 	}
 	if m.echo != (BootID{}) {
 		w.Echo = m.echo[:]
@@ -159,7 +164,7 @@ func cut(s string, size int) string {
 
 // decode reads a frame's body. It errs with ErrMessage.
 func decode(f wire.Frame) (message, error) {
-	if f.Type < framePresence || f.Type > frameCommit {
+	if f.Type < framePresence || f.Type > frameNote {
 		return message{}, ErrMessage
 	}
 	dec, err := decMode()
@@ -169,11 +174,11 @@ func decode(f wire.Frame) (message, error) {
 	var w messageWire
 	if dec.Unmarshal(f.Body, &w) != nil || len(w.Boot) != len(BootID{}) ||
 		(len(w.Echo) != 0 && len(w.Echo) != len(BootID{})) || len(w.Name) > maxName || len(w.Version) > maxVersion ||
-		len(w.Candidates) > MaxCandidates || len(w.Nodes) > maxNodes || len(w.Body) > MaxCommit || len(w.NAT) > maxNAT || w.Day < 0 || w.Day > maxDay {
+		len(w.Candidates) > MaxCandidates || len(w.Nodes) > maxNodes || !w.bodyFits(f.Type) || len(w.NAT) > maxNAT || w.Day < 0 || w.Day > maxDay {
 		return message{}, ErrMessage
 	}
 	m := message{
-		typ: f.Type, boot: BootID(w.Boot), counter: w.Counter, seen: w.Seen, want: w.Want, body: w.Body,
+		typ: f.Type, boot: BootID(w.Boot), counter: w.Counter, seen: w.Seen, want: w.Want, body: w.Body, note: w.Note, ack: w.Ack,
 		pres: Presence{BootID: BootID(w.Boot), Day: w.Day, Name: w.Name, Version: w.Version, Capabilities: w.Capabilities, NAT: w.NAT},
 	}
 	if len(w.Echo) > 0 {
@@ -191,6 +196,14 @@ func decode(f wire.Frame) (message, error) {
 		}
 	}
 	return m, nil
+}
+
+// bodyFits reports whether the body is one that a type may have.
+func (w *messageWire) bodyFits(typ byte) bool {
+	if typ == frameNote {
+		return len(w.Body) <= MaxNote && (w.Note == 0) == (len(w.Body) == 0)
+	}
+	return len(w.Body) <= MaxCommit
 }
 
 // usable reports whether an address may be probed: a device must not make

@@ -81,6 +81,7 @@ type Service struct {
 	readers  map[string]map[*Reader]struct{}
 	shown    map[string]*idSet
 	outgoing map[string]*outgoing
+	pending  map[string]pending // lines of which parts have come as notes
 }
 
 // outgoing is the connection on which lines to one device go, one at a time.
@@ -106,7 +107,7 @@ func New(cfg Config) *Service {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Service{
 		cfg: cfg, cancel: cancel, unread: make(map[string][]Message), readers: make(map[string]map[*Reader]struct{}),
-		shown: make(map[string]*idSet), outgoing: make(map[string]*outgoing),
+		shown: make(map[string]*idSet), outgoing: make(map[string]*outgoing), pending: make(map[string]pending),
 	}
 	s.wg.Go(func() { s.accept(ctx) })
 	return s
@@ -205,6 +206,10 @@ func (s *Service) first(peer, id string) bool {
 func (s *Service) deliver(m Message) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.deliverLocked(m)
+}
+
+func (s *Service) deliverLocked(m Message) {
 	if len(s.readers[m.Peer]) == 0 {
 		q := append(s.unread[m.Peer], m)
 		s.unread[m.Peer] = q[max(0, len(q)-MaxUnread):]

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kithproject/kith"
 	"github.com/kithproject/kith/internal/control"
 )
 
@@ -18,6 +19,7 @@ func (e *env) chatCommand() *cobra.Command {
 		asJSON bool
 		wait   time.Duration
 		stay   bool
+		via    string
 	)
 	cmd := &cobra.Command{
 		Use:   "chat DEVICE",
@@ -28,26 +30,46 @@ as sent when the other device has it.
 
 On a terminal it ends with Ctrl-D. When standard input is not a terminal it ends
 at the end of the input, unless --stay is given.
+
+With --via multicast lines go by multicast of this network segment alone, with no
+connection between the two: also where the network lets no unicast through. Devices
+that are not on the segment are not reached. Lines that come are shown whichever way
+they took.
 ` + exitHelp,
-		Example: "  kith chat laptop\n  echo done | kith chat laptop",
+		Example: "  kith chat laptop\n  echo done | kith chat laptop\n  kith chat --via multicast laptop",
 		Args:    exactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return e.chat(cmd.Context(), args[0], wait, asJSON, stay)
+			switch via {
+			case "tunnel":
+				via = ""
+			case kith.ViaMulticast:
+				if !cmd.Flags().Changed("wait") {
+					wait = multicastWait
+				}
+			default:
+				return usage(fmt.Sprintf("--via takes tunnel or multicast, not %q", via), "kith chat --help")
+			}
+			return e.chat(cmd.Context(), control.Request{Op: control.OpChat, Device: args[0], Wait: wait, Via: via}, asJSON, stay)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON object per line, sent and received")
 	cmd.Flags().BoolVar(&stay, "stay", false, "go on receiving at the end of the input, until interrupted")
-	cmd.Flags().DurationVar(&wait, "wait", 15*time.Second, "how `long` to wait for the device when sending")
+	cmd.Flags().DurationVar(&wait, "wait", 15*time.Second, "how `long` to wait for the device when sending; 10s by multicast, unless given")
+	cmd.Flags().StringVar(&via, "via", "tunnel", "the `way` that lines are sent: tunnel or multicast")
 	return cmd
 }
 
-func (e *env) chat(ctx context.Context, device string, wait time.Duration, asJSON, stay bool) error {
+// multicastWait is how long a line by multicast may take to be acknowledged. It is
+// one network segment: what is there answers in milliseconds, or after some losses.
+const multicastWait = 10 * time.Second
+
+func (e *env) chat(ctx context.Context, req control.Request, asJSON, stay bool) error {
 	c, end, err := e.client(ctx)
 	if err != nil {
 		return err
 	}
 	defer end()
-	call, err := c.Call(ctx, control.Request{Op: control.OpChat, Device: device, Wait: wait})
+	call, err := c.Call(ctx, req)
 	if err != nil {
 		return err
 	}

@@ -69,6 +69,7 @@ type Request struct {
 	Offline  bool          `json:"offline,omitempty"`  // offer, join: notes are carried by hand
 	Hub      string        `json:"hub,omitempty"`      // use-hub: its whole address; never in a log
 	Hidden   bool          `json:"hidden,omitempty"`   // offer, join: not announced on the LAN
+	Via      string        `json:"via,omitempty"`      // chat: a medium of Node.NoteVia; empty: the tunnel
 	Wait     time.Duration `json:"wait,omitempty"`     // how long to wait for the device, nanoseconds
 
 	Endpoints []netip.AddrPort `json:"endpoints,omitempty"` // offer, join: where the other device may be

@@ -61,6 +61,7 @@ func NewServer(node *kith.Node, log *slog.Logger) (*Server, error) {
 		},
 		Logger: log,
 	})
+	node.HandleNotes(func(from kith.Device, body []byte) bool { return s.chat.TakeNote(from.ID.String(), body) })
 	return s, nil
 }
 
@@ -72,6 +73,7 @@ func (s *Server) Close() error {
 	s.mu.Unlock()
 	s.cancel()
 	s.wg.Wait()
+	s.node.HandleNotes(nil)
 	return s.chat.Close()
 }
 
@@ -346,7 +348,7 @@ func (s *Server) converse(st *stream, req Request, wait time.Duration) (Reply, e
 			return Reply{}, nil
 		}
 		sctx, sent := context.WithTimeout(ctx, wait)
-		m, err := s.chat.Send(sctx, d.ID.String(), in.Text)
+		m, err := s.sendLine(sctx, d.ID.String(), req.Via, in.Text)
 		sent()
 		r := Reply{Chat: &m}
 		if err != nil {
@@ -359,11 +361,22 @@ func (s *Server) converse(st *stream, req Request, wait time.Duration) (Reply, e
 	return Reply{}, errTaken
 }
 
+// sendLine sends a line of chat, through the tunnel or as notes.
+func (s *Server) sendLine(ctx context.Context, peer, via, text string) (chat.Message, error) {
+	if via == "" {
+		return s.chat.Send(ctx, peer, text)
+	}
+	return s.chat.SendNotes(ctx, peer, text, func(ctx context.Context, note []byte) error {
+		return s.node.NoteVia(ctx, peer, via, note)
+	})
+}
+
 // explain turns an error into what a person can act on.
 func explain(err error) *Error {
 	var (
 		done         *Error
 		notConnected *kith.NotConnectedError
+		noAnswer     *kith.NoAnswerError
 		pair         *kith.PairError
 		parse        *code.ParseError
 		ambiguous    *registry.AmbiguousError
@@ -374,6 +387,9 @@ func explain(err error) *Error {
 	case errors.As(err, &notConnected):
 		return &Error{Kind: KindNotConnected, Text: notConnected.Device.Name + " is not connected: " + notConnected.Device.Looking,
 			Hint: "is kith up running there, and are both devices on one network or on a common broker?"}
+	case errors.As(err, &noAnswer):
+		return &Error{Kind: KindNotConnected, Text: noAnswer.Error(),
+			Hint: "is kith up running there, on this network segment? The line may have arrived all the same"}
 	case errors.As(err, &pair):
 		return explainPair(pair)
 	case errors.As(err, &parse):
