@@ -183,6 +183,9 @@ func (c *Channel) Note(ctx context.Context, body []byte) error {
 	case <-c.done:
 		return fmt.Errorf("signaling: note: %w", net.ErrClosed)
 	}
+	if n == nil && c.ctx.Err() != nil {
+		return fmt.Errorf("signaling: note: %w", net.ErrClosed)
+	}
 	if n == nil {
 		return failed
 	}
