@@ -188,6 +188,15 @@ func TestNoteIsNotAcknowledgedUntilTaken(t *testing.T) {
 		if after := len(n.Recorded()); after != before {
 			t.Errorf("%d frames of a note that was given up", after-before)
 		}
+		open <- struct{}{}
+		for _, f := range n.Recorded() { // what was given up does not come late
+			n.Inject(f.Topic, f.Frame)
+		}
+		synctest.Wait()
+		if got := b.taken(); len(got) != 0 {
+			t.Errorf("a replay of what was given up gave %q", got)
+		}
+		<-open
 		go func() {
 			time.Sleep(3 * time.Second)
 			open <- struct{}{}
