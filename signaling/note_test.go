@@ -194,7 +194,7 @@ func TestNoteIsNotAcknowledgedUntilTaken(t *testing.T) {
 		}
 		synctest.Wait()
 		if got := b.taken(); len(got) != 0 {
-			t.Errorf("a replay of what was given up gave %q", got)
+			t.Fatalf("a replay of what was given up gave %q", got)
 		}
 		<-open
 		go func() {
