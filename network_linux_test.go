@@ -42,6 +42,8 @@ type station struct {
 	home string
 	kith string
 	up   *nettest.Process
+
+	hiding []string // flags of pair and join
 }
 
 func newStation(t *testing.T, h *nettest.Host) *station {
@@ -86,7 +88,7 @@ func (s *station) daemon(ctx context.Context) {
 // offer shows a code and returns it.
 func (s *station) offer(ctx context.Context, form string) (code string, p *nettest.Process) {
 	s.t.Helper()
-	p = s.start("pair", "--yes", "--json", "--"+form)
+	p = s.start(append([]string{"pair", "--yes", "--json", "--" + form}, s.hiding...)...)
 	line := p.Await(ctx, `"event":"code"`)
 	var ev struct{ Words, URI string }
 	if err := json.Unmarshal([]byte(line), &ev); err != nil {
@@ -101,7 +103,7 @@ func (s *station) offer(ctx context.Context, form string) (code string, p *nette
 // join enters a code and returns the exit status and what was said.
 func (s *station) join(ctx context.Context, code string) (int, string) {
 	s.t.Helper()
-	cmd := s.host.Command(ctx, s.kith, s.args("join", "--yes")...)
+	cmd := s.host.Command(ctx, s.kith, s.args(append([]string{"join", "--yes"}, s.hiding...)...)...)
 	cmd.Stdin = strings.NewReader(code + "\n")
 	out, err := cmd.CombinedOutput()
 	if cmd.ProcessState == nil {
@@ -313,6 +315,7 @@ func TestNetworkEve(t *testing.T) {
 	hb := lab.Host("laptoptop").Attach(sw, "10.0.0.2/24")
 	eve := newStation(t, lab.Host("eve").Attach(sw, "10.0.0.3/24"))
 	a, b := newStation(t, ha), newStation(t, hb)
+	a.hiding, b.hiding = []string{"--hidden"}, []string{"--hidden"}
 	a.daemon(ctx)
 	b.daemon(ctx)
 
