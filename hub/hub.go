@@ -9,12 +9,14 @@
 // over TLS pass a firewall that lets only TCP port 443 through. The UDP port
 // answers STUN and carries TURN; a second UDP port, and a second address if there
 // is one, answer STUN alone, for clients that want to know how their NAT maps and
-// filters (RFC 5780).
+// filters (RFC 5780). As a node of a DHT or of a Waku network it has a port more for
+// each; Waku is also told apart at the main one.
 //
 // Nobody gets anything for free: the broker and the relay need the access secret
 // of the address (package hubaddr), topics and sizes are restricted to what kith
 // sends, every queue, rate and count is bounded, and the relay refuses to send
-// into private networks.
+// into private networks. The DHT and Waku are open to all, as they are everywhere;
+// what one client may do there is bounded too.
 //
 // Open starts it, Close stops it and waits.
 package hub
@@ -36,6 +38,7 @@ import (
 
 	"github.com/kithproject/kith/hub/hubaddr"
 	"github.com/kithproject/kith/rendezvous/dht"
+	"github.com/kithproject/kith/rendezvous/waku"
 )
 
 // Defaults of Config.
@@ -111,6 +114,14 @@ type Config struct {
 	// DHTBootstrap are other nodes (host:port); default those of Mainline, or none
 	// for a private table.
 	DHTBootstrap []string
+	// Waku makes the hub a node of kith's own Waku network, for whoever wants to use
+	// it, at WakuPort and at the port of Listen, there also over WebSocket.
+	Waku bool
+	// WakuPort is its TCP port number; 0 picks one. Devices look at DefaultWakuPort.
+	WakuPort uint16
+	// WakuPeers are multiaddrs of at most 8 other nodes, whose messages it passes on,
+	// and they its own: /dns4/HOST/tcp/60000/p2p/ID. One of two needs to name the other.
+	WakuPeers []string
 	// Metrics is the host:port of an HTTP listener with Prometheus text at
 	// /metrics; default none.
 	Metrics string
@@ -170,11 +181,14 @@ type Hub struct {
 	dht     *dht.Node // nil if it has none
 	web     *web
 	turn    *turnServer
+	waku    *waku.Service // nil if it is no node
 	metrics *http.Server
 	wg      sync.WaitGroup
 	once    sync.Once
 	err     error
 	failed  chan error
+
+	wakuPort uint16
 }
 
 // Open starts a hub. It errs with ErrConfig, with ErrListen if a port cannot be
@@ -208,7 +222,7 @@ func Open(ctx context.Context, cfg Config) (*Hub, error) {
 	h.socks = local
 	h.addr.Port, h.addr.AltPort = local.port, local.altPort
 	h.addr.Access, h.addr.Pin = st.access(), pin
-	if err := h.start(ctx, cert); err != nil {
+	if err := h.start(ctx, cert, st.wakuSeed()); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
 	if err := st.saveSettings(settings{Host: h.addr.Host, Port: h.addr.Port, AltPort: h.addr.AltPort, Pin: hex.EncodeToString(pin[:])}); err != nil {
@@ -219,14 +233,14 @@ func Open(ctx context.Context, cfg Config) (*Hub, error) {
 }
 
 // start builds the servers on the sockets that bindAll made.
-func (h *Hub) start(ctx context.Context, cert tls.Certificate) (err error) {
+func (h *Hub) start(ctx context.Context, cert tls.Certificate, wakuSeed [32]byte) (err error) {
 	h.m = newMeters()
 	h.socks.m = h.m
 	h.mux = newMux(h.cfg, h.m, serverTLS(cert))
 	if h.broker, err = newBroker(h.m, h.log, h.addr.MQTTPassword()); err != nil {
 		return err
 	}
-	h.web = newWeb(h.broker, h.m, h.socks.tcp.Addr())
+	h.web = newWeb(h.broker, h.m, h.mux, h.socks.tcp.Addr())
 	relayIP, err := h.relayIP(ctx)
 	if err != nil {
 		return err
@@ -239,16 +253,16 @@ func (h *Hub) start(ctx context.Context, cert tls.Certificate) (err error) {
 	if err := h.startDHT(); err != nil {
 		return err
 	}
+	if err := h.startWaku(ctx, wakuSeed); err != nil {
+		return err
+	}
 	if err := h.startMetrics(ctx); err != nil {
 		return err
 	}
 	h.wg.Go(h.web.serve)
 	h.wg.Go(func() {
 		if err := h.mux.serve(h.socks.tcp); err != nil {
-			select {
-			case h.failed <- fmt.Errorf("hub: accepting connections: %w", err):
-			default:
-			}
+			h.fail(fmt.Errorf("hub: accepting connections: %w", err))
 		}
 	})
 	for _, s := range h.socks.alternates() {
@@ -369,6 +383,9 @@ func (h *Hub) close() error {
 		h.mux.stop(time.Now().Add(closeGrace))
 	}
 	try(h.socks.tcp.Close())
+	if h.waku != nil {
+		try(h.waku.Close())
+	}
 	if h.web != nil {
 		try(h.web.close())
 	}

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/kithproject/kith/rendezvous/waku"
 )
 
 const (
@@ -27,6 +29,7 @@ type mux struct {
 	broker *broker
 	web    *web
 	turn   *turnServer
+	waku   *waku.Service // nil if the hub is no node
 
 	max, perIP int
 	wg         sync.WaitGroup
@@ -197,7 +200,13 @@ func (x *mux) handle(c *tcpConn) {
 	}
 	// For its first message the client has as long again.
 	_ = c.SetReadDeadline(time.Now().Add(sniffTimeout))
+	if p == protoWaku && x.waku == nil {
+		p = protoUnknown
+	}
 	switch p {
+	case protoWaku:
+		x.m.connect("waku", via)
+		x.serveWaku(s)
 	case protoMQTT:
 		x.m.connect("mqtt", via)
 		x.broker.serve(s)

@@ -20,13 +20,14 @@ import (
 func TestSniff(t *testing.T) {
 	for head, want := range map[string]protocol{
 		"\x16\x03\x01": protoTLS, "\x10": protoMQTT, "\x00\x01": protoSTUN, "\x03": protoSTUN, "GET ": protoHTTP,
+		"\x13/mu": protoWaku, "\x13/mq": protoUnknown, "\x13\x00": protoUnknown,
 		"\x04": protoUnknown, "POST": protoUnknown, "GEX ": protoUnknown, "\x80": protoUnknown, "SSH-": protoUnknown, "\x20": protoUnknown,
 	} {
 		if got, more := sniff([]byte(head)); got != want || more != 0 {
 			t.Errorf("%q: %v, %d more", head, got, more)
 		}
 	}
-	for head, want := range map[string]int{"": 1, "G": 3, "GE": 2, "GET": 1} {
+	for head, want := range map[string]int{"": 1, "G": 3, "GE": 2, "GET": 1, "\x13": 3, "\x13/m": 1} {
 		if got, more := sniff([]byte(head)); got != protoUnknown || more != want {
 			t.Errorf("%q: %v, %d more, want %d", head, got, more, want)
 		}
@@ -44,7 +45,7 @@ func (c readConn) Read(p []byte) (int, error) { return c.Reader.Read(p) }
 // FuzzSniff holds that the sniffer never looks at more than it says, and that
 // what it looked at is read again, however the bytes come in.
 func FuzzSniff(f *testing.F) {
-	for _, s := range []string{"", "\x16\x03\x01\x02", "\x10\x0c\x00\x04MQTT", "\x00\x01\x00\x00\x21\x12\xa4\x42", "GET / HTTP/1.1\r\n\r\n", "GEG", "\xff"} {
+	for _, s := range []string{"", "\x16\x03\x01\x02", "\x10\x0c\x00\x04MQTT", "\x00\x01\x00\x00\x21\x12\xa4\x42", "GET / HTTP/1.1\r\n\r\n", "GEG", "\x13/multistream/1.0.0\n", "\xff"} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -58,7 +59,7 @@ func FuzzSniff(f *testing.F) {
 				t.Errorf("%q: %v and %v", data, first, p)
 			}
 			if p == protoTLS && data[0] != 0x16 || p == protoMQTT && data[0] != 0x10 || p == protoSTUN && data[0] > 3 ||
-				p == protoHTTP && !bytes.HasPrefix(data, []byte("GET ")) {
+				p == protoHTTP && !bytes.HasPrefix(data, []byte("GET ")) || p == protoWaku && !bytes.HasPrefix(data, []byte("\x13/mu")) {
 				t.Errorf("%q is taken for %v", data, p)
 			}
 			if rest, err := io.ReadAll(s); err != nil || !bytes.Equal(rest, data) {

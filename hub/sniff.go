@@ -4,6 +4,8 @@ import (
 	"io"
 	"net"
 	"time"
+
+	"github.com/kithproject/kith/rendezvous/waku"
 )
 
 const (
@@ -21,6 +23,7 @@ const (
 	protoMQTT
 	protoSTUN
 	protoHTTP
+	protoWaku
 	protoSilent // nothing came in time
 	protoBusy   // too many are waited for already
 )
@@ -39,17 +42,23 @@ func sniff(head []byte) (p protocol, more int) {
 	case b <= 0x03: // STUN request, the first two bits zero (RFC 8489 section 5)
 		return protoSTUN, 0
 	case b == 'G':
-		const get = "GET "
-		n := min(len(head), len(get))
-		if string(head[:n]) != get[:n] {
-			return protoUnknown, 0
-		}
-		if n < len(get) {
-			return protoUnknown, len(get) - n
-		}
-		return protoHTTP, 0
+		return begins(head, "GET ", protoHTTP)
+	case b == waku.Preface[0]:
+		return begins(head, waku.Preface[:sniffSize], protoWaku)
 	}
 	return protoUnknown, 0
+}
+
+// begins tells a protocol whose first bytes are text.
+func begins(head []byte, text string, is protocol) (p protocol, more int) {
+	n := min(len(head), len(text))
+	if string(head[:n]) != text[:n] {
+		return protoUnknown, 0
+	}
+	if n < len(text) {
+		return protoUnknown, len(text) - n
+	}
+	return is, 0
 }
 
 // stream is a connection whose first bytes were looked at.

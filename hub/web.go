@@ -12,6 +12,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/kithproject/kith/hub/hubaddr"
+	"github.com/kithproject/kith/rendezvous/waku"
 )
 
 const (
@@ -19,23 +20,26 @@ const (
 	maxWSMessage = 8 << 10 // bytes of a WebSocket message
 )
 
-// web serves HTTP: /healthz, and MQTT over WebSocket.
+// web serves HTTP: /healthz, and MQTT and Waku over WebSocket.
 type web struct {
 	ln     *handoff
 	srv    *http.Server
 	broker *broker
+	waku   *waku.Service // nil if the hub is no node
 	m      *meters
 }
 
 type connKey struct{}
 
-func newWeb(b *broker, m *meters, addr net.Addr) *web {
+func newWeb(b *broker, m *meters, x *mux, addr net.Addr) *web {
 	w := &web{ln: newHandoff(addr), broker: b, m: m}
 	handler := http.NewServeMux()
 	handler.HandleFunc("GET /healthz", func(rw http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(rw, "ok\n") // nobody to tell if the client is gone
 	})
 	handler.HandleFunc("GET "+hubaddr.MQTTPath, w.mqtt)
+	handler.HandleFunc("GET /{$}", w.serveWaku(x))
+	handler.HandleFunc("GET "+WakuPath, w.serveWaku(x))
 	w.srv = &http.Server{
 		Handler: handler, ReadTimeout: sniffTimeout, WriteTimeout: sniffTimeout, MaxHeaderBytes: maxHeader, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },

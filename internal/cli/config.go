@@ -33,6 +33,12 @@ type settings struct {
 	Loopback bool     `json:"loopback,omitempty"`
 	MQTT     []broker `json:"mqtt,omitempty"`
 
+	NoWaku      bool     `json:"no_waku,omitempty"` // the nodes are kept, and left alone
+	Waku        []string `json:"waku,omitempty"`    // multiaddrs
+	WakuCluster uint16   `json:"waku_cluster,omitempty"`
+	WakuShards  uint16   `json:"waku_shards,omitempty"`
+	WakuShard   uint16   `json:"waku_shard,omitempty"`
+
 	Hubs          []string     `json:"hubs,omitempty"` // whole addresses, with their secrets
 	STUN          []string     `json:"stun,omitempty"` // host:port
 	TURN          []turnServer `json:"turn,omitempty"`
@@ -155,7 +161,7 @@ start; a new hub at once.
 		e.settingCommand("portmap on|off", "Whether to ask the router for a port (PCP, NAT-PMP, UPnP)", func(s *settings, v string) error {
 			return onOff(v, func(on bool) { s.NoPortMapping = !on })
 		}),
-		e.rendezvousCommand(), e.dhtCommand(), e.mqttCommand(), e.hubSettingCommand(), e.stunCommand(), e.turnCommand(),
+		e.rendezvousCommand(), e.dhtCommand(), e.mqttCommand(), e.wakuCommand(), e.hubSettingCommand(), e.stunCommand(), e.turnCommand(),
 	)
 	return cmd
 }

@@ -43,6 +43,7 @@ them, and connect through it where there is no direct way. It never has their ke
 Everything is on one port for TCP and UDP, 443 by default, so that it can be
 reached from networks that let only the web through. The next UDP port answers
 questions about NATs, and a third one is a way into the distributed hash table.
+With --waku it is also a node of a Waku network, which is open to everybody.
 
 Whoever has the address may use the hub. It is printed at the start and by kith
 hub address. Where ports below 1024 need a right: kith hub --systemd prints a
@@ -62,6 +63,9 @@ unit that grants it and nothing else.
 	fl.StringVar(&f.dht, "dht", string(hub.DHTMainline), "be a node of the distributed hash table: mainline, private or off")
 	fl.Uint16Var(&f.cfg.DHTPort, "dht-port", hubaddr.DHTPort, "its UDP `port`; devices look for it at this one")
 	fl.StringVar(&f.dhtOthers, "dht-bootstrap", "", "other nodes of it, `HOST:PORT`, separated by commas")
+	fl.BoolVar(&f.cfg.Waku, "waku", false, "be a node of a Waku network, at a TCP port of its own and the main one")
+	fl.Uint16Var(&f.cfg.WakuPort, "waku-port", hub.DefaultWakuPort, "its own TCP `port` for that (0: any)")
+	fl.StringArrayVar(&f.cfg.WakuPeers, "waku-peer", nil, "another node that it exchanges messages with, a `MULTIADDR`; may be given up to 8 times")
 	fl.IntVar(&f.cfg.AltPort, "alt-port", 0, "second UDP `port` (default: the next one; -1: none)")
 	fl.StringVar(&f.altIP, "alt-ip", "", "second IP `address` of this machine, to tell devices more about their NAT")
 	fl.StringVar(&f.relayIP, "relay-ip", "", "public IP `address` that relayed packets come from (default: that of --host)")
@@ -140,6 +144,9 @@ func (f *hubFlags) config() (cfg hub.Config, err error) {
 	if f.dhtOthers != "" {
 		cfg.DHTBootstrap = strings.Split(f.dhtOthers, ",")
 	}
+	if len(cfg.WakuPeers) > 0 && !cfg.Waku {
+		return cfg, usage("--waku-peer is of use with --waku only", "")
+	}
 	from, to, ok := strings.Cut(f.relayPorts, "-")
 	first, err1 := strconv.ParseUint(from, 10, 16)
 	last, err2 := strconv.ParseUint(to, 10, 16)
@@ -173,6 +180,7 @@ func (e *env) hub(ctx context.Context, f *hubFlags) error {
 // hubHello says what listens where.
 func (e *env) hubHello(h *hub.Hub, cfg hub.Config, asJSON bool) error {
 	a := h.Address()
+	wakuAddr, wakuPort := h.WakuAddress()
 	relays := make([]string, 0, 2)
 	for _, ip := range h.RelayIPs() {
 		relays = append(relays, ip.String())
@@ -188,7 +196,9 @@ func (e *env) hubHello(h *hub.Hub, cfg hub.Config, asJSON bool) error {
 			RelayPorts string   `json:"relay_ports"`
 			Metrics    string   `json:"metrics,omitempty"`
 			DHTPort    uint16   `json:"dht_port,omitempty"`
-		}{"hub", a.Text(), a.Host, a.Port, a.AltPort, relays, fmt.Sprintf("%d-%d", cfg.RelayMin, cfg.RelayMax), h.MetricsAddr(), h.DHTAddr().Port()})
+			Waku       string   `json:"waku,omitempty"` // a multiaddr
+			WakuPort   uint16   `json:"waku_port,omitempty"`
+		}{"hub", a.Text(), a.Host, a.Port, a.AltPort, relays, fmt.Sprintf("%d-%d", cfg.RelayMin, cfg.RelayMax), h.MetricsAddr(), h.DHTAddr().Port(), wakuAddr, wakuPort})
 	}
 	var b strings.Builder
 	line := func(name, format string, args ...any) {
@@ -206,6 +216,10 @@ func (e *env) hubHello(h *hub.Hub, cfg hub.Config, asJSON bool) error {
 		line(fmt.Sprintf("UDP %d", d.Port()), "DHT (%s)", cfg.DHT)
 	} else if cfg.DHT != hub.DHTOff {
 		line("note", "no DHT: UDP port %d is taken (--dht-port, --dht off)", cfg.DHTPort)
+	}
+	if wakuAddr != "" {
+		line(fmt.Sprintf("TCP %d", wakuPort), "Waku; also at TCP %d, there over WebSocket too", a.Port)
+		line("waku", "%s", wakuAddr)
 	}
 	line("relays", "from %s, UDP ports %d-%d", strings.Join(relays, " and "), cfg.RelayMin, cfg.RelayMax)
 	if m := h.MetricsAddr(); m != "" {
@@ -230,7 +244,7 @@ func hubError(err error) error {
 	case errors.Is(err, hub.ErrListen) && errors.Is(err, fs.ErrPermission):
 		return told(control.KindOther, "ports below 1024 need a right: kith hub --systemd grants it, or choose another port with --listen :8443")
 	case errors.Is(err, hub.ErrListen) && errors.Is(err, syscall.EADDRINUSE):
-		return told(control.KindOther, "another program, perhaps another hub, has the port: choose another with --listen and --alt-port")
+		return told(control.KindOther, "another program, perhaps another hub, has the port: choose another with --listen, --alt-port or --waku-port")
 	case errors.Is(err, hub.ErrListen):
 		return told(control.KindOther, "choose an address of this machine with --listen")
 	case errors.Is(err, hub.ErrConfig), errors.Is(err, hubaddr.ErrAddress):
@@ -255,10 +269,18 @@ func (e *env) hubUnit(cmd *cobra.Command) error {
 	for _, name := range []string{
 		"listen", "host", "alt-port", "alt-ip", "relay-ip", "relay-ports", "allow-private", "tls-cert", "tls-key", "bandwidth",
 		"max-conns", "max-conns-per-ip", "max-relays", "max-relays-per-client", "max-relays-per-ip", "metrics",
-		"dht", "dht-port", "dht-bootstrap",
+		"dht", "dht-port", "dht-bootstrap", "waku", "waku-port", "waku-peer",
 	} {
-		if fl := cmd.Flags().Lookup(name); fl.Changed {
-			args = append(args, systemdQuote("--"+name+"="+fl.Value.String()))
+		fl := cmd.Flags().Lookup(name)
+		if !fl.Changed {
+			continue
+		}
+		values := []string{fl.Value.String()}
+		if many, ok := fl.Value.(interface{ GetSlice() []string }); ok {
+			values = many.GetSlice()
+		}
+		for _, v := range values {
+			args = append(args, systemdQuote("--"+name+"="+v))
 		}
 	}
 	files := strconv.Itoa(2 * (hub.DefaultMaxConns + hub.DefaultMaxAllocations))

@@ -34,6 +34,9 @@ func (s settings) reach(cfg *kith.Config) error {
 		cfg.Hubs = append(cfg.Hubs, a)
 	}
 	cfg.STUN = s.STUN
+	if !s.NoWaku {
+		cfg.Waku, cfg.WakuNetwork = s.Waku, s.wakuNetwork()
+	}
 	for _, t := range s.TURN {
 		cfg.TURN = append(cfg.TURN, kith.TURNServer{URL: t.URL, User: t.User, Password: t.Password, Secret: t.Secret})
 	}

@@ -11,7 +11,7 @@ import (
 
 // drivers are the media that can be turned off, with their settings.
 func (s *settings) drivers() map[string]*bool {
-	return map[string]*bool{"lan": &s.NoLAN, "dht": &s.NoDHT, "mqtt": &s.NoMQTT}
+	return map[string]*bool{"lan": &s.NoLAN, "dht": &s.NoDHT, "mqtt": &s.NoMQTT, "waku": &s.NoWaku}
 }
 
 func (e *env) rendezvousCommand() *cobra.Command {
@@ -24,6 +24,7 @@ once, and the first that works wins.
   lan    multicast and mDNS on the local networks (on)
   dht    the distributed hash table of BitTorrent, or one of your own (on)
   mqtt   the brokers of kith config mqtt (on if there are any)
+  waku   the nodes of kith config waku (on if there are any)
 
 Hubs are added and removed with kith config hub.
 ` + exitHelp,
@@ -41,7 +42,7 @@ Hubs are added and removed with kith config hub.
 			return e.configure(cmd.Context(), func(s *settings) error {
 				left := s.drivers()[args[0]]
 				if left == nil {
-					return usage(fmt.Sprintf("%q is no medium that can be turned on and off", args[0]), "lan, dht and mqtt are; a hub: kith config hub")
+					return usage(fmt.Sprintf("%q is no medium that can be turned on and off", args[0]), "lan, dht, mqtt and waku are; a hub: kith config hub")
 				}
 				return onOff(args[1], func(on bool) { *left = !on })
 			})
@@ -71,6 +72,7 @@ func (e *env) showDrivers() error {
 	fmt.Fprintf(e.out, "lan   %-3s\n", state(s.NoLAN))
 	fmt.Fprintf(e.out, "dht   %-3s  %s\n", state(s.NoDHT), table)
 	fmt.Fprintf(e.out, "mqtt  %-3s  %d brokers\n", state(s.NoMQTT || len(s.MQTT) == 0), len(s.MQTT))
+	fmt.Fprintf(e.out, "waku  %-3s  %d nodes\n", state(s.NoWaku || len(s.Waku) == 0), len(s.Waku))
 	_, err = fmt.Fprintf(e.out, "hub   %-3s  %d hubs\n", state(len(s.Hubs) == 0), len(s.Hubs))
 	return err
 }

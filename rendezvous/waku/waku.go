@@ -140,6 +140,16 @@ func CheckAddress(node string) error {
 	return err
 }
 
+// CheckNodes errs with ErrConfig if these cannot be Config.Nodes and Config.Network,
+// for example because they are too many. No node is needed here.
+func CheckNodes(nodes []string, n Network) error {
+	if err := n.withDefaults().check(); err != nil {
+		return err
+	}
+	_, err := parseAddresses(nodes)
+	return err
+}
+
 // Name returns "waku".
 func (e *Exchange) Name() string { return "waku" }
 

@@ -1,0 +1,190 @@
+package hub
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kithproject/kith/rendezvous"
+	"github.com/kithproject/kith/rendezvous/waku"
+)
+
+// wakuSession is a light client at one node, which has joined a topic.
+func wakuSession(ctx context.Context, t *testing.T, node string, topic rendezvous.Topic) rendezvous.Session {
+	t.Helper()
+	ex, err := waku.New(waku.Config{Nodes: []string{node}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ex.Close() })
+	await(t, "the client at "+node, func() bool { return ex.Health().Ready })
+	s, err := ex.Join(ctx, rendezvous.Point{Topic: topic})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// passes publishes a frame until it arrives.
+func passes(ctx context.Context, t *testing.T, from, to rendezvous.Session, fill byte) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, testLimit)
+	defer cancel()
+	frame := bytes.Repeat([]byte{fill}, rendezvous.FrameSize)
+	came := make(chan error, 1)
+	go func() {
+		for {
+			m, err := to.Receive(ctx)
+			if err != nil || bytes.Equal(m.Frame, frame) {
+				came <- err
+				return
+			}
+		}
+	}()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if err := from.Publish(ctx, frame); err != nil && !errors.Is(err, rendezvous.ErrUnreachable) {
+			t.Fatal(err)
+		}
+		select {
+		case err := <-came:
+			if err != nil {
+				t.Fatalf("the frame %x did not come: %v", fill, err)
+			}
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func withWaku(peers ...string) func(*Config) {
+	return func(cfg *Config) { cfg.Waku, cfg.WakuPeers = true, peers }
+}
+
+// TestWakuNetwork has two hubs of which one names the other, and a device at each.
+func TestWakuNetwork(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	first := open(t, withWaku())
+	at, _ := first.WakuAddress()
+	second := open(t, withWaku(at))
+	other, _ := second.WakuAddress()
+	await(t, "the hubs know each other", func() bool { return metric(second, "kith_hub_waku_peers") == 1 })
+	topic := rendezvous.Topic{1, 2, 3}
+	a, b := wakuSession(ctx, t, at, topic), wakuSession(ctx, t, other, topic)
+	passes(ctx, t, a, b, 0xa1)
+	passes(ctx, t, b, a, 0xb2)
+	for _, h := range []*Hub{first, second} {
+		for _, name := range []string{"received_total", "pushed_total", "clients", "stored", "subscriptions"} {
+			await(t, name+" is counted", func() bool { return metric(h, "kith_hub_waku_"+name) > 0 })
+		}
+	}
+	await(t, "what was forwarded is counted", func() bool { return metric(second, "kith_hub_waku_forwarded_total") > 0 })
+}
+
+// TestWakuMainPort meets at the hub's main port, over TCP and WebSocket.
+func TestWakuMainPort(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	h := open(t, withWaku())
+	tcp := h.waku.Multiaddr(h.addr.Host, h.addr.Port, "")
+	ws := h.waku.Multiaddr(h.addr.Host, h.addr.Port, "ws")
+	topic := rendezvous.Topic{4, 5, 6}
+	a, b := wakuSession(ctx, t, tcp, topic), wakuSession(ctx, t, ws, topic)
+	passes(ctx, t, a, b, 0xa1)
+	passes(ctx, t, b, a, 0xb2)
+	for _, via := range []string{"tcp", "websocket"} {
+		if got := metric(h, `kith_hub_connects_total{protocol="waku",via="`+via+`"}`); got != 1 {
+			t.Errorf("%v connections by %s", got, via)
+		}
+	}
+	if got := metric(h, "kith_hub_connections"); got != 2 {
+		t.Errorf("%v connections are counted", got)
+	}
+}
+
+// TestWakuAddressLimit counts clients of all ways in by their address.
+func TestWakuAddressLimit(t *testing.T) {
+	h := open(t, withWaku())
+	for range 20 {
+		var d net.Dialer
+		c, err := d.DialContext(t.Context(), "tcp", h.hostPort())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		if _, err := c.Write([]byte(waku.Preface)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	await(t, "those that are too many refused", func() bool { return metric(h, "kith_hub_waku_refused_total") >= 4 })
+}
+
+// TestWakuStays holds that a hub's peer ID outlives it, is not another hub's, and
+// that the port is freed.
+func TestWakuStays(t *testing.T) {
+	dir := t.TempDir()
+	h := open(t, func(cfg *Config) { cfg.Dir, cfg.Waku = dir, true })
+	id := h.waku.ID()
+	at, port := h.WakuAddress()
+	if !strings.HasSuffix(at, "/p2p/"+id) || !strings.HasPrefix(at, "/ip4/127.0.0.1/tcp/") {
+		t.Errorf("address %s", at)
+	}
+	if err := waku.CheckAddress(at); err != nil {
+		t.Error(err)
+	}
+	if err := h.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again := open(t, func(cfg *Config) { cfg.Dir, cfg.Waku, cfg.WakuPort = dir, true, port })
+	if now, _ := again.WakuAddress(); now != at {
+		t.Errorf("%s, before %s", now, at)
+	}
+	if open(t, withWaku()).waku.ID() == id {
+		t.Error("two hubs have one ID")
+	}
+	_, err := Open(t.Context(), Config{Dir: t.TempDir() + "/hub", Listen: "127.0.0.1:0", Waku: true, WakuPort: port})
+	if !errors.Is(err, ErrListen) {
+		t.Errorf("a port that is taken: %v", err)
+	}
+	_, err = Open(t.Context(), Config{Dir: t.TempDir() + "/hub", Listen: "127.0.0.1:0", Waku: true, WakuPeers: []string{"nowhere"}})
+	if !errors.Is(err, ErrConfig) {
+		t.Errorf("a peer that is none: %v", err)
+	}
+}
+
+// TestWakuOff holds that a hub speaks Waku only if it is told to.
+func TestWakuOff(t *testing.T) {
+	h := open(t, nil)
+	if at, port := h.WakuAddress(); at != "" || port != 0 {
+		t.Errorf("%q, %d", at, port)
+	}
+	var d net.Dialer
+	c, err := d.DialContext(t.Context(), "tcp", h.hostPort())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Write([]byte(waku.Preface)); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "it is dropped", func() bool { return metric(h, `kith_hub_drops_total{reason="garbage"}`) == 1 })
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+h.hostPort()+WakuPath, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusNotFound {
+		t.Errorf("status %d", res.StatusCode)
+	}
+}
