@@ -47,7 +47,7 @@ var mayImport = map[string][]string{
 	"app/forward":               {},
 	"models":                    {},
 	"hub/hubaddr":               {},
-	"hub":                       {"hub/hubaddr", "rendezvous/dht", "rendezvous/waku"},
+	"hub":                       {"hub/hubaddr", "rendezvous", "rendezvous/dht", "rendezvous/waku"},
 	".": {
 		"identity", "code", "rendezvous", "rendezvous/lan", "pairing", "registry", "signaling", "link", "tunnel",
 		"app/forward", "internal/netmon", "internal/wire", "link/portmap", "link/punch", "link/relay", "hub/hubaddr",

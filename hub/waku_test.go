@@ -15,9 +15,9 @@ import (
 )
 
 // wakuSession is a light client at one node, which has joined a topic.
-func wakuSession(ctx context.Context, t *testing.T, node string, topic rendezvous.Topic) rendezvous.Session {
+func wakuSession(ctx context.Context, t *testing.T, h *Hub, node string, topic rendezvous.Topic) rendezvous.Session {
 	t.Helper()
-	ex, err := waku.New(waku.Config{Nodes: []string{node}})
+	ex, err := waku.New(waku.Config{Nodes: []string{node}, TLS: h.Address().TLSConfig()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +77,7 @@ func TestWakuNetwork(t *testing.T) {
 	other, _ := second.WakuAddress()
 	await(t, "the hubs know each other", func() bool { return metric(second, "kith_hub_waku_peers") == 1 })
 	topic := rendezvous.Topic{1, 2, 3}
-	a, b := wakuSession(ctx, t, at, topic), wakuSession(ctx, t, other, topic)
+	a, b := wakuSession(ctx, t, first, at, topic), wakuSession(ctx, t, second, other, topic)
 	passes(ctx, t, a, b, 0xa1)
 	passes(ctx, t, b, a, 0xb2)
 	for _, h := range []*Hub{first, second} {
@@ -88,23 +88,25 @@ func TestWakuNetwork(t *testing.T) {
 	await(t, "what was forwarded is counted", func() bool { return metric(second, "kith_hub_waku_forwarded_total") > 0 })
 }
 
-// TestWakuMainPort meets at the hub's main port, over TCP and WebSocket.
+// TestWakuMainPort meets at the hub's main port, over TCP and WebSocket, also in TLS.
 func TestWakuMainPort(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	h := open(t, withWaku())
-	tcp := h.waku.Multiaddr(h.addr.Host, h.addr.Port, "")
-	ws := h.waku.Multiaddr(h.addr.Host, h.addr.Port, "ws")
 	topic := rendezvous.Topic{4, 5, 6}
-	a, b := wakuSession(ctx, t, tcp, topic), wakuSession(ctx, t, ws, topic)
-	passes(ctx, t, a, b, 0xa1)
-	passes(ctx, t, b, a, 0xb2)
-	for _, via := range []string{"tcp", "websocket"} {
-		if got := metric(h, `kith_hub_connects_total{protocol="waku",via="`+via+`"}`); got != 1 {
-			t.Errorf("%v connections by %s", got, via)
+	var all []rendezvous.Session
+	for _, kind := range []string{"", "ws", "wss"} {
+		all = append(all, wakuSession(ctx, t, h, h.waku.Multiaddr(h.addr.Host, h.addr.Port, kind), topic))
+	}
+	for i, from := range all {
+		passes(ctx, t, from, all[(i+1)%len(all)], byte(0xa1+i))
+	}
+	for via, want := range map[string]float64{"tcp": 1, "websocket": 2} {
+		if got := metric(h, `kith_hub_connects_total{protocol="waku",via="`+via+`"}`); got != want {
+			t.Errorf("%v connections by %s, want %v", got, via, want)
 		}
 	}
-	if got := metric(h, "kith_hub_connections"); got != 2 {
+	if got := metric(h, "kith_hub_connections"); got != 3 {
 		t.Errorf("%v connections are counted", got)
 	}
 }

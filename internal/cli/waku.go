@@ -40,6 +40,9 @@ cluster 1, cannot be used.
 			if len(args) == 0 && !wakuNetworkGiven(cmd) {
 				return usage("a node's multiaddr is needed", "for example /dns4/hub.example/tcp/60000; kith hub --waku prints its own")
 			}
+			if remove && wakuNetworkGiven(cmd) {
+				return usage("--remove only takes nodes away", "set the network in a command of its own")
+			}
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -56,16 +59,11 @@ cluster 1, cannot be used.
 	fl.Uint16Var(&network.Shards, "shards", 0, "`number` of its shards, of which one is computed (0: see --shard)")
 	fl.Uint16Var(&network.Shard, "shard", 0, "`number` of the shard that is used")
 	fl.BoolVar(&remove, "remove", false, "no longer meet there")
-	for _, name := range wakuNetworkFlags() {
-		cmd.MarkFlagsMutuallyExclusive("remove", name)
-	}
 	return cmd
 }
 
-func wakuNetworkFlags() []string { return []string{"cluster", "shards", "shard"} }
-
 func wakuNetworkGiven(cmd *cobra.Command) bool {
-	return slices.ContainsFunc(wakuNetworkFlags(), cmd.Flags().Changed)
+	return slices.ContainsFunc([]string{"cluster", "shards", "shard"}, cmd.Flags().Changed)
 }
 
 // addWaku adds nodes, and takes another network if one is given.
