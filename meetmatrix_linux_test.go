@@ -1,0 +1,170 @@
+package kith_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kithproject/kith/internal/nettest"
+)
+
+// nobody is an address of the lab's internet that does not answer.
+const nobody = "11.250.0.9"
+
+// A service is a medium with its server, as the two devices are told of it.
+type service struct {
+	name string
+	live [][]string // arguments of kith config
+	dead [][]string // the same, for a server that nobody is
+}
+
+// services starts every kind of server on the lab's internet.
+func services(ctx context.Context, t *testing.T, m *meetLab) []service {
+	t.Helper()
+	if _, err := exec.LookPath("mosquitto"); err != nil {
+		nettest.Skip(t, "the command mosquitto is not installed")
+	}
+	tb := newTable(t, m.inet)
+	brokerHost := m.inet.Server("broker")
+	conf := filepath.Join(t.TempDir(), "mosquitto.conf")
+	if err := os.WriteFile(conf, []byte("listener 1883 0.0.0.0\nallow_anonymous true\nuser root\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	brokerHost.Start("mosquitto", "-v", "-c", conf).Await(ctx, "running")
+	hub := newStation(t, m.inet.Server("hub"))
+	at := hub.host.Addrs()
+	up := hub.start("hub", "--dht", "off", "--waku", "--listen", at[0].String()+":443", "--host", at[0].String(), "--alt-ip", at[1].String())
+	up.Await(ctx, "kith-hub:")
+	text := strings.TrimSpace(hub.run(ctx, "hub", "address"))
+	gone := strings.TrimSpace(hub.run(ctx, "hub", "address", "--host", nobody))
+	// Where there is no hub, another server says how the devices look from outside.
+	stun := []string{"stun", at[0].String() + ":443"}
+	wakuAt := func(host string) string { return "/ip4/" + host + "/tcp/60000" }
+	return []service{
+		{"dht", [][]string{{"dht", "bootstrap", tb.first()}, {"rendezvous", "dht", "on"}}, [][]string{{"dht", "bootstrap", nobody + ":6881"}, {"rendezvous", "dht", "on"}}},
+		{"mqtt", [][]string{{"mqtt", "mqtt://" + brokerHost.Addrs()[0].String()}, stun}, [][]string{{"mqtt", "mqtt://" + nobody}}},
+		{"waku", [][]string{{"waku", wakuAt(at[0].String())}, stun}, [][]string{{"waku", wakuAt(nobody)}}},
+		{"hub", [][]string{{"hub", text}}, [][]string{{"hub", gone}}},
+	}
+}
+
+// fresh makes both devices new, with the settings of a run.
+func (m *meetLab) fresh(ctx context.Context, settings [][]string) {
+	m.t.Helper()
+	for _, s := range m.nodes {
+		if err := os.RemoveAll(s.home); err != nil {
+			m.t.Fatal(err)
+		}
+		s.run(ctx, "config", "name", s.host.Name)
+		s.run(ctx, "config", "rendezvous", "lan", "off")
+		s.run(ctx, "config", "rendezvous", "dht", "off")
+		for _, args := range settings {
+			s.run(ctx, append([]string{"config"}, args...)...)
+		}
+	}
+}
+
+// A meeting is how one run went.
+type meeting struct{ paired, connected, moved time.Duration }
+
+// meet pairs two new devices by words alone, connects them, and connects them again
+// after one has moved, both have restarted, and both routers have forgotten everything.
+func (m *meetLab) meet(ctx context.Context, settings [][]string) (r meeting) {
+	m.t.Helper()
+	m.fresh(ctx, settings)
+	r.paired = m.pair(ctx)
+	r.connected = m.connect(ctx)
+	m.stop()
+	for i, s := range m.sites {
+		s.Reboot(i == 0)
+	}
+	m.spare.Move(m.nodes[1].host)
+	r.moved = m.connect(ctx)
+	m.stop()
+	m.sites[1].Move(m.nodes[1].host)
+	return r
+}
+
+// alone are the settings for one service, with the others dead or left out.
+func alone(all []service, i int, others bool) (settings [][]string) {
+	for k, s := range all {
+		switch {
+		case k == i:
+			settings = append(settings, s.live...)
+		case others:
+			settings = append(settings, s.dead...)
+		}
+	}
+	return settings
+}
+
+// TestNetworkMeet holds that each medium alone is enough, although all others that are
+// configured are dead.
+func TestNetworkMeet(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*netTimeout)
+	defer cancel()
+	m := newMeetLab(ctx, t, nettest.NATEasy)
+	all := services(ctx, t, m)
+	for i, s := range all {
+		r := m.meet(ctx, alone(all, i, true))
+		t.Logf("%s, the others dead: paired %v, connected %v, moved %v", s.name,
+			r.paired.Round(time.Millisecond), r.connected.Round(time.Millisecond), r.moved.Round(time.Millisecond))
+	}
+}
+
+// TestMeetMatrix measures each medium many times and writes a table in Markdown: make
+// rendezvous-matrix. KITH_MEET is the number of runs, and KITH_MEET_FILE the file;
+// without the first it is skipped.
+func TestMeetMatrix(t *testing.T) {
+	runs, err := strconv.Atoi(os.Getenv("KITH_MEET"))
+	if err != nil || runs < 1 {
+		t.Skip("it takes many minutes: make rendezvous-matrix runs it")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Hour)
+	defer cancel()
+	m := newMeetLab(ctx, t, nettest.NATEasy)
+	all := services(ctx, t, m)
+	var table strings.Builder
+	table.WriteString("| medium | others | runs | paired: median | 95 % | connected: median | 95 % | moved: median | 95 % |\n|---|---|---|---|---|---|---|---|---|\n")
+	row := func(name, others string, settings [][]string) {
+		var paired, connected, moved []time.Duration
+		for range runs {
+			r := m.meet(ctx, settings)
+			paired, connected, moved = append(paired, r.paired), append(connected, r.connected), append(moved, r.moved)
+		}
+		line := fmt.Sprintf("| %s | %s | %d | %s | %s | %s | %s | %s | %s |\n", name, others, runs, quantile(paired, 50), quantile(paired, 95),
+			quantile(connected, 50), quantile(connected, 95), quantile(moved, 50), quantile(moved, 95))
+		table.WriteString(line)
+		t.Log(line)
+	}
+	for i, s := range all {
+		row(s.name, "none", alone(all, i, false))
+		row(s.name, "dead", alone(all, i, true))
+	}
+	var every [][]string
+	for _, s := range all {
+		every = append(every, s.live...)
+	}
+	row("all", "-", every)
+	file := os.Getenv("KITH_MEET_FILE")
+	if file == "" || t.Failed() {
+		t.Log("\n" + table.String())
+		return
+	}
+	text := "# Who meets where, and how fast\n\nTwo new devices behind separate NATs with endpoint-independent mapping, in network namespaces\n" +
+		"on one machine, with no delay on the wires. The words alone are entered; \"paired\" runs from\n" +
+		"there until the device that entered them is paired, \"connected\" from starting both daemons\n" +
+		"until a ping through the tunnel is back, \"moved\" the same after both have stopped, one has\n" +
+		"moved to another network, and both routers have new mappings and one a new address. The DHT\n" +
+		"has 40 nodes of its own. \"dead\" means that all other media are configured, too, and their\n" +
+		"servers do not answer. `make rendezvous-matrix` writes this table.\n\n" + table.String()
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
