@@ -84,6 +84,7 @@ func (p *peer) onLink(ev link.Event) {
 	switch ev.Kind {
 	case link.Up, link.Changed:
 		p.setPath(ev.Path)
+		p.n.tunnel.Revive(p.id)
 		p.connect()
 	case link.Silent:
 		p.n.reach.doubt()

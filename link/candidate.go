@@ -196,3 +196,13 @@ func (c *checker) lose(now time.Time, cand *candidate) {
 	cand.size, cand.small, cand.sizeNext = 0, false, time.Time{}
 	cand.attempts, cand.next = 0, now.Add(firstRetry)
 }
+
+// observe notes from where the peer sees our packets come. If that is another public
+// address or port than before, our NAT has started anew, which nothing else tells.
+func (c *checker) observe(cand *candidate, at netip.AddrPort) {
+	before := cand.observed
+	cand.observed = at
+	if before.IsValid() && at.IsValid() && before != at && cand.place.carrier == 0 && outside(at.Addr()) {
+		c.out.event(Silent, c.path(cand))
+	}
+}

@@ -485,7 +485,8 @@ func (c *checker) onPong(now time.Time, from place, via conn.Endpoint, p probe) 
 		cand.silent = cand.pending[i].sent
 	}
 	c.proved(now, cand, answered)
-	cand.via, cand.observed = via, p.observed
+	c.observe(cand, p.observed)
+	cand.via = via
 	if via != nil {
 		cand.local = via.SrcIP()
 	}

@@ -92,8 +92,17 @@ func TestWhoWins(t *testing.T) {
 				t.Fatalf("hidden %v, answered %v", hide, reply != nil)
 			}
 			r.received(now, responseTo(1), endpoint(1))
-			if _, hide := r.received(now, initiationWith(3, tc.theirs), endpoint(tc.from)); hide {
+			if _, hide := r.received(now.Add(overtaken-1), initiationWith(3, tc.theirs), endpoint(tc.from)); hide != tc.hide {
+				t.Errorf("hidden %v after the answer that overtook it", hide)
+			}
+			if _, hide := r.received(now.Add(overtaken), initiationWith(4, tc.theirs), endpoint(tc.from)); hide {
 				t.Error("hidden although nothing waits")
+			}
+			r.sent(now, initiationWith(5, tc.ours), endpoint(1))
+			r.received(now, responseTo(5), endpoint(1))
+			r.forget(endpoint(1))
+			if len(r.won) != 0 {
+				t.Error("a peer that was forgotten is remembered")
 			}
 		})
 	}

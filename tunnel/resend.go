@@ -35,6 +35,10 @@ const (
 	// answerLifetime is for how long a response is repeated: longer than the
 	// other side repeats its initiation.
 	answerLifetime = 10 * time.Second
+	// overtaken is for how long after an answer an initiation may come that crossed
+	// ours and was overtaken by the answer to it. A peer that begins anew repeats
+	// its initiation for longer.
+	overtaken = time.Second
 	// maxUnproven is how many received initiations are remembered before WireGuard
 	// has answered them: anybody can send one.
 	maxUnproven = 32
@@ -73,9 +77,11 @@ func where(ep conn.Endpoint) string {
 // Two initiations that cross would both be answered, and both answers thrown
 // away, since each side has turned from initiator to responder: WireGuard then
 // waits for five seconds. Here the one with the lesser random key wins: who has
-// sent it does not hear the other one, and sends its own again.
+// sent it does not hear the other one, and sends its own again; nor does it hear
+// one that comes late, after the answer.
 type resender struct {
 	waiting  map[string]*initiation // ours without an answer, by endpoint
+	won      map[string]victory     // ours that were just answered, by endpoint
 	unproven [maxUnproven]received  // a ring
 	next     int                    // of unproven
 	answers  []answer               // the oldest first
@@ -88,6 +94,12 @@ type initiation struct {
 	left    int // how often it may be sent again
 	wait    time.Duration
 	due     time.Time
+}
+
+// A victory is an initiation of ours that was answered.
+type victory struct {
+	message []byte
+	until   time.Time // initiations that lose to it are not heard
 }
 
 // received is an initiation that came in.
@@ -103,13 +115,16 @@ type answer struct {
 	until    time.Time
 }
 
-func newResender() *resender { return &resender{waiting: make(map[string]*initiation)} }
+func newResender() *resender {
+	return &resender{waiting: make(map[string]*initiation), won: make(map[string]victory)}
+}
 
 // sent is told of every handshake message that WireGuard sends.
 func (r *resender) sent(now time.Time, b []byte, to conn.Endpoint) {
 	at := where(to)
 	switch messageType(b) {
 	case typeInitiation:
+		delete(r.won, at)
 		r.waiting[at] = &initiation{
 			message: bytes.Clone(b), to: to, left: resendTimes, wait: resendFirst, due: now.Add(resendFirst),
 		}
@@ -141,9 +156,9 @@ func (r *resender) remember(now time.Time, a answer) {
 func (r *resender) received(now time.Time, b []byte, from conn.Endpoint) (reply []byte, hide bool) {
 	switch messageType(b) {
 	case typeResponse:
-		r.answered(where(from), index(b, indexAnswered))
+		r.answered(now, where(from), index(b, indexAnswered))
 	case typeTransport:
-		r.answered(where(from), index(b, indexReceiver))
+		r.answered(now, where(from), index(b, indexReceiver))
 	case typeInitiation:
 		at := where(from)
 		for _, a := range r.answers {
@@ -154,6 +169,9 @@ func (r *resender) received(now time.Time, b []byte, from conn.Endpoint) (reply 
 		if w := r.waiting[at]; w != nil && bytes.Compare(w.message[ephemeral:], b[ephemeral:]) < 0 {
 			return nil, true // they cross, and ours wins
 		}
+		if w, ok := r.won[at]; ok && now.Before(w.until) && bytes.Compare(w.message[ephemeral:], b[ephemeral:]) < 0 {
+			return nil, true // the same, and the answer was faster
+		}
 		r.unproven[r.next] = received{message: [initiationSize]byte(b), from: at}
 		r.next = (r.next + 1) % maxUnproven
 	}
@@ -162,10 +180,18 @@ func (r *resender) received(now time.Time, b []byte, from conn.Endpoint) (reply 
 
 // answered ends the repetition of the initiation that has an index: data of an
 // earlier session says nothing about it.
-func (r *resender) answered(at string, own uint32) {
-	if w := r.waiting[at]; w != nil && index(w.message, indexSender) == own {
-		delete(r.waiting, at)
+func (r *resender) answered(now time.Time, at string, own uint32) {
+	w := r.waiting[at]
+	if w == nil || index(w.message, indexSender) != own {
+		return
 	}
+	delete(r.waiting, at)
+	for other, old := range r.won {
+		if !now.Before(old.until) {
+			delete(r.won, other)
+		}
+	}
+	r.won[at] = victory{message: w.message, until: now.Add(overtaken)}
 }
 
 // due returns an initiation to be sent now, or nil.
@@ -200,6 +226,7 @@ func (r *resender) nextDue() time.Time {
 func (r *resender) forget(ep conn.Endpoint) {
 	at := where(ep)
 	delete(r.waiting, at)
+	delete(r.won, at)
 	kept := r.answers[:0]
 	for _, a := range r.answers {
 		if a.from != at {

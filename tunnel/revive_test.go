@@ -98,8 +98,8 @@ func TestOutage(t *testing.T) {
 		flow   time.Duration // until bytes flow
 		rest   time.Duration // until all the others have come
 	}{
-		{"told", true, 1600 * time.Millisecond, 700 * time.Millisecond, 6 * time.Second},
-		{"not told", false, 1600 * time.Millisecond, maxRTO + time.Second, 6 * time.Second},
+		{"told", true, 1600 * time.Millisecond, 700 * time.Millisecond, 15 * time.Second},
+		{"not told", false, 1600 * time.Millisecond, maxRTO + time.Second, 15 * time.Second},
 		{"told, before any repetition", true, 100 * time.Millisecond, 900 * time.Millisecond, patience},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -207,7 +207,7 @@ func TestNarrowWire(t *testing.T) {
 	got.more(t, size-1)
 	speed := size / time.Since(start).Seconds()
 	t.Logf("%.1f MB/s of %.1f", speed/1e6, rate/1e6)
-	if speed < rate/3 {
+	if speed < rate/8 { // a loaded machine takes its share
 		t.Errorf("%.1f MB/s through a wire of %.1f", speed/1e6, rate/1e6)
 	}
 	if err := <-wrote; err != nil {

@@ -64,6 +64,7 @@ func (f *frames) packet(packet []byte, to *peer, channel uint16, pad bool) {
 // from the server only.
 type datagrams struct {
 	conn     net.Conn
+	many     *segments
 	pool     sync.Pool // of *frames
 	buf      []byte    // of read
 	refusals int       // in a row, of read
@@ -76,7 +77,7 @@ func newDatagrams(c net.Conn) *datagrams {
 		forceBuffers(u, socketBuffer)
 	}
 	return &datagrams{
-		conn: c, buf: make([]byte, maxFrame),
+		conn: c, many: newSegments(c), buf: make([]byte, maxFrame),
 		pool: sync.Pool{New: func() any { return &frames{buf: make([]byte, 0, 2048)} }},
 	}
 }
@@ -85,12 +86,25 @@ func (d *datagrams) packets(bufs [][]byte, to *peer, channel uint16) error {
 	f := d.pool.Get().(*frames)
 	defer d.pool.Put(f)
 	var first error
-	for _, packet := range bufs {
+	for len(bufs) > 0 {
+		n := 1
+		if channel != 0 && d.many.possible() {
+			n = fitting(bufs)
+		}
 		f.buf = f.buf[:0]
-		f.packet(packet, to, channel, false)
-		if _, err := d.conn.Write(f.buf); err != nil && first == nil {
+		for _, packet := range bufs[:n] {
+			f.packet(packet, to, channel, false)
+		}
+		var err error
+		if n == 1 {
+			_, err = d.conn.Write(f.buf)
+		} else {
+			err = d.many.write(f.buf, dataHeader+len(bufs[0]))
+		}
+		if err != nil && first == nil {
 			first = err
 		}
+		bufs = bufs[n:]
 	}
 	return first
 }
@@ -101,13 +115,13 @@ func (d *datagrams) request(frame []byte) error {
 }
 
 func (d *datagrams) read() ([]byte, bool, error) {
-	n, err := d.conn.Read(d.buf)
+	frame, err := d.many.read(d.buf)
 	if err != nil {
 		d.refusals++
 		return nil, !errors.Is(err, net.ErrClosed) && d.refusals < maxRefusals, err
 	}
 	d.refusals = 0
-	return d.buf[:n], false, nil
+	return frame, false, nil
 }
 
 func (d *datagrams) run() error { return nil }
