@@ -40,13 +40,15 @@ type gatherer struct {
 	mu      sync.Mutex // guards the fields below
 	servers []netip.AddrPort
 	nodes   []netip.AddrPort // of the DHT
-	samples []punch.Sample   // of the shared socket in the last round
-	nat     punch.Behaviour
-	asked   time.Time
-	mapped  netip.AddrPort // by a port mapping protocol
-	home    []netip.Prefix // the addresses of our interfaces when a server answered last
-	failed  int            // rounds since then that no server answered
-	silent  time.Time      // when the first of them ended
+
+	answering int            // STUN servers that answered in the last round
+	samples   []punch.Sample // of the shared socket in the last round
+	nat       punch.Behaviour
+	asked     time.Time
+	mapped    netip.AddrPort // by a port mapping protocol
+	home      []netip.Prefix // the addresses of our interfaces when a server answered last
+	failed    int            // rounds since then that no server answered
+	silent    time.Time      // when the first of them ended
 }
 
 type stunAnswer struct {
@@ -138,8 +140,8 @@ func (s *Socket) SetServers(list []netip.AddrPort) {
 	s.Gather()
 }
 
-// SetNodes says which nodes of the BitTorrent DHT may be asked where there are fewer
-// than two STUN servers, at most 4. The first time it asks them. It does not block.
+// SetNodes says which nodes of the BitTorrent DHT may be asked where fewer than two
+// STUN servers answer, at most 4. The first time it asks them. It does not block.
 func (s *Socket) SetNodes(list []netip.AddrPort) {
 	g := s.stun
 	g.mu.Lock()
@@ -209,7 +211,7 @@ func (g *gatherer) round(ctx context.Context) {
 	g.mu.Lock()
 	servers := slices.Clone(g.servers)
 	var nodes []netip.AddrPort
-	if len(servers) < enoughSTUN {
+	if g.answering < enoughSTUN {
 		nodes = slices.Clone(g.nodes)
 	}
 	g.asked = time.Now()
@@ -240,6 +242,7 @@ func (g *gatherer) round(ctx context.Context) {
 	if ctx.Err() != nil || len(servers)+len(nodes) == 0 {
 		return
 	}
+	g.count(servers, samples)
 	if len(samples) == 0 {
 		if g.unanswered(time.Now(), home) {
 			g.socket.changed()
@@ -265,6 +268,18 @@ func (g *gatherer) round(ctx context.Context) {
 	sockets.Wait()
 	if ctx.Err() == nil && g.classify(slices.Concat(samples, filter, further)) {
 		g.socket.changed()
+	}
+}
+
+// count notes how many STUN servers answered.
+func (g *gatherer) count(servers []netip.AddrPort, samples []punch.Sample) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.answering = 0
+	for _, s := range samples {
+		if slices.Contains(servers, s.Server) {
+			g.answering++
+		}
 	}
 }
 
