@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
+
+	"github.com/kithproject/kith/internal/train"
 )
 
 // A relay's cost is its system calls and what each packet passes through on the
@@ -13,9 +15,8 @@ import (
 // waits for more packets to come.
 
 const (
-	maxDatagram = 1600 // bytes; longer ones are not for a hub
-	maxPackets  = 64   // in one send; the kernel's limit of a train (UDP_MAX_SEGMENTS)
-	maxTrain    = 65000
+	maxDatagram = 1600             // bytes; longer ones are not for a hub
+	maxPackets  = train.MaxPackets // in one send
 )
 
 // message is a packet, or a train of packets of one size of which only the last
@@ -58,23 +59,4 @@ func (b *buffers) take() *batch {
 		got = newBatch()
 	}
 	return got
-}
-
-// trainOf returns how many packets may leave as one train, of which each has head
-// more bytes.
-func trainOf(packets [][]byte, head int) int {
-	size := len(packets[0]) + head
-	total, n := size, 1
-	for size > 0 && n < len(packets) && n < maxPackets {
-		next := len(packets[n]) + head
-		if next > size || next == 0 || total+next > maxTrain {
-			break
-		}
-		total += next
-		n++
-		if next < size {
-			break // only the last may be shorter
-		}
-	}
-	return n
 }

@@ -12,17 +12,14 @@ import (
 
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
+
+	"github.com/kithproject/kith/internal/train"
 )
 
 const (
 	batchMessages = 16      // datagrams or trains that one system call reads
 	batchSize     = 1 << 16 // bytes of the longest train
 	batchControl  = 128     // bytes of control messages: where to, and the size of a packet
-
-	// What package syscall does not name.
-	solUDP     = 17
-	udpSegment = 103 // since Linux 4.18
-	udpGRO     = 104 // since Linux 5.0
 )
 
 // joinReads has the kernel hand out trains.
@@ -31,7 +28,7 @@ func joinReads(conn *net.UDPConn) {
 	if err != nil {
 		return
 	}
-	_ = raw.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), solUDP, udpGRO, 1) }) // or packets come one by one
+	_ = raw.Control(train.Join)
 }
 
 // mmsghdr is the kernel's struct mmsghdr.
@@ -169,27 +166,15 @@ func sockaddr(name *syscall.RawSockaddrInet6) netip.AddrPort {
 	return netip.AddrPortFrom(a, port)
 }
 
-// control reads control messages: the address that a packet came to, and the size
-// of the packets of a train.
+// control takes from control messages the address that a packet came to, and the
+// size of the packets of a train.
 func control(oob []byte, m *message) {
-	head := syscall.CmsgLen(0)
-	for len(oob) >= head {
-		h := (*syscall.Cmsghdr)(unsafe.Pointer(&oob[0])) //nolint:gosec // as cmsg(3) has it
-		if int(h.Len) < head || int(h.Len) > len(oob) {
-			return
-		}
-		data := oob[head:h.Len]
-		switch {
-		case h.Level == solUDP && h.Type == udpGRO && len(data) >= 2:
-			if n := int(binary.NativeEndian.Uint16(data)); n > 0 {
-				m.size = n
-			}
-		case h.Level == syscall.IPPROTO_IP && h.Type == syscall.IP_PKTINFO && len(data) >= syscall.SizeofInet4Pktinfo:
-			m.to = netip.AddrFrom4([4]byte(data[8:]))
-		case h.Level == syscall.IPPROTO_IPV6 && h.Type == syscall.IPV6_PKTINFO && len(data) >= syscall.SizeofInet6Pktinfo:
-			m.to = netip.AddrFrom16([16]byte(data)).Unmap()
-		}
-		oob = oob[min(len(oob), syscall.CmsgSpace(len(data))):]
+	c := train.ParseControl(oob)
+	if c.Size > 0 {
+		m.size = c.Size
+	}
+	if c.To.IsValid() {
+		m.to = c.To.Unmap()
 	}
 }
 
@@ -214,8 +199,7 @@ func newOutlet(conn *net.UDPConn, pool *buffers) *outlet {
 	}
 	if raw, err := conn.SyscallConn(); err == nil {
 		_ = raw.Control(func(fd uintptr) {
-			_, err := syscall.GetsockoptInt(int(fd), solUDP, udpSegment)
-			o.joins.Store(err == nil)
+			o.joins.Store(train.Possible(fd))
 		})
 	}
 	return o
@@ -243,7 +227,7 @@ func (g *outgoing) fill(packets [][]byte, number uint16, to *net.UDPAddr, oob []
 	for len(packets) > 0 {
 		count := 1
 		if join {
-			count = trainOf(packets, head)
+			count = train.Length(packets, head)
 		}
 		first := part
 		for _, p := range packets[:count] {
@@ -261,25 +245,13 @@ func (g *outgoing) fill(packets [][]byte, number uint16, to *net.UDPAddr, oob []
 		m.Addr, m.Buffers = to, g.parts[first:part]
 		m.OOB = append(g.oobs[n][:0], oob...)
 		if count > 1 {
-			m.OOB = appendSegment(m.OOB, uint16(len(packets[0])+head))
+			m.OOB = train.AppendSize(m.OOB, uint16(len(packets[0])+head))
 		}
 		g.count[n] = count
 		packets = packets[count:]
 		n++
 	}
 	return n
-}
-
-// appendSegment appends the size of a train's packets. The space is there.
-func appendSegment(oob []byte, size uint16) []byte {
-	start := len(oob)
-	oob = oob[:start+syscall.CmsgSpace(2)]
-	clear(oob[start:])
-	h := (*syscall.Cmsghdr)(unsafe.Pointer(&oob[start])) //nolint:gosec // as cmsg(3) has it
-	h.Level, h.Type = solUDP, udpSegment
-	h.SetLen(syscall.CmsgLen(2))
-	binary.NativeEndian.PutUint16(oob[start+syscall.CmsgLen(0):], size)
-	return oob
 }
 
 // send sends packets in their order, each in a ChannelData message if number is

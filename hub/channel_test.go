@@ -228,39 +228,3 @@ func TestManyPermissions(t *testing.T) {
 		t.Errorf("once more for the first: %d", code)
 	}
 }
-
-// TestTrainOf is the table of what leaves together.
-func TestTrainOf(t *testing.T) {
-	for name, c := range map[string]struct {
-		sizes []int
-		head  int
-		want  int
-	}{
-		"one":             {[]int{1300}, 4, 1},
-		"equal":           {[]int{5, 5, 5}, 0, 3},
-		"shorter last":    {[]int{5, 5, 4, 5}, 0, 3},
-		"longer":          {[]int{5, 6}, 0, 1},
-		"empty first":     {[]int{0, 0}, 0, 1},
-		"empty with head": {[]int{0, 0}, 4, 2},
-		"empty last":      {[]int{5, 0}, 0, 1},
-		"bytes":           {[]int{1300, 1300, 1300}, 40000, 1},
-	} {
-		var packets [][]byte
-		for _, n := range c.sizes {
-			packets = append(packets, make([]byte, n))
-		}
-		if got := trainOf(packets, c.head); got != c.want {
-			t.Errorf("%s: %d, want %d", name, got, c.want)
-		}
-	}
-	if got := trainOf(make([][]byte, 100), 4); got != maxPackets {
-		t.Errorf("%d packets in a train", got)
-	}
-	many := make([][]byte, 60)
-	for i := range many {
-		many[i] = make([]byte, 1400)
-	}
-	if got := trainOf(many, 4); got != maxTrain/1404 {
-		t.Errorf("%d long packets in a train", got)
-	}
-}

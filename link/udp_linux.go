@@ -1,7 +1,6 @@
 package link
 
 import (
-	"encoding/binary"
 	"errors"
 	"net"
 	"net/netip"
@@ -9,12 +8,13 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
-	"unsafe"
 
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/conn"
+
+	"github.com/kithproject/kith/internal/train"
 )
 
 const (
@@ -22,12 +22,6 @@ const (
 	// readMessages is how many datagrams, or trains of datagrams that the kernel
 	// has joined (UDP_GRO), one system call reads.
 	readMessages = 8
-	// maxSegments is the kernel's limit for one segmented send (UDP_MAX_SEGMENTS).
-	maxSegments = 64
-	// maxTrain is the most bytes in one segmented send. With headers it stays
-	// below the 65536 bytes of a network device's segmentation: above, the kernel
-	// segments in software, at a tenth of the receiver's batch (measured).
-	maxTrain = 65000
 	// controlSpace holds a packet-info and a segment-size control message, in bytes.
 	controlSpace = 128
 )
@@ -95,8 +89,7 @@ func newUDPConn(c *net.UDPConn, is6 bool) *udpConn {
 	}
 	if raw, err := c.SyscallConn(); err == nil {
 		_ = raw.Control(func(fd uintptr) {
-			_, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_SEGMENT)
-			u.gso.Store(err == nil)
+			u.gso.Store(train.Possible(fd))
 		})
 	}
 	return u
@@ -109,7 +102,7 @@ func control(network, _ string, raw syscall.RawConn) error {
 		fd := int(f)
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, socketBuffer) // needs CAP_NET_ADMIN
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, socketBuffer)
-		_ = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1) // since Linux 5.0
+		train.Join(f)
 		if runtime.GOOS == "android" {
 			return // it moves between networks by rules of its own: no fixed source
 		}
@@ -152,7 +145,8 @@ func (u *udpConn) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int,
 	n := 0
 	for u.next < u.end && n < len(bufs) {
 		m := &u.msgs[u.next]
-		local, size := parseControl(m.OOB[:m.NN])
+		c := train.ParseControl(m.OOB[:m.NN])
+		local, size := c.Local, c.Size
 		ep := u.cache.get(remoteOf(m.Addr), local)
 		b := m.Buffers[0][:m.N]
 		if size <= 0 {
@@ -178,27 +172,6 @@ func remoteOf(a net.Addr) netip.AddrPort {
 	}
 	addr := u.AddrPort()
 	return netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
-}
-
-// parseControl reads our address and the size of the parts of a train; 0: it is
-// one datagram.
-func parseControl(oob []byte) (local netip.Addr, size int) {
-	for len(oob) >= unix.SizeofCmsghdr {
-		h, data, rest, err := unix.ParseOneSocketControlMessage(oob)
-		if err != nil {
-			return local, size
-		}
-		oob = rest
-		switch {
-		case h.Level == unix.IPPROTO_UDP && h.Type == unix.UDP_GRO && len(data) >= 2:
-			size = int(binary.NativeEndian.Uint16(data))
-		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
-			local = netip.AddrFrom4([4]byte(data[4:8]))
-		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
-			local = netip.AddrFrom16([16]byte(data[:16]))
-		}
-	}
-	return local, size
 }
 
 // send sends packets, joined to trains of equal size where the kernel cuts them
@@ -248,23 +221,15 @@ func (u *udpConn) writeAll(ms []ipv6.Message) (int, error) {
 func fill(ms []ipv6.Message, bufs [][]byte, e *udpEndpoint, gso bool) int {
 	n := 0
 	for len(bufs) > 0 && n < len(ms) {
-		size, total, count := len(bufs[0]), len(bufs[0]), 1
-		for gso && count < len(bufs) && count < maxSegments && size > 0 {
-			next := len(bufs[count])
-			if next == 0 || next > size || total+next > maxTrain {
-				break
-			}
-			total += next
-			count++
-			if next < size {
-				break // only the last part may be shorter
-			}
+		count := 1
+		if gso {
+			count = train.Length(bufs, 0)
 		}
 		m := &ms[n]
 		m.Addr, m.Buffers = e.sys.addr, bufs[:count]
 		m.OOB = append(m.OOB[:0], e.sys.oob...)
 		if count > 1 {
-			m.OOB = appendSegmentSize(m.OOB, uint16(size))
+			m.OOB = train.AppendSize(m.OOB, uint16(len(bufs[0])))
 		}
 		bufs = bufs[count:]
 		n++
@@ -276,16 +241,4 @@ func wipe(ms []ipv6.Message, n int) {
 	for i := range ms[:n] {
 		ms[i] = ipv6.Message{OOB: ms[i].OOB[:0]}
 	}
-}
-
-// appendSegmentSize appends a UDP_SEGMENT control message. The space is there.
-func appendSegmentSize(oob []byte, size uint16) []byte {
-	start := len(oob)
-	oob = oob[:start+unix.CmsgSpace(2)]
-	clear(oob[start:])
-	h := (*unix.Cmsghdr)(unsafe.Pointer(&oob[start])) //nolint:gosec // the kernel's layout, aligned by CmsgSpace
-	h.Level, h.Type = unix.IPPROTO_UDP, unix.UDP_SEGMENT
-	h.SetLen(unix.CmsgLen(2))
-	binary.NativeEndian.PutUint16(oob[start+unix.CmsgLen(0):], size)
-	return oob
 }

@@ -10,6 +10,8 @@ import (
 	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
+
+	"github.com/kithproject/kith/internal/train"
 )
 
 func disableOffload(b *udpBind, off bool) {
@@ -60,8 +62,9 @@ func TestFillKeepsOrderAndLimits(t *testing.T) {
 						t.Fatalf("train of %d parts, part %d has %d bytes", len(m.Buffers), i, len(b))
 					}
 				}
-				local, size := parseControl(m.OOB)
-				if many := len(m.Buffers) > 1; many && (total > maxTrain || len(m.Buffers) > maxSegments || size != 0) || local != e.local {
+				c := train.ParseControl(m.OOB)
+				local, size := c.Local, c.Size
+				if many := len(m.Buffers) > 1; many && (total > train.MaxBytes || len(m.Buffers) > train.MaxPackets || size != 0) || local != e.local {
 					t.Fatalf("train of %d bytes, control says %v %d", total, local, size)
 				}
 				rest = rest[len(m.Buffers):]
@@ -119,16 +122,4 @@ func TestTrainsThatAreRefusedGoOneByOne(t *testing.T) {
 			t.Errorf("%v: offload is %v afterwards", tc.err, u.gso.Load())
 		}
 	}
-}
-
-func FuzzControl(f *testing.F) {
-	e := newEndpoint(netip.MustParseAddrPort("127.0.0.1:7"), netip.MustParseAddr("127.0.0.2"))
-	f.Add(appendSegmentSize(append(make([]byte, 0, controlSpace), e.sys.oob...), 1432))
-	f.Add([]byte{})
-	f.Add(make([]byte, 64))
-	f.Fuzz(func(t *testing.T, oob []byte) {
-		if _, size := parseControl(oob); size < 0 || size > 1<<16 {
-			t.Fatalf("size %d", size)
-		}
-	})
 }

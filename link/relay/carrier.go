@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"sync"
+
+	"github.com/kithproject/kith/internal/train"
 )
 
 const (
@@ -89,7 +91,7 @@ func (d *datagrams) packets(bufs [][]byte, to *peer, channel uint16) error {
 	for len(bufs) > 0 {
 		n := 1
 		if channel != 0 && d.many.possible() {
-			n = fitting(bufs)
+			n = train.Length(bufs, dataHeader)
 		}
 		f.buf = f.buf[:0]
 		for _, packet := range bufs[:n] {

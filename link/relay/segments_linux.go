@@ -1,19 +1,12 @@
 package relay
 
 import (
-	"encoding/binary"
 	"errors"
 	"net"
 	"sync/atomic"
 	"syscall"
-	"unsafe"
-)
 
-// Linux's UDP socket options (udp(7)), which package syscall does not name.
-const (
-	solUDP     = 17
-	udpSegment = 103 // since Linux 4.18
-	udpGRO     = 104 // since Linux 5.0
+	"github.com/kithproject/kith/internal/train"
 )
 
 // segments lets one system call carry many datagrams of a connected UDP socket, in
@@ -33,7 +26,9 @@ func newSegments(c net.Conn) *segments {
 	if !ok {
 		return &segments{any: c}
 	}
-	setOption(u, solUDP, udpGRO, 1)
+	if raw, err := u.SyscallConn(); err == nil {
+		_ = raw.Control(train.Join)
+	}
 	return &segments{any: c, conn: u, oob: make([]byte, syscall.CmsgSpace(4))}
 }
 
@@ -42,11 +37,7 @@ func (s *segments) possible() bool { return s.conn != nil && !s.off.Load() }
 
 // write sends datagrams of a size, the last of which may be shorter.
 func (s *segments) write(all []byte, size int) error {
-	oob := make([]byte, syscall.CmsgSpace(2))
-	h := (*syscall.Cmsghdr)(unsafe.Pointer(&oob[0])) //nolint:gosec // as package syscall reads them
-	h.Level, h.Type = solUDP, udpSegment
-	h.SetLen(syscall.CmsgLen(2))
-	binary.NativeEndian.PutUint16(oob[syscall.CmsgLen(0):], uint16(size))
+	oob := train.AppendSize(make([]byte, 0, train.Space()), uint16(size))
 	_, _, err := s.conn.WriteMsgUDP(all, oob, nil)
 	// EIO: the interface does no checksums. EINVAL: an old kernel, or the path has a
 	// smaller MTU.
@@ -69,18 +60,11 @@ func (s *segments) read(buf []byte) ([]byte, error) {
 			return nil, err
 		}
 		s.rest, s.size = buf[:n], n
-		if msgs, err := syscall.ParseSocketControlMessage(s.oob[:oobn]); err == nil {
-			for _, m := range msgs {
-				if m.Header.Level == solUDP && m.Header.Type == udpGRO && len(m.Data) >= 2 {
-					s.size = int(binary.NativeEndian.Uint16(m.Data))
-				}
-			}
+		if size := train.ParseControl(s.oob[:oobn]).Size; size > 0 {
+			s.size = size
 		}
 	}
-	n := len(s.rest)
-	if s.size > 0 {
-		n = min(n, s.size)
-	}
+	n := min(len(s.rest), s.size)
 	out := s.rest[:n]
 	s.rest = s.rest[n:]
 	return out, nil

@@ -7,33 +7,6 @@ import (
 	"testing"
 )
 
-// TestFitting splits batches into what one call may carry.
-func TestFitting(t *testing.T) {
-	of := func(sizes ...int) (bufs [][]byte) {
-		for _, n := range sizes {
-			bufs = append(bufs, make([]byte, n))
-		}
-		return bufs
-	}
-	for _, tc := range []struct {
-		name  string
-		sizes []int
-		want  int
-	}{
-		{"one", []int{5}, 1},
-		{"equal", []int{5, 5, 5}, 3},
-		{"shorter last", []int{5, 5, 3, 5}, 3},
-		{"longer", []int{5, 6}, 1},
-		{"empty last", []int{5, 0, 5}, 2},
-		{"too many", slices.Repeat([]int{5}, 100), maxSegments},
-		{"too long", slices.Repeat([]int{1456}, 64), maxBundle / 1460},
-	} {
-		if got := fitting(of(tc.sizes...)); got != tc.want {
-			t.Errorf("%s: %d, not %d", tc.name, got, tc.want)
-		}
-	}
-}
-
 // TestDatagrams sends batches of packets between two sockets, as one call each
 // where the system can.
 func TestDatagrams(t *testing.T) {
