@@ -230,7 +230,8 @@ func (r *relays) dial(place relayPlace) (*relay.Relay, *late, error) {
 		o := <-results
 		switch {
 		case o.err != nil:
-			if best.relay == nil && ctx.Err() == nil {
+			// What a URL said weighs more than that time was up.
+			if best.err == nil || ctx.Err() == nil {
 				best.err = o.err
 			}
 		case best.relay != nil:
