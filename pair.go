@@ -464,29 +464,3 @@ func (p *Pairing) closeSessions() {
 		}
 	}
 }
-
-func (n *Node) track(p *Pairing) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.pairings[p] = struct{}{}
-}
-
-func (n *Node) forget(p *Pairing) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	delete(n.pairings, p)
-}
-
-// promoted tells a pairing under way that its pair became active on the pair's
-// own topics.
-func (n *Node) promoted(id registry.PairID) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for p := range n.pairings {
-		p.box.post(func() {
-			if p.pairID == id {
-				p.machine.Promoted(time.Now())
-			}
-		})
-	}
-}

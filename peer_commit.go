@@ -23,7 +23,10 @@ func (p *peer) drainCommit() {
 		case pairing.CommitStore:
 			p.commit.Stored(time.Now(), act.State, p.store(registry.State(act.State)))
 		case pairing.CommitDone:
-			if p.rec.State == registry.Tomb {
+			switch p.rec.State {
+			case registry.Active:
+				p.n.confirmed(p.pairID)
+			case registry.Tomb:
 				closeOnce(p.toldDone)
 			}
 		}
@@ -85,6 +88,14 @@ func (p *peer) reload() {
 	}
 	if rec.State == p.rec.State {
 		p.rec = rec
+		return
+	}
+	if p.commit.State() == pairing.Prepared && rec.State == registry.Active {
+		// The other side hears of it on the pair's own topics, too: the code's topic may
+		// have no turn left for this second.
+		p.commit.Promoted(time.Now())
+		p.adopt(rec)
+		p.drainCommit()
 		return
 	}
 	commit, err := pairing.NewCommit(pairing.State(rec.State), rec.PairID, p.role(), rec.CommitJ, rec.CommitO, rand.Reader)

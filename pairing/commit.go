@@ -264,6 +264,13 @@ func (c *Commit) Promoted(now time.Time) {
 	}
 }
 
+// Confirmed takes over that the other side is known to be active by other means.
+func (c *Commit) Confirmed() {
+	if c.state == Active {
+		c.settle()
+	}
+}
+
 // Cancel ends the pair: it asks to store TOMB, and then tells the other side
 // until that confirms. It has no effect on a pair that has ended.
 func (c *Commit) Cancel(now time.Time) {

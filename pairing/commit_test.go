@@ -236,3 +236,17 @@ func TestNewCommitRefuses(t *testing.T) {
 		}
 	}
 }
+
+// TestConfirmed holds that what was heard by another way settles an active pair, once,
+// and no other.
+func TestConfirmed(t *testing.T) {
+	for _, s := range []State{Prepared, Active, Tomb} {
+		b := newBare(t, s, Joiner)
+		b.c.Confirmed()
+		b.c.Confirmed()
+		b.drain()
+		if want := s == Active; b.c.Settled() != want || (b.done == 1) != want || len(b.sent) > 0 {
+			t.Errorf("state %d: settled %v, done %d, sent %v", s, b.c.Settled(), b.done, b.sent)
+		}
+	}
+}

@@ -344,6 +344,15 @@ func (m *Machine) Promoted(now time.Time) {
 	}
 }
 
+// Confirmed says that the other side was heard to be active by the other way, on
+// the pair's own topics.
+func (m *Machine) Confirmed() {
+	if m.commit != nil {
+		m.commit.Confirmed()
+		m.drainCommit()
+	}
+}
+
 // drainCommit turns what the commit phase wants into actions.
 func (m *Machine) drainCommit() {
 	if m.commit == nil {
