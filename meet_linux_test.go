@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -95,18 +97,23 @@ func (m *meetLab) config(ctx context.Context, args ...string) {
 	}
 }
 
-// pair pairs the two by words alone, and returns how long the one took that entered
-// them.
+// pair pairs the two by words alone, and returns how long the one that entered them
+// took to say that it is paired.
 func (m *meetLab) pair(ctx context.Context) time.Duration {
 	m.t.Helper()
 	code, p := m.nodes[0].offer(ctx, "words")
-	start := time.Now()
-	if status, out := m.nodes[1].join(ctx, code); status != 0 {
-		m.t.Fatalf("join: exit status %d: %s", status, out)
+	file := filepath.Join(m.t.TempDir(), "code")
+	if err := os.WriteFile(file, []byte(code+"\n"), 0o600); err != nil {
+		m.t.Fatal(err)
 	}
+	start := time.Now()
+	j := m.nodes[1].start("join", "--yes", "--json", "--code-file", file)
+	j.Await(ctx, `"event":"paired"`)
 	took := time.Since(start)
-	if status := p.Wait(ctx); status != 0 {
-		m.t.Fatalf("pair: exit status %d", status)
+	for _, one := range []*nettest.Process{p, j} {
+		if status := one.Wait(ctx); status != 0 {
+			m.t.Fatalf("exit status %d", status)
+		}
 	}
 	return took
 }

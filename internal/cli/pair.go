@@ -231,9 +231,13 @@ func (e *env) followOn(ctx context.Context, c *control.Client, f pairFlags, req 
 	if !f.offline {
 		ui.progress("looking for the other device")
 	}
+	paired := false
 	for {
 		r, err := call.Next()
 		if err != nil {
+			if paired { // stopped while it only stays for the other side
+				return nil
+			}
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
@@ -252,12 +256,12 @@ func (e *env) followOn(ctx context.Context, c *control.Client, f pairFlags, req 
 			err = ui.note(ctx, *r.Note)
 		case r.Pair != nil:
 			err = ui.step(ctx, *r.Pair)
+		case r.Device != nil && !paired:
+			paired = true
+			err = ui.paired(r)
 		}
-		if err != nil {
+		if err != nil || r.Done {
 			return err
-		}
-		if r.Done {
-			return ui.paired(r)
 		}
 	}
 }

@@ -51,7 +51,7 @@ func (s *Server) pair(st *stream, req Request) (Reply, error) {
 			}
 		case ev, ok := <-p.Events():
 			if !ok {
-				return s.outcome(ctx, p)
+				return s.outcome(ctx, st, p)
 			}
 			looking.Stop() // somebody is there
 			found := step(ev)
@@ -63,7 +63,7 @@ func (s *Server) pair(st *stream, req Request) (Reply, error) {
 				if n, ok := notes.last(ctx, p); ok && st.send(Reply{Note: &n}) != nil {
 					return Reply{}, errTaken
 				}
-				return s.outcome(ctx, p)
+				return s.outcome(ctx, st, p)
 			}
 		case i, ok := <-in:
 			if !ok {
@@ -121,12 +121,16 @@ func (s *Server) begin(ctx context.Context, req Request, only rendezvous.Exchang
 	})
 }
 
-func (s *Server) outcome(ctx context.Context, p *kith.Pairing) (Reply, error) {
+// outcome tells the client the result as soon as it is durable on both sides, and
+// ends a little later, as the other side may still need this side's last message.
+func (s *Server) outcome(ctx context.Context, st *stream, p *kith.Pairing) (Reply, error) {
 	d, err := p.Wait(ctx)
 	if err != nil {
 		return Reply{}, err
 	}
-	// The other side may still need this side's last message.
+	if st.send(Reply{Device: &d}) != nil {
+		return Reply{}, errTaken
+	}
 	settle, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()
 	p.Settle(settle)
