@@ -348,9 +348,8 @@ func (e *Exchange) Join(ctx context.Context, p rendezvous.Point) (rendezvous.Ses
 	}
 	s := &session{
 		e: e, topic: topicName(p.Topic), mode: p.Mode,
-		Inbox: rendezvous.NewInbox("mqtt"), wake: make(chan struct{}, 1),
+		Inbox: rendezvous.NewInbox("mqtt"), out: rendezvous.NewOutbox(e.cfg.Burst, e.cfg.Interval),
 	}
-	s.limit = limiter{burst: e.cfg.Burst, interval: e.cfg.Interval}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {

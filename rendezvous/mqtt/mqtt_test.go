@@ -14,7 +14,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	broker "github.com/mochi-mqtt/server/v2"
@@ -244,31 +243,6 @@ func TestBadURLs(t *testing.T) {
 			t.Errorf("%q: %v, want ErrConfig", u, err)
 		}
 	}
-}
-
-// TestLimiter holds the specification's rate: three at once, then one a second.
-func TestLimiter(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := limiter{burst: 3, interval: time.Second}
-		start := time.Now()
-		var at []time.Duration
-		for range 6 {
-			for {
-				wait := l.wait(time.Now())
-				if wait <= 0 {
-					break
-				}
-				time.Sleep(wait) // the bubble's clock
-			}
-			at = append(at, time.Since(start))
-		}
-		want := []time.Duration{0, 0, 0, time.Second, 2 * time.Second, 3 * time.Second}
-		for i := range want {
-			if at[i] != want[i] {
-				t.Fatalf("sent at %v, want %v", at, want)
-			}
-		}
-	})
 }
 
 func FuzzURL(f *testing.F) {

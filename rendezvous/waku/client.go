@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
+
+	"github.com/kithproject/kith/rendezvous"
 )
 
 const (
@@ -36,9 +38,9 @@ type client struct {
 	failed  atomic.Int32
 
 	mu       sync.Mutex // guards the limiters
-	messages limiter
-	requests limiter
-	queries  limiter
+	messages rendezvous.Limiter
+	requests rendezvous.Limiter
+	queries  rendezvous.Limiter
 
 	topics map[subscription]struct{} // guarded by Service.mu
 	gone   bool                      // guarded by Service.mu
@@ -47,9 +49,9 @@ type client struct {
 func (s *Service) newClient() *client {
 	return &client{
 		s: s, queue: make(chan []byte, clientQueue), topics: make(map[subscription]struct{}),
-		messages: limiter{burst: burstOfMessages * s.cfg.Rate, interval: time.Second / time.Duration(s.cfg.Rate)},
-		requests: limiter{burst: requestBurst, interval: requestRate},
-		queries:  limiter{burst: storeBurst, interval: storeRate},
+		messages: rendezvous.Limiter{Burst: burstOfMessages * s.cfg.Rate, Interval: time.Second / time.Duration(s.cfg.Rate)},
+		requests: rendezvous.Limiter{Burst: requestBurst, Interval: requestRate},
+		queries:  rendezvous.Limiter{Burst: storeBurst, Interval: storeRate},
 	}
 }
 
@@ -61,13 +63,13 @@ func (c *client) handlers() map[string]handler {
 }
 
 // allow takes a token of a limiter.
-func (c *client) allow(l *limiter) bool {
+func (c *client) allow(l *rendezvous.Limiter) bool {
 	if c.trusted {
 		return true
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if l.wait(time.Now()) <= 0 {
+	if l.Wait(time.Now()) <= 0 {
 		return true
 	}
 	c.s.count(func(st *Stats) { st.Refused++ })

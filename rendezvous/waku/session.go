@@ -24,39 +24,10 @@ type session struct {
 	topic, pubsub string
 	mode          rendezvous.Mode
 	*rendezvous.Inbox
-	wake chan struct{} // holds a token while frames wait
-
-	mu      sync.Mutex // guards the fields below
-	waiting [][]byte   // frames to send, oldest first, at most burst
-	limit   limiter
+	out *rendezvous.Outbox
 }
 
-// A limiter allows a burst and then one in each interval.
-type limiter struct {
-	burst    int
-	interval time.Duration
-	used     int
-	last     time.Time // when the last token came back
-}
-
-// wait returns how long to wait for the next token; it takes it if that is zero.
-func (l *limiter) wait(now time.Time) time.Duration {
-	if back := int(now.Sub(l.last) / l.interval); back > 0 {
-		l.used = max(0, l.used-back)
-		l.last = l.last.Add(time.Duration(back) * l.interval)
-	}
-	if l.used == 0 {
-		l.last = now
-	}
-	if l.used < l.burst {
-		l.used++
-		return 0
-	}
-	return l.last.Add(l.interval).Sub(now)
-}
-
-// Publish hands a frame to the nodes' connections, under the rate limit: when
-// more wait than the burst, the oldest is dropped.
+// Publish hands a frame to the nodes' connections, under the rate limit.
 func (s *session) Publish(ctx context.Context, frame []byte) error {
 	if err := s.MayPublish(ctx, frame); err != nil {
 		return err
@@ -64,25 +35,13 @@ func (s *session) Publish(ctx context.Context, frame []byte) error {
 	if s.mode == rendezvous.ReceiveOnly {
 		return errors.New("waku: this session only receives")
 	}
-	s.mu.Lock()
-	s.waiting = append(s.waiting, append([]byte(nil), frame...))
-	if len(s.waiting) > s.limit.burst {
-		s.waiting = s.waiting[1:]
-	}
-	s.mu.Unlock()
-	s.nudge()
-	if h := s.e.Health(); !h.Ready {
+	h := s.e.Health()
+	s.out.Put(frame, h.Ready)
+	if !h.Ready {
 		// It goes out when a node is there, if nothing newer has come by then.
 		return fmt.Errorf("waku: %w: %w", rendezvous.ErrUnreachable, h.Err)
 	}
 	return nil
-}
-
-func (s *session) nudge() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
 }
 
 // send sends what waits while a node is connected, until the session closes.
@@ -91,10 +50,10 @@ func (s *session) send() {
 		select {
 		case <-s.Done():
 			return
-		case <-s.wake:
+		case <-s.out.Wake():
 		}
 		for s.awaitNode() {
-			frame, ok := s.next()
+			frame, ok := s.out.Next(s.Done())
 			if !ok {
 				break
 			}
@@ -116,42 +75,6 @@ func (s *session) awaitNode() bool {
 	}
 }
 
-// next returns the next frame when the limit allows it; it reports false when
-// there is none, or the session closes.
-func (s *session) next() ([]byte, bool) {
-	for {
-		s.mu.Lock()
-		if len(s.waiting) == 0 {
-			s.mu.Unlock()
-			return nil, false
-		}
-		wait := s.limit.wait(time.Now())
-		if wait <= 0 {
-			frame := s.waiting[0]
-			s.waiting = s.waiting[1:]
-			s.mu.Unlock()
-			return frame, true
-		}
-		// Under the limit only the newest frame is worth its turn.
-		s.waiting = s.waiting[len(s.waiting)-1:]
-		s.mu.Unlock()
-		timer := time.NewTimer(wait)
-		select {
-		case <-timer.C:
-		case <-s.Done():
-			timer.Stop()
-			return nil, false
-		}
-	}
-}
-
-// newer reports whether another frame waits.
-func (s *session) newer() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.waiting) > 0
-}
-
 // Close leaves the topic.
 func (s *session) Close() error {
 	s.Shut(func() { s.e.leave(s) })
@@ -171,7 +94,7 @@ func (e *Exchange) publish(s *session, frame []byte) {
 	e.mu.Unlock()
 	msg := m.append(nil)
 	for range attempts {
-		if !s.awaitNode() || e.toNodes(s, msg) || s.newer() {
+		if !s.awaitNode() || e.toNodes(s, msg) || s.out.Waiting() {
 			return
 		}
 	}
@@ -226,9 +149,9 @@ func (e *Exchange) toNodes(s *session, msg []byte) bool {
 			}
 			asked--
 			done = done || errors.Is(err, errRefused)
-		case <-s.wake:
-			if s.newer() { // which does not wait for a node that hangs
-				s.nudge()
+		case <-s.out.Wake():
+			if s.out.Waiting() { // which does not wait for a node that hangs
+				s.out.Nudge()
 				return true
 			}
 		case <-s.Done():

@@ -4,35 +4,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/kithproject/kith/rendezvous"
 )
-
-// TestRate holds the politeness towards nodes: three frames at once, then one a
-// second, of which the newest counts.
-func TestRate(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := &session{Inbox: rendezvous.NewInbox("waku"), limit: limiter{burst: defaultBurst, interval: defaultInterval}}
-		start := time.Now()
-		var at []time.Duration
-		for range 6 {
-			s.waiting = [][]byte{{1}}
-			if _, ok := s.next(); !ok {
-				t.Fatal("no frame")
-			}
-			at = append(at, time.Since(start))
-		}
-		for i, want := range []time.Duration{0, 0, 0, time.Second, 2 * time.Second, 3 * time.Second} {
-			if at[i] != want {
-				t.Fatalf("frames went at %v", at)
-			}
-		}
-		s.waiting = [][]byte{{1}, {2}, {3}}
-		if frame, ok := s.next(); !ok || frame[0] != 3 || len(s.waiting) != 0 {
-			t.Errorf("frame %v, %d wait: want the newest alone", frame, len(s.waiting))
-		}
-	})
-}
 
 // TestReconnect holds how attempts to connect follow each other: at once after a
 // connection that carried a message, slower and slower where there is none, every

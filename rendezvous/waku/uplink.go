@@ -97,9 +97,7 @@ func (u *uplink) nudge() {
 // changedTopic says that a topic may be wanted now, or no longer.
 func (u *uplink) changedTopic(topic string) {
 	u.mu.Lock()
-	if u.link != nil { // else all are subscribed when it is there
-		u.dirty[topic] = struct{}{}
-	}
+	u.dirty[topic] = struct{}{}
 	u.mu.Unlock()
 	u.nudge()
 }
@@ -210,16 +208,11 @@ func (u *uplink) live(l *link) (err error) {
 	if err := u.greet(ctx, l); err != nil {
 		return err
 	}
-	began := time.Now()
-	u.mu.Lock()
-	u.link, u.err, u.refused, u.fatal = l, nil, nil, nil
-	again := u.was
-	u.was = true
-	clear(u.dirty)
-	u.mu.Unlock()
-	u.log.Info("node connected")
-	u.o.changed(u, true, again)
+	began, up := time.Now(), false
 	defer func() {
+		if !up {
+			return
+		}
 		u.mu.Lock()
 		u.link = nil
 		if u.did || time.Since(began) > steady {
@@ -232,7 +225,15 @@ func (u *uplink) live(l *link) (err error) {
 		u.mu.Unlock()
 		u.o.changed(u, false, false)
 	}()
-	return u.follow(ctx, l)
+	return u.follow(ctx, l, func() {
+		u.mu.Lock()
+		u.link, u.err, u.refused, u.fatal = l, nil, nil, nil
+		again := u.was
+		u.was, up = true, true
+		u.mu.Unlock()
+		u.log.Info("node connected")
+		u.o.changed(u, true, again)
+	})
 }
 
 // greet asks the node what it speaks (libp2p's identify), and compares the
@@ -303,17 +304,28 @@ func (u *uplink) metadata(_ *link, s *stream) {
 }
 
 // follow keeps the subscriptions as they are wanted, and asks the node now and
-// then whether it still has them.
-func (u *uplink) follow(ctx context.Context, l *link) error {
+// then whether it still has them. It calls begin once, when the node has the first
+// ones: what is said before, the answer to that would not be heard.
+func (u *uplink) follow(ctx context.Context, l *link, begin func()) error {
 	have := make(map[string]bool)
+	u.takeDirty()
 	next := u.o.topics()
 	quiet := time.NewTimer(pingInterval)
 	defer quiet.Stop()
 	for {
 		wait := pingInterval
-		err := u.subscribe(ctx, l, have, next)
+		fresh, err := u.subscribe(ctx, l, have, next)
 		if err != nil && !errors.Is(err, errRefused) {
 			return err
+		}
+		if begin != nil {
+			begin()
+			begin = nil
+		}
+		for _, b := range fresh {
+			if err := u.fetch(ctx, l, b.pubsub, b.topics); err != nil {
+				return err
+			}
 		}
 		u.setRefused(explain(u.addr.text, err)) // its words are shown; what it takes, it has
 		if err != nil {
@@ -381,9 +393,15 @@ func (u *uplink) missing(have map[string]bool) (out []string) {
 	return out
 }
 
-// subscribe brings the topics that changed in order, and fetches what the node
-// keeps of those that are new.
-func (u *uplink) subscribe(ctx context.Context, l *link, have map[string]bool, changed []string) error {
+// A batch are content topics of one pubsub topic.
+type batch struct {
+	pubsub string
+	topics []string
+}
+
+// subscribe brings the topics that changed in order, and returns those that are new:
+// the node may keep something of them.
+func (u *uplink) subscribe(ctx context.Context, l *link, have map[string]bool, changed []string) (fresh []batch, err error) {
 	type group struct{ on, off []string }
 	groups := make(map[string]*group) // by pubsub topic
 	for _, t := range changed {
@@ -403,27 +421,25 @@ func (u *uplink) subscribe(ctx context.Context, l *link, have map[string]bool, c
 		}
 	}
 	for pubsub, g := range groups {
-		for batch := range slices.Chunk(g.off, topicsAtOnce) {
-			if err := u.filter(ctx, l, filterUnsubscribe, pubsub, batch); err != nil && !errors.Is(err, errRefused) {
-				return err
+		for topics := range slices.Chunk(g.off, topicsAtOnce) {
+			if err := u.filter(ctx, l, filterUnsubscribe, pubsub, topics); err != nil && !errors.Is(err, errRefused) {
+				return fresh, err
 			}
-			for _, t := range batch {
+			for _, t := range topics {
 				delete(have, t)
 			}
 		}
-		for batch := range slices.Chunk(g.on, topicsAtOnce) {
-			if err := u.filter(ctx, l, filterSubscribe, pubsub, batch); err != nil {
-				return err
+		for topics := range slices.Chunk(g.on, topicsAtOnce) {
+			if err := u.filter(ctx, l, filterSubscribe, pubsub, topics); err != nil {
+				return fresh, err
 			}
-			for _, t := range batch {
+			for _, t := range topics {
 				have[t] = true
 			}
-			if err := u.fetch(ctx, l, pubsub, batch); err != nil {
-				return err
-			}
+			fresh = append(fresh, batch{pubsub, topics})
 		}
 	}
-	return nil
+	return fresh, nil
 }
 
 // refuse gives a node up that cannot be used: its connection is closed, and the

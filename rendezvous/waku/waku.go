@@ -271,8 +271,8 @@ func (e *Exchange) Join(ctx context.Context, p rendezvous.Point) (rendezvous.Ses
 		return nil, err
 	}
 	s := &session{
-		e: e, topic: topic, pubsub: pubsub, mode: p.Mode, Inbox: rendezvous.NewInbox(e.Name()), wake: make(chan struct{}, 1),
-		limit: limiter{burst: e.cfg.Burst, interval: e.cfg.Interval},
+		e: e, topic: topic, pubsub: pubsub, mode: p.Mode, Inbox: rendezvous.NewInbox(e.Name()),
+		out: rendezvous.NewOutbox(e.cfg.Burst, e.cfg.Interval),
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
