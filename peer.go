@@ -262,7 +262,11 @@ func (p *peer) signalled(ev signaling.Event) {
 		}
 		p.post(func() {
 			p.commits.Add(-1)
-			p.commit.Receive(time.Now(), ev.Body)
+			if ev.Stored {
+				p.commit.ReceiveStored(time.Now(), ev.Body)
+			} else {
+				p.commit.Receive(time.Now(), ev.Body)
+			}
 		})
 	case signaling.GoodbyeEvent:
 		p.news.Store(nil) // that run is over

@@ -169,7 +169,13 @@ func (c *Commit) answer(now time.Time, msg byte) {
 }
 
 // Receive takes a body from the medium. What is not of this pair is ignored.
-func (c *Commit) Receive(now time.Time, body []byte) {
+func (c *Commit) Receive(now time.Time, body []byte) { c.take(now, body, true) }
+
+// ReceiveStored is Receive for a body that a medium kept from before: its sender may
+// be gone, and asks again if it still needs to know that the pair is active.
+func (c *Commit) ReceiveStored(now time.Time, body []byte) { c.take(now, body, false) }
+
+func (c *Commit) take(now time.Time, body []byte, live bool) {
 	plain, err := openMessage(c.receive[:], c.ad(), body)
 	if err != nil || len(plain) != 1+len(c.pairID) || !bytes.Equal(plain[1:], c.pairID[:]) {
 		return
@@ -186,7 +192,9 @@ func (c *Commit) Receive(now time.Time, body []byte) {
 		c.settled = true
 		c.store(Active)
 	case msg == msgPrepared && c.state == Active:
-		c.answer(now, msgCommitted)
+		if live {
+			c.answer(now, msgCommitted)
+		}
 	case msg == msgCommitted && c.state == Active:
 		c.settle()
 	}

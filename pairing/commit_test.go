@@ -250,3 +250,31 @@ func TestConfirmed(t *testing.T) {
 		}
 	}
 }
+
+// TestReceiveStored holds that what a medium kept has its effect, and that only who is
+// there is told that the pair is active.
+func TestReceiveStored(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	for _, c := range []struct {
+		state  State
+		msg    byte
+		stores State
+	}{
+		{Prepared, msgPrepared, Active}, {Prepared, msgCommitted, Active}, {Active, msgUnpair, Tomb}, {Active, msgPrepared, 0},
+	} {
+		b := newBare(t, c.state, Joiner)
+		body, err := sealMessage(b.c.receive[:], b.c.ad(), append([]byte{c.msg}, b.c.pairID[:]...), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.c.ReceiveStored(now, body)
+		b.drain()
+		if got := len(b.want) == 1 && b.want[0] == c.stores; got != (c.stores != 0) || len(b.sent) > 0 {
+			t.Errorf("state %d, message %d: stores %v, says %v", c.state, c.msg, b.want, b.sent)
+		}
+		b.say(now, c.msg)
+		if c.state == Active && c.msg == msgPrepared && len(b.sent) != 1 {
+			t.Errorf("a device that is there is told %v", b.sent)
+		}
+	}
+}

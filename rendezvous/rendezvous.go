@@ -86,6 +86,7 @@ type Message struct {
 	Frame    []byte         // FrameSize bytes, owned by the receiver
 	Exchange string         // name of the exchange that brought it
 	From     netip.AddrPort // sender's address where the medium knows one; not proof of anything
+	Stored   bool           // sent before the session began, and kept by a medium that also brings what is sent now
 
 	via *raceMember // of a Racer, that brought it
 }

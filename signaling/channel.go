@@ -36,6 +36,7 @@ type Event struct {
 	Body     []byte         // with CommitEvent
 	Exchange string         // the medium that brought it
 	From     netip.AddrPort // sender's address as the medium saw it; no proof of anything
+	Stored   bool           // said before this device listened: the other may be gone
 }
 
 // Config is what Open needs. Exchange, Chain and Events must be set.
@@ -369,9 +370,10 @@ func (c *Channel) receive(now time.Time, a arrival) {
 		c.cfg.Logger.Debug("message not understood", "exchange", a.msg.Exchange)
 		return
 	}
+	m.stored = a.msg.Stored
 	o := c.core.receive(now, m)
 	if o.event != nil {
-		o.event.Exchange, o.event.From = a.msg.Exchange, a.msg.From
+		o.event.Exchange, o.event.From, o.event.Stored = a.msg.Exchange, a.msg.From, a.msg.Stored
 		c.mu.Lock()
 		c.peerDay = c.core.peerDay
 		c.mu.Unlock()

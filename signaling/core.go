@@ -144,7 +144,11 @@ func (c *core) receive(now time.Time, m message) outcome {
 func (c *core) receivePresence(now time.Time, m message) outcome {
 	if m.echo != c.self {
 		// Perhaps a replay, perhaps a device that has just started: tell it who
-		// runs here, and its answer will prove it.
+		// runs here, and its answer will prove it. One that spoke before we listened
+		// and is still there answers what we say of ourselves.
+		if m.stored {
+			return outcome{}
+		}
 		if m.boot != c.peer {
 			c.hint = m.boot
 		}

@@ -34,3 +34,26 @@ func TestLateHint(t *testing.T) {
 		}
 	}
 }
+
+// TestStoredPresence holds that what was said before this device listened neither
+// takes its turns nor changes whom it speaks to, unless it speaks to this run.
+func TestStoredPresence(t *testing.T) {
+	us, live, old := BootID{1}, BootID{2}, BootID{3}
+	now := time.Unix(1e9, 0)
+	c := &core{self: us}
+	c.announce(now, Presence{Name: "desk"})
+	c.presence(now)
+	if o := c.receive(now, message{typ: framePresence, boot: old, counter: 9, want: true, stored: true}); o.answer || o.event != nil {
+		t.Error("a stored presence of nobody's run is answered")
+	}
+	if m := c.presence(now); m.echo != (BootID{}) {
+		t.Errorf("our presence echoes %v", m.echo)
+	}
+	if o := c.receive(now, message{typ: framePresence, boot: live, counter: 1, want: true}); !o.answer {
+		t.Error("one that is there is not answered")
+	}
+	now = now.Add(time.Second)
+	if o := c.receive(now, message{typ: framePresence, boot: live, echo: us, counter: 2, stored: true}); o.event == nil {
+		t.Error("what was said to this run is not heard")
+	}
+}

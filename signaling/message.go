@@ -66,6 +66,8 @@ type message struct {
 	body    []byte
 	note    uint64 // number of the note that is the body; 0: none is
 	ack     uint64 // number of the receiver's newest note that was taken
+
+	stored bool // not on the wire: the medium kept it from before
 }
 
 // messageWire is the CBOR form.

@@ -294,6 +294,9 @@ func TestCatchUp(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if !m.Stored {
+				t.Errorf("frame %d is said to come from somebody who is there", m.Frame[0])
+			}
 			got = append(got, m.Frame[0])
 		}
 		slices.Sort(got)

@@ -240,7 +240,7 @@ func (e *Exchange) topics() (out []string) {
 }
 
 // arrived gives a message to the sessions of its topic, once.
-func (e *Exchange) arrived(_ *uplink, pubsub string, m *message, _ bool) {
+func (e *Exchange) arrived(_ *uplink, pubsub string, m *message, stored bool) {
 	if len(m.payload) != rendezvous.FrameSize {
 		return
 	}
@@ -256,7 +256,7 @@ func (e *Exchange) arrived(_ *uplink, pubsub string, m *message, _ bool) {
 	}
 	e.mu.Unlock()
 	for _, s := range to {
-		s.Deliver(rendezvous.Message{Frame: append([]byte(nil), m.payload...), Exchange: e.Name()})
+		s.Deliver(rendezvous.Message{Frame: append([]byte(nil), m.payload...), Exchange: e.Name(), Stored: stored})
 	}
 }
 
