@@ -7,9 +7,9 @@ ROOT    := $(shell [ "$$(id -u)" = 0 ] && [ "$$(uname)" = Linux ] && echo yes)
 TARGETS := linux/amd64 linux/arm64 linux/arm darwin/amd64 darwin/arm64 windows/amd64 freebsd/amd64 android/arm64
 LINT    := $(GO) tool -modfile=tools/go.mod
 
-.PHONY: help build demo test race fuzz models bench natmatrix roam hubload cross lint deps
+.PHONY: help build demo test race fuzz models bench natmatrix roam rendezvous-matrix hubload cross lint deps
 help: ## this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 10
 
 build: ## build ./kith
 	$(GO) build -trimpath -o kith ./cmd/kith
@@ -65,6 +65,9 @@ bench: deps ## benchmarks; the data path's needs root on Linux
 
 natmatrix: deps ## every pair of NATs RUNS (50) times, as root; writes docs/natmatrix.md
 	KITH_NATMATRIX=$(RUNS) KITH_NATMATRIX_FILE=docs/natmatrix.md $(GO) test -count=1 -timeout 3h -run '^TestNATMatrix$$' -v .
+
+rendezvous-matrix: deps ## each medium alone and all together RUNS (20) times, as root; prints and writes docs/rendezvous.md
+	KITH_MEET=$(if $(filter file,$(origin RUNS)),20,$(RUNS)) KITH_MEET_FILE=docs/rendezvous.md $(GO) test -count=1 -timeout 3h -run '^TestMeetMatrix$$' -v .
 
 roam: ## each change of the network RUNS (20) times, as root; writes docs/roaming.md
 	KITH_ROAM=$(if $(filter file,$(origin RUNS)),20,$(RUNS)) KITH_ROAM_FILE=docs/roaming.md $(GO) test -count=1 -timeout 3h -run '^TestRoamTable$$' -v .
