@@ -102,6 +102,12 @@ func (m *meetLab) config(ctx context.Context, args ...string) {
 func (m *meetLab) pair(ctx context.Context) time.Duration {
 	m.t.Helper()
 	code, p := m.nodes[0].offer(ctx, "words")
+	return m.join(ctx, code, p)
+}
+
+// join enters the code that p shows.
+func (m *meetLab) join(ctx context.Context, code string, p *nettest.Process) time.Duration {
+	m.t.Helper()
 	file := filepath.Join(m.t.TempDir(), "code")
 	if err := os.WriteFile(file, []byte(code+"\n"), 0o600); err != nil {
 		m.t.Fatal(err)

@@ -32,11 +32,7 @@ func services(ctx context.Context, t *testing.T, m *meetLab) []service {
 	}
 	tb := newTable(t, m.inet)
 	brokerHost := m.inet.Server("broker")
-	conf := filepath.Join(t.TempDir(), "mosquitto.conf")
-	if err := os.WriteFile(conf, []byte("listener 1883 0.0.0.0\nallow_anonymous true\nuser root\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	brokerHost.Start("mosquitto", "-v", "-c", conf).Await(ctx, "running")
+	brokerHost.Start("mosquitto", "-v", "-c", brokerConf(t)).Await(ctx, "running")
 	hub := newStation(t, m.inet.Server("hub"))
 	at := hub.host.Addrs()
 	up := hub.start("hub", "--dht", "off", "--waku", "--listen", at[0].String()+":443", "--host", at[0].String(), "--alt-ip", at[1].String())
@@ -52,6 +48,16 @@ func services(ctx context.Context, t *testing.T, m *meetLab) []service {
 		{"waku", [][]string{{"waku", wakuAt(at[0].String())}, stun}, [][]string{{"waku", wakuAt(nobody)}}},
 		{"hub", [][]string{{"hub", text}}, [][]string{{"hub", gone}}},
 	}
+}
+
+// brokerConf is the file that a broker for everybody is configured with.
+func brokerConf(t *testing.T) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "mosquitto.conf")
+	if err := os.WriteFile(file, []byte("listener 1883 0.0.0.0\nallow_anonymous true\nuser root\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
 // fresh makes both devices new, with the settings of a run.
@@ -152,6 +158,7 @@ func TestMeetMatrix(t *testing.T) {
 		every = append(every, s.live...)
 	}
 	row("all", "-", every)
+	idle := m.idle(ctx, every)
 	file := os.Getenv("KITH_MEET_FILE")
 	if file == "" || t.Failed() {
 		t.Log("\n" + table.String())
@@ -163,8 +170,43 @@ func TestMeetMatrix(t *testing.T) {
 		"until a ping through the tunnel is back, \"moved\" the same after both have stopped, one has\n" +
 		"moved to another network, and both routers have new mappings and one a new address. The DHT\n" +
 		"has 40 nodes of its own. \"dead\" means that all other media are configured, too, and their\n" +
-		"servers do not answer. `make rendezvous-matrix` writes this table.\n\n" + table.String()
+		"servers do not answer. `make rendezvous-matrix` writes this table.\n\n" + table.String() + "\n" + idle
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// idle connects two devices that use every medium, also the LAN, leaves them alone, and
+// says what the first of them costs.
+func (m *meetLab) idle(ctx context.Context, settings [][]string) string {
+	m.t.Helper()
+	m.fresh(ctx, append(settings, []string{"rendezvous", "lan", "on"}))
+	m.pair(ctx)
+	m.connect(ctx)
+	defer m.stop()
+	rest(ctx, m.t, idleQuiet)
+	pid, own := m.nodes[0].up.PID(), m.nodes[0].host.Addrs()[0]
+	before, rec := cpuTime(m.t, pid), m.sites[0].LAN.Record()
+	rest(ctx, m.t, idleWatch)
+	frames, busy := rec.Stop(), cpuTime(m.t, pid)-before
+	var sent, received load
+	for _, f := range frames {
+		p, ok := nettest.ParseFrame(f)
+		switch {
+		case !ok:
+		case p.Src.Addr() == own:
+			sent.add(p)
+		case p.Dst.Addr() == own:
+			received.add(p)
+		}
+	}
+	rate := float64(sent.bytes+received.bytes) / idleWatch.Seconds()
+	if rate > 1000 {
+		m.t.Errorf("an idle device with every medium moves %.0f bytes/s, more than 1000", rate)
+	}
+	text := fmt.Sprintf("One device that has every medium on, the LAN too, and is connected and idle: %.0f bytes/s sent and\n"+
+		"%.0f received, with IP headers, and %.2f %% of a core, over %v.\n",
+		float64(sent.bytes)/idleWatch.Seconds(), float64(received.bytes)/idleWatch.Seconds(), 100*busy.Seconds()/idleWatch.Seconds(), idleWatch)
+	m.t.Log(text)
+	return text
 }

@@ -113,6 +113,9 @@ func (p *Process) Say(line string) {
 	}
 }
 
+// PID returns the number of the process.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
 // Kill ends the program as a power cut would, and waits for its end.
 func (p *Process) Kill() { p.signal(syscall.SIGKILL) }
 
