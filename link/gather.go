@@ -36,6 +36,7 @@ type gatherer struct {
 	socket  *Socket
 	kick    chan struct{}
 	answers chan stunAnswer
+	late    chan []netip.AddrPort // the first nodes of the DHT, for a round under way
 
 	mu      sync.Mutex // guards the fields below
 	servers []netip.AddrPort
@@ -60,7 +61,7 @@ type stunAnswer struct {
 }
 
 func newGatherer(s *Socket) *gatherer {
-	return &gatherer{socket: s, kick: make(chan struct{}, 1), answers: make(chan stunAnswer, 64)}
+	return &gatherer{socket: s, kick: make(chan struct{}, 1), answers: make(chan stunAnswer, 64), late: make(chan []netip.AddrPort, 1)}
 }
 
 // isSTUN reports whether b begins like a STUN message (RFC 8489 section 5).
@@ -141,12 +142,19 @@ func (s *Socket) SetServers(list []netip.AddrPort) {
 }
 
 // SetNodes says which nodes of the BitTorrent DHT may be asked where fewer than two
-// STUN servers answer, at most 4. The first time it asks them. It does not block.
+// STUN servers answer, at most 4. The first time it asks them, also in a round that
+// still waits for servers. It does not block.
 func (s *Socket) SetNodes(list []netip.AddrPort) {
 	g := s.stun
 	g.mu.Lock()
 	first := len(g.nodes) == 0 && len(list) > 0
 	g.nodes = slices.Clone(list[:min(len(list), maxNodes)])
+	if first {
+		select {
+		case g.late <- g.nodes:
+		default:
+		}
+	}
 	g.mu.Unlock()
 	if first {
 		s.Gather()
@@ -213,6 +221,12 @@ func (g *gatherer) round(ctx context.Context) {
 	var nodes []netip.AddrPort
 	if g.answering < enoughSTUN {
 		nodes = slices.Clone(g.nodes)
+	}
+	if len(g.nodes) > 0 {
+		select {
+		case <-g.late: // the round begins with them
+		default:
+		}
 	}
 	g.asked = time.Now()
 	g.mu.Unlock()
@@ -363,13 +377,15 @@ func (g *gatherer) ask(ctx context.Context, servers, nodes []netip.AddrPort, got
 		}
 		open[tx] = request{raw: raw, server: server, at: time.Now()}
 	}
-	for _, node := range nodes {
-		raw, tx, err := pingNode()
-		if err != nil {
-			return
+	askNodes := func(nodes []netip.AddrPort) {
+		for _, node := range nodes {
+			if raw, tx, err := pingNode(); err == nil {
+				open[tx] = request{raw: raw, server: node, at: time.Now()}
+			}
 		}
-		open[tx] = request{raw: raw, server: node, at: time.Now()}
 	}
+	askNodes(nodes)
+	answering := 0
 	for try, wait := 0, stunRTO; try < stunTries && len(open) > 0; try, wait = try+1, 2*wait {
 		for _, r := range open {
 			g.socket.sendRaw(r.raw, r.server)
@@ -382,12 +398,22 @@ func (g *gatherer) ask(ctx context.Context, servers, nodes []netip.AddrPort, got
 				return
 			case <-timer.C:
 				over = true
+			case late := <-g.late:
+				if answering < enoughSTUN {
+					askNodes(late)
+					for _, r := range open {
+						if slices.Contains(late, r.server) {
+							g.socket.sendRaw(r.raw, r.server)
+						}
+					}
+				}
 			case a := <-g.answers:
 				r, ok := open[a.tx]
 				if !ok || onSocket(a.from).addr != onSocket(r.server).addr {
 					continue // nobody asked, or somebody else answers
 				}
 				delete(open, a.tx)
+				answering++
 				got(punch.Sample{Local: g.local(r.server), Server: r.server, Mapped: a.mapped, At: r.at}, a.other)
 			}
 		}

@@ -44,6 +44,28 @@ func TestSTUNDeadServer(t *testing.T) {
 	})
 }
 
+// TestNodesWhileServersAreDead holds that nodes of the DHT, which become known while dead
+// servers are asked, are asked at once and not after their time is over.
+func TestNodesWhileServersAreDead(t *testing.T) {
+	const node, known = "192.0.2.77:6881", 400 * time.Millisecond
+	synctest.Test(t, func(t *testing.T) {
+		a := onAir(t, nil)
+		defer a.close()
+		go func() {
+			time.Sleep(known)
+			a.SetNodes(addrPorts(node))
+			a.SetNodes(addrPorts(node)) // not news
+		}()
+		a.ask(t, deadSTUN)
+		if got := a.requests(node); !slices.Equal(got, []time.Duration{known}) {
+			t.Errorf("the node was asked at %v, want once, when it was known", got)
+		}
+		if told := a.told(); len(told) == 0 || told[0] != known+20*time.Millisecond {
+			t.Errorf("told at %v", told)
+		}
+	})
+}
+
 func TestSTUNLostRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := 0
