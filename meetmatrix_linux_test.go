@@ -24,6 +24,17 @@ type service struct {
 	dead [][]string // the same, for a server that nobody is
 }
 
+// media are the names of the services.
+var media = []string{"dht", "mqtt", "waku", "hub"}
+
+// every is all services at once.
+func every(all []service) (settings [][]string) {
+	for _, s := range all {
+		settings = append(settings, s.live...)
+	}
+	return settings
+}
+
 // services starts every kind of server on the lab's internet.
 func services(ctx context.Context, t *testing.T, m *meetLab) []service {
 	t.Helper()
@@ -43,10 +54,10 @@ func services(ctx context.Context, t *testing.T, m *meetLab) []service {
 	stun := []string{"stun", at[0].String() + ":443"}
 	wakuAt := func(host string) string { return "/ip4/" + host + "/tcp/60000" }
 	return []service{
-		{"dht", [][]string{{"dht", "bootstrap", tb.first()}, {"rendezvous", "dht", "on"}}, [][]string{{"dht", "bootstrap", nobody + ":6881"}, {"rendezvous", "dht", "on"}}},
-		{"mqtt", [][]string{{"mqtt", "mqtt://" + brokerHost.Addrs()[0].String()}, stun}, [][]string{{"mqtt", "mqtt://" + nobody}}},
-		{"waku", [][]string{{"waku", wakuAt(at[0].String())}, stun}, [][]string{{"waku", wakuAt(nobody)}}},
-		{"hub", [][]string{{"hub", text}}, [][]string{{"hub", gone}}},
+		{media[0], [][]string{{"dht", "bootstrap", tb.first()}, {"rendezvous", "dht", "on"}}, [][]string{{"dht", "bootstrap", nobody + ":6881"}, {"rendezvous", "dht", "on"}}},
+		{media[1], [][]string{{"mqtt", "mqtt://" + brokerHost.Addrs()[0].String()}, stun}, [][]string{{"mqtt", "mqtt://" + nobody}}},
+		{media[2], [][]string{{"waku", wakuAt(at[0].String())}, stun}, [][]string{{"waku", wakuAt(nobody)}}},
+		{media[3], [][]string{{"hub", text}}, [][]string{{"hub", gone}}},
 	}
 }
 
@@ -132,33 +143,37 @@ func TestMeetMatrix(t *testing.T) {
 	if err != nil || runs < 1 {
 		t.Skip("it takes many minutes: make rendezvous-matrix runs it")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Hour)
-	defer cancel()
-	m := newMeetLab(ctx, t, nettest.NATEasy)
-	all := services(ctx, t, m)
 	var table strings.Builder
 	table.WriteString("| medium | others | runs | paired: median | 95 % | connected: median | 95 % | moved: median | 95 % |\n|---|---|---|---|---|---|---|---|---|\n")
-	row := func(name, others string, settings [][]string) {
-		var paired, connected, moved []time.Duration
-		for range runs {
-			r := m.meet(ctx, settings)
-			paired, connected, moved = append(paired, r.paired), append(connected, r.connected), append(moved, r.moved)
-		}
-		line := fmt.Sprintf("| %s | %s | %d | %s | %s | %s | %s | %s | %s |\n", name, others, runs, quantile(paired, 50), quantile(paired, 95),
-			quantile(connected, 50), quantile(connected, 95), quantile(moved, 50), quantile(moved, 95))
-		table.WriteString(line)
-		t.Log(line)
+	// Each row has a lab of its own: a site has a new address for each move.
+	in := func(name string, f func(ctx context.Context, m *meetLab, all []service)) {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+			defer cancel()
+			m := newMeetLab(ctx, t, nettest.NATEasy)
+			f(ctx, m, services(ctx, t, m))
+		})
 	}
-	for i, s := range all {
-		row(s.name, "none", alone(all, i, false))
-		row(s.name, "dead", alone(all, i, true))
+	row := func(name, others string, choose func(all []service) [][]string) {
+		in(name+", others "+others, func(ctx context.Context, m *meetLab, all []service) {
+			var paired, connected, moved []time.Duration
+			for range runs {
+				r := m.meet(ctx, choose(all))
+				paired, connected, moved = append(paired, r.paired), append(connected, r.connected), append(moved, r.moved)
+			}
+			line := fmt.Sprintf("| %s | %s | %d | %s | %s | %s | %s | %s | %s |\n", name, others, runs, quantile(paired, 50), quantile(paired, 95),
+				quantile(connected, 50), quantile(connected, 95), quantile(moved, 50), quantile(moved, 95))
+			table.WriteString(line)
+			m.t.Log(line)
+		})
 	}
-	var every [][]string
-	for _, s := range all {
-		every = append(every, s.live...)
+	for i, name := range media {
+		row(name, "none", func(all []service) [][]string { return alone(all, i, false) })
+		row(name, "dead", func(all []service) [][]string { return alone(all, i, true) })
 	}
 	row("all", "-", every)
-	idle := m.idle(ctx, every)
+	var idle string
+	in("idle", func(ctx context.Context, m *meetLab, all []service) { idle = m.idle(ctx, every(all)) })
 	file := os.Getenv("KITH_MEET_FILE")
 	if file == "" || t.Failed() {
 		t.Log("\n" + table.String())
