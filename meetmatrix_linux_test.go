@@ -3,6 +3,7 @@ package kith_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,6 +23,7 @@ type service struct {
 	name string
 	live [][]string // arguments of kith config
 	dead [][]string // the same, for a server that nobody is
+	far  [][]string // the same, for one that is 50 ms of round trip away; nil for none
 }
 
 // media are the names of the services.
@@ -53,11 +55,31 @@ func services(ctx context.Context, t *testing.T, m *meetLab) []service {
 	// Where there is no hub, another server says how the devices look from outside.
 	stun := []string{"stun", at[0].String() + ":443"}
 	wakuAt := func(host string) string { return "/ip4/" + host + "/tcp/60000" }
+	// away is a host whose TCP port leads to another's, and the way is long.
+	away := func(name, to string) string {
+		host := m.inet.Server(name)
+		_, port, err := net.SplitHostPort(to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var ln net.Listener
+		host.Do(func() { ln, err = net.Listen("tcp", net.JoinHostPort(host.Addrs()[0].String(), port)) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		nettest.Distance(t, ln, func() (conn net.Conn, err error) {
+			host.Do(func() { conn, err = net.Dial("tcp", to) })
+			return conn, err
+		}, 50*time.Millisecond)
+		return host.Addrs()[0].String()
+	}
+	broker := brokerHost.Addrs()[0].String()
+	farBroker, farWaku := away("farbroker", broker+":1883"), away("farwaku", at[0].String()+":60000")
 	return []service{
-		{media[0], [][]string{{"dht", "bootstrap", tb.first()}, {"rendezvous", "dht", "on"}}, [][]string{{"dht", "bootstrap", nobody + ":6881"}, {"rendezvous", "dht", "on"}}},
-		{media[1], [][]string{{"mqtt", "mqtt://" + brokerHost.Addrs()[0].String()}, stun}, [][]string{{"mqtt", "mqtt://" + nobody}}},
-		{media[2], [][]string{{"waku", wakuAt(at[0].String())}, stun}, [][]string{{"waku", wakuAt(nobody)}}},
-		{media[3], [][]string{{"hub", text}}, [][]string{{"hub", gone}}},
+		{media[0], [][]string{{"dht", "bootstrap", tb.first()}, {"rendezvous", "dht", "on"}}, [][]string{{"dht", "bootstrap", nobody + ":6881"}, {"rendezvous", "dht", "on"}}, nil},
+		{media[1], [][]string{{"mqtt", "mqtt://" + broker}, stun}, [][]string{{"mqtt", "mqtt://" + nobody}}, [][]string{{"mqtt", "mqtt://" + farBroker}, stun}},
+		{media[2], [][]string{{"waku", wakuAt(at[0].String())}, stun}, [][]string{{"waku", wakuAt(nobody)}}, [][]string{{"waku", wakuAt(farWaku)}, stun}},
+		{media[3], [][]string{{"hub", text}}, [][]string{{"hub", gone}}, nil},
 	}
 }
 
@@ -171,6 +193,8 @@ func TestMeetMatrix(t *testing.T) {
 		row(name, "none", func(all []service) [][]string { return alone(all, i, false) })
 		row(name, "dead", func(all []service) [][]string { return alone(all, i, true) })
 	}
+	row("mqtt, 50 ms away", "none", func(all []service) [][]string { return all[1].far })
+	row("waku, 50 ms away", "none", func(all []service) [][]string { return all[2].far })
 	row("all", "-", every)
 	var idle string
 	in("idle", func(ctx context.Context, m *meetLab, all []service) { idle = m.idle(ctx, every(all)) })
@@ -184,7 +208,7 @@ func TestMeetMatrix(t *testing.T) {
 		"there until the device that entered them is paired, \"connected\" from starting both daemons\n" +
 		"until a ping through the tunnel is back, \"moved\" the same after both have stopped, one has\n" +
 		"moved to another network, and both routers have new mappings and one a new address. The DHT\n" +
-		"has 40 nodes of its own. \"dead\" means that all other media are configured, too, and their\n" +
+		"has 40 nodes of its own. \"50 ms away\" is the round trip to the server, but for\nopening the connection. \"dead\" means that all other media are configured, too, and their\n" +
 		"servers do not answer. `make rendezvous-matrix` writes this table.\n\n" + table.String() + "\n" + idle
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 		t.Fatal(err)

@@ -8,7 +8,7 @@ import (
 // A Limiter allows Burst frames, in number, and then one in each Interval. The
 // zero value allows nothing. It is not safe for concurrent use.
 type Limiter struct {
-	Burst    int
+	Burst    int // frames
 	Interval time.Duration
 
 	used int

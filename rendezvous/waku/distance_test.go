@@ -1,12 +1,11 @@
 package waku
 
 import (
-	"io"
 	"net"
-	"sync"
 	"testing"
 	"time"
 
+	"github.com/kithproject/kith/internal/nettest"
 	"github.com/kithproject/kith/rendezvous"
 )
 
@@ -22,69 +21,8 @@ func farAway(t testing.TB, s *Service, node string, rtt time.Duration) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	conns := []io.Closer{ln}
-	keep := func(c io.Closer) {
-		mu.Lock()
-		defer mu.Unlock()
-		conns = append(conns, c)
-	}
-	wg.Go(func() {
-		for {
-			in, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			out, err := net.Dial("tcp", target.host)
-			if err != nil {
-				in.Close()
-				return
-			}
-			keep(in)
-			keep(out)
-			wg.Go(func() { late(&wg, in, out, rtt/2) })
-			wg.Go(func() { late(&wg, out, in, rtt/2) })
-		}
-	})
-	t.Cleanup(func() {
-		mu.Lock()
-		for _, c := range conns {
-			c.Close()
-		}
-		mu.Unlock()
-		wg.Wait()
-	})
+	nettest.Distance(t, ln, func() (net.Conn, error) { return net.Dial("tcp", target.host) }, rtt)
 	return s.Multiaddr("127.0.0.1", addrPort(ln.Addr()).Port(), "")
-}
-
-// late copies with a delay.
-func late(wg *sync.WaitGroup, from, to net.Conn, delay time.Duration) {
-	type piece struct {
-		at time.Time
-		b  []byte
-	}
-	pieces := make(chan piece, 1000)
-	wg.Go(func() {
-		for p := range pieces {
-			<-time.After(time.Until(p.at))
-			if _, err := to.Write(p.b); err != nil {
-				from.Close()
-			}
-		}
-		to.Close()
-	})
-	for {
-		b := make([]byte, 4096)
-		n, err := from.Read(b)
-		if n > 0 {
-			pieces <- piece{time.Now().Add(delay), b[:n]}
-		}
-		if err != nil {
-			close(pieces)
-			return
-		}
-	}
 }
 
 // TestAtDistance measures what a start costs at 50 ms of round trip: from New to
