@@ -36,7 +36,7 @@ type gatherer struct {
 	socket  *Socket
 	kick    chan struct{}
 	answers chan stunAnswer
-	late    chan []netip.AddrPort // the first nodes of the DHT, for a round under way
+	late    chan struct{} // the first nodes of the DHT are known
 
 	mu      sync.Mutex // guards the fields below
 	servers []netip.AddrPort
@@ -61,7 +61,7 @@ type stunAnswer struct {
 }
 
 func newGatherer(s *Socket) *gatherer {
-	return &gatherer{socket: s, kick: make(chan struct{}, 1), answers: make(chan stunAnswer, 64), late: make(chan []netip.AddrPort, 1)}
+	return &gatherer{socket: s, kick: make(chan struct{}, 1), answers: make(chan stunAnswer, 64), late: make(chan struct{}, 1)}
 }
 
 // isSTUN reports whether b begins like a STUN message (RFC 8489 section 5).
@@ -151,14 +151,11 @@ func (s *Socket) SetNodes(list []netip.AddrPort) {
 	g.nodes = slices.Clone(list[:min(len(list), maxNodes)])
 	if first {
 		select {
-		case g.late <- g.nodes:
+		case g.late <- struct{}{}:
 		default:
 		}
 	}
 	g.mu.Unlock()
-	if first {
-		s.Gather()
-	}
 }
 
 // Gather asks the STUN servers anew, as after a change of the network. It does
@@ -209,6 +206,7 @@ func (s *Socket) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-s.stun.kick:
+		case <-s.stun.late:
 		}
 		s.stun.round(ctx)
 	}
@@ -222,11 +220,9 @@ func (g *gatherer) round(ctx context.Context) {
 	if g.answering < enoughSTUN {
 		nodes = slices.Clone(g.nodes)
 	}
-	if len(g.nodes) > 0 {
-		select {
-		case <-g.late: // the round begins with them
-		default:
-		}
+	select {
+	case <-g.late: // the round begins with them
+	default:
 	}
 	g.asked = time.Now()
 	g.mu.Unlock()
@@ -283,6 +279,12 @@ func (g *gatherer) round(ctx context.Context) {
 	if ctx.Err() == nil && g.classify(slices.Concat(samples, filter, further)) {
 		g.socket.changed()
 	}
+}
+
+func (g *gatherer) knownNodes() []netip.AddrPort {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.nodes)
 }
 
 // count notes how many STUN servers answered.
@@ -377,12 +379,14 @@ func (g *gatherer) ask(ctx context.Context, servers, nodes []netip.AddrPort, got
 		}
 		open[tx] = request{raw: raw, server: server, at: time.Now()}
 	}
-	askNodes := func(nodes []netip.AddrPort) {
+	askNodes := func(nodes []netip.AddrPort) (asked []request) {
 		for _, node := range nodes {
 			if raw, tx, err := pingNode(); err == nil {
 				open[tx] = request{raw: raw, server: node, at: time.Now()}
+				asked = append(asked, open[tx])
 			}
 		}
+		return asked
 	}
 	askNodes(nodes)
 	answering := 0
@@ -398,13 +402,10 @@ func (g *gatherer) ask(ctx context.Context, servers, nodes []netip.AddrPort, got
 				return
 			case <-timer.C:
 				over = true
-			case late := <-g.late:
+			case <-g.late:
 				if answering < enoughSTUN {
-					askNodes(late)
-					for _, r := range open {
-						if slices.Contains(late, r.server) {
-							g.socket.sendRaw(r.raw, r.server)
-						}
+					for _, r := range askNodes(g.knownNodes()) {
+						g.socket.sendRaw(r.raw, r.server)
 					}
 				}
 			case a := <-g.answers:
