@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
-
-	"github.com/kithproject/kith/internal/nettest"
 )
 
 // TestNetworkNearby finds a device in pairing mode on a LAN and pairs with it, in
@@ -20,21 +18,7 @@ func TestNetworkNearby(t *testing.T) {
 		t.Run(lan.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), netTimeout)
 			defer cancel()
-			lab := nettest.New(t)
-			sw := lab.Bridge("lan")
-			attach := func(name, addr string) *station {
-				h := lab.Host(name)
-				if addr == "" {
-					h.Attach(sw)
-				} else {
-					h.Attach(sw, addr)
-				}
-				if lan.rules != "" {
-					h.Nft(lan.rules)
-				}
-				return newStation(t, h)
-			}
-			a, b := attach("desk", lan.a), attach("laptop", lan.b)
+			a, b := stationsOn(t, lan.a, lan.b, lan.rules)
 			nearbyShown(ctx, t, a, b)
 			a.daemon(ctx)
 			b.daemon(ctx)

@@ -85,6 +85,27 @@ func (s *station) daemon(ctx context.Context) {
 	s.up.Await(ctx, `"event":"up"`)
 }
 
+// stationsOn returns two stations on a LAN of their own, with addresses, or with those
+// alone that IPv6 gives itself where they are empty, and with rules of nft, if any.
+func stationsOn(t *testing.T, a, b, rules string) (desk, laptop *station) {
+	t.Helper()
+	lab := nettest.New(t)
+	sw := lab.Bridge("lan")
+	attach := func(name, addr string) *station {
+		h := lab.Host(name)
+		if addr == "" {
+			h.Attach(sw)
+		} else {
+			h.Attach(sw, addr)
+		}
+		if rules != "" {
+			h.Nft(rules)
+		}
+		return newStation(t, h)
+	}
+	return attach("desk", a), attach("laptop", b)
+}
+
 // offer shows a code and returns it.
 func (s *station) offer(ctx context.Context, form string) (code string, p *nettest.Process) {
 	s.t.Helper()
@@ -200,21 +221,7 @@ func TestNetworkOneLAN(t *testing.T) {
 		t.Run(lan.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), netTimeout)
 			defer cancel()
-			lab := nettest.New(t)
-			sw := lab.Bridge("lan")
-			attach := func(name, addr string) *station {
-				h := lab.Host(name)
-				if addr == "" {
-					h.Attach(sw)
-				} else {
-					h.Attach(sw, addr)
-				}
-				if lan.rules != "" {
-					h.Nft(lan.rules)
-				}
-				return newStation(t, h)
-			}
-			a, b := attach("desk", lan.a), attach("laptop", lan.b)
+			a, b := stationsOn(t, lan.a, lan.b, lan.rules)
 			a.daemon(ctx)
 			b.daemon(ctx)
 			pairStations(ctx, t, a, b, lan.form)

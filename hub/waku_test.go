@@ -1,7 +1,6 @@
 package hub
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"net"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"github.com/kithproject/kith/rendezvous"
+	"github.com/kithproject/kith/rendezvous/rendezvoustest"
 	"github.com/kithproject/kith/rendezvous/waku"
 )
 
@@ -31,36 +31,9 @@ func wakuSession(ctx context.Context, t *testing.T, h *Hub, node string, topic r
 }
 
 // passes publishes a frame until it arrives.
-func passes(ctx context.Context, t *testing.T, from, to rendezvous.Session, fill byte) {
+func passes(t *testing.T, from, to rendezvous.Session, fill byte) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, testLimit)
-	defer cancel()
-	frame := bytes.Repeat([]byte{fill}, rendezvous.FrameSize)
-	came := make(chan error, 1)
-	go func() {
-		for {
-			m, err := to.Receive(ctx)
-			if err != nil || bytes.Equal(m.Frame, frame) {
-				came <- err
-				return
-			}
-		}
-	}()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if err := from.Publish(ctx, frame); err != nil && !errors.Is(err, rendezvous.ErrUnreachable) {
-			t.Fatal(err)
-		}
-		select {
-		case err := <-came:
-			if err != nil {
-				t.Fatalf("the frame %x did not come: %v", fill, err)
-			}
-			return
-		case <-tick.C:
-		}
-	}
+	rendezvoustest.UntilArrives(t, from, to, rendezvoustest.Frame(fill), 50*time.Millisecond)
 }
 
 func withWaku(peers ...string) func(*Config) {
@@ -78,8 +51,8 @@ func TestWakuNetwork(t *testing.T) {
 	await(t, "the hubs know each other", func() bool { return metric(second, "kith_hub_waku_peers") == 1 })
 	topic := rendezvous.Topic{1, 2, 3}
 	a, b := wakuSession(ctx, t, first, at, topic), wakuSession(ctx, t, second, other, topic)
-	passes(ctx, t, a, b, 0xa1)
-	passes(ctx, t, b, a, 0xb2)
+	passes(t, a, b, 0xa1)
+	passes(t, b, a, 0xb2)
 	for _, h := range []*Hub{first, second} {
 		for _, name := range []string{"received_total", "pushed_total", "clients", "stored", "subscriptions"} {
 			await(t, name+" is counted", func() bool { return metric(h, "kith_hub_waku_"+name) > 0 })
@@ -99,7 +72,7 @@ func TestWakuMainPort(t *testing.T) {
 		all = append(all, wakuSession(ctx, t, h, h.waku.Multiaddr(h.addr.Host, h.addr.Port, kind), topic))
 	}
 	for i, from := range all {
-		passes(ctx, t, from, all[(i+1)%len(all)], byte(0xa1+i))
+		passes(t, from, all[(i+1)%len(all)], byte(0xa1+i))
 	}
 	for via, want := range map[string]float64{"tcp": 1, "websocket": 2} {
 		if got := metric(h, `kith_hub_connects_total{protocol="waku",via="`+via+`"}`); got != want {
