@@ -156,9 +156,13 @@ func (p *peer) open() error {
 	if err != nil {
 		return err
 	}
-	if p.rec.State == registry.Active {
-		return p.look()
+	if p.rec.State != registry.Active {
+		return nil
 	}
+	if err := p.look(); err != nil {
+		return err
+	}
+	p.search()
 	return nil
 }
 
@@ -177,7 +181,7 @@ func (p *peer) presence() signaling.Presence {
 }
 
 func (p *peer) networkChanged() {
-	if p.rec.State != registry.Active {
+	if p.rec.State != registry.Active || p.link == nil {
 		p.channel.Wake()
 		return
 	}
@@ -295,7 +299,7 @@ func (p *peer) onPresence(pr signaling.Presence) {
 		return // the commit machine answers with UNPAIR
 	}
 	p.seen(pr)
-	if p.rec.State != registry.Active {
+	if p.rec.State != registry.Active || p.link == nil {
 		return
 	}
 	if p.boot != pr.BootID && p.boot != [8]byte{} {

@@ -64,9 +64,12 @@ func (p *peer) adopt(rec registry.Device) {
 	}
 	switch rec.State {
 	case registry.Active:
-		// After what is being said now: where a medium limits frames, the other side's
-		// commit comes before addresses.
-		p.post(p.begin)
+		if err := p.look(); err != nil {
+			p.n.cfg.Logger.Error("link not started", "peer", rec.ID.Short(), "err", err)
+		}
+		// After what is being said now: where a medium limits frames, what the other side
+		// needs to be paired, too, comes before addresses.
+		p.post(p.search)
 		p.emit(EventPaired, "")
 		p.n.promoted(rec.PairID)
 	case registry.Tomb:
@@ -77,16 +80,6 @@ func (p *peer) adopt(rec registry.Device) {
 			p.link = nil
 		}
 		p.emit(EventUnpaired, "")
-	}
-}
-
-// begin looks for a device that has just been paired.
-func (p *peer) begin() {
-	if p.rec.State != registry.Active || p.link != nil {
-		return
-	}
-	if err := p.look(); err != nil {
-		p.n.cfg.Logger.Error("link not started", "peer", p.rec.ID.Short(), "err", err)
 	}
 }
 

@@ -13,8 +13,8 @@ import (
 	"github.com/kithproject/kith/tunnel"
 )
 
-// look starts to search for the other device, by a link that stays as long as the
-// pair does.
+// look makes the link to the other device, which stays as long as the pair does.
+// search is what follows.
 func (p *peer) look() error {
 	l, err := p.n.socket.NewLink(link.Config{
 		Peer: p.id, Keys: probeKeys(p.chain(), p.role()), Logger: p.n.cfg.Logger,
@@ -31,15 +31,14 @@ func (p *peer) look() error {
 	l.SetNoRelay(p.n.cfg.Relay == RelayNever)
 	l.SetLazy(p.n.cfg.Lazy)
 	p.stirred = time.Now()
-	if err := p.attach(); err != nil {
-		return err
-	}
-	p.search()
-	return nil
+	return p.attach()
 }
 
 // search tries the addresses that worked before and announces ours.
 func (p *peer) search() {
+	if p.link == nil { // the pair has ended meanwhile
+		return
+	}
 	p.link.SetRemote(candidates(p.rec.Endpoints))
 	p.setLooking("looking for it on " + p.n.media.Name())
 	p.channel.Announce(p.presence())
