@@ -16,6 +16,7 @@ const (
 	EventPaired       EventKind = "paired"       // a pairing became active on this side
 	EventUnpaired     EventKind = "unpaired"     // the pair ended, here or there
 	EventRefused      EventKind = "refused"      // a connection to a port that is not allowed
+	EventRights       EventKind = "rights"       // what the device may do here has changed
 )
 
 // An Event is one change that a person may want to see.
@@ -79,4 +80,9 @@ func (e *events) close() {
 		delete(e.subs, ch)
 		close(ch)
 	}
+}
+
+// tell publishes an event about a device.
+func (n *Node) tell(kind EventKind, d Device, detail string) {
+	n.events.publish(Event{Time: time.Now(), Kind: kind, Device: d, Detail: detail})
 }

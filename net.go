@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -84,12 +85,20 @@ func parsePort(text string) (uint16, error) {
 func (n *Node) await(ctx context.Context, rec registry.Device) (over <-chan struct{}, err error) {
 	p := n.startPeer(rec)
 	if p == nil {
-		return nil, fmt.Errorf("kith: %w", net.ErrClosed)
+		return nil, n.noPeer(rec)
 	}
 	if over, err = p.await(ctx); err != nil {
 		return nil, &NotConnectedError{Device: n.device(rec), Err: err}
 	}
 	return over, nil
+}
+
+// noPeer says why a pair is not at work.
+func (n *Node) noPeer(rec registry.Device) error {
+	if rec, ok := n.store.Get(rec.PairID); ok && rec.Rights.Blocked {
+		return &BlockedError{Device: n.device(rec)}
+	}
+	return fmt.Errorf("kith: %w", net.ErrClosed)
 }
 
 // Listen accepts connections from every paired device on a port of this
@@ -213,12 +222,18 @@ func (f *forwards) remove(key forwardKey, c io.Closer) {
 	}
 }
 
-func (f *forwards) closeAll(id identity.DeviceID, port uint16) {
+// closeWhere ends the connections that which chooses.
+func (f *forwards) closeWhere(which func(forwardKey) bool) {
+	var chosen []io.Closer
 	f.mu.Lock()
-	conns := f.open[forwardKey{id, port}]
-	delete(f.open, forwardKey{id, port})
+	for key, conns := range f.open {
+		if which(key) {
+			chosen = slices.AppendSeq(chosen, maps.Keys(conns))
+			delete(f.open, key)
+		}
+	}
 	f.mu.Unlock()
-	for c := range conns {
+	for _, c := range chosen {
 		c.Close()
 	}
 }
@@ -260,15 +275,12 @@ func (n *Node) acceptForward(from identity.DeviceID, port uint16, accept func() 
 
 func (n *Node) allowed(id identity.DeviceID, port uint16) bool {
 	rec, ok := n.store.ByID(id)
-	return ok && rec.State == registry.Active && slices.Contains(rec.Ports, port)
+	return ok && rec.State == registry.Active && rec.Rights.Allows("tcp", port)
 }
 
 func (n *Node) refused(id identity.DeviceID, port uint16) {
 	if rec, ok := n.store.ByID(id); ok {
-		n.events.publish(Event{
-			Time: time.Now(), Kind: EventRefused, Device: n.device(rec),
-			Detail: fmt.Sprintf("port %d is not allowed; to allow it: kith allow %s %d", port, rec.Name, port),
-		})
+		n.tell(EventRefused, n.device(rec), fmt.Sprintf("port %d is not allowed; to allow it: kith allow %s %d", port, rec.Name, port))
 	}
 }
 

@@ -15,9 +15,11 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"math"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -108,7 +110,8 @@ Then:               kith ping laptop
 	root.AddCommand(
 		e.pairCommand(), e.joinCommand(), e.nearbyCommand(), e.devicesCommand(), e.renameCommand(), e.unpairCommand(),
 		e.upCommand(), e.downCommand(), e.statusCommand(), e.pingCommand(), e.chatCommand(),
-		e.forwardCommand(), e.allowCommand(), e.denyCommand(), e.configCommand(), e.demoCommand(), e.versionCommand(),
+		e.forwardCommand(), e.allowCommand(), e.denyCommand(), e.rightsCommand(), e.blockCommand(), e.unblockCommand(),
+		e.shareCommand(), e.unshareCommand(), e.configCommand(), e.demoCommand(), e.versionCommand(),
 		e.hubCommand(),
 	)
 	return root
@@ -132,12 +135,27 @@ func usage(text, hint string) error {
 func noArgs(cmd *cobra.Command, args []string) error { return exactArgs(0)(cmd, args) }
 
 // exactArgs is cobra.ExactArgs with a message that shows the usage line.
-func exactArgs(n int) cobra.PositionalArgs {
+func exactArgs(n int) cobra.PositionalArgs { return argsBetween(n, n) }
+
+// atLeastArgs is cobra.MinimumNArgs with a message that shows the usage line.
+func atLeastArgs(n int) cobra.PositionalArgs { return argsBetween(n, math.MaxInt) }
+
+// atMostArgs is cobra.MaximumNArgs with a message that shows the usage line.
+func atMostArgs(n int) cobra.PositionalArgs { return argsBetween(0, n) }
+
+func argsBetween(least, most int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if len(args) == n {
+		if len(args) >= least && len(args) <= most {
 			return nil
 		}
-		return usage(fmt.Sprintf("%s takes %d arguments, not %d", cmd.Name(), n, len(args)), "usage: "+cmd.UseLine())
+		want := strconv.Itoa(least)
+		switch {
+		case most == math.MaxInt:
+			want = fmt.Sprintf("at least %d", least)
+		case least != most:
+			want = fmt.Sprintf("at most %d", most)
+		}
+		return usage(fmt.Sprintf("%s takes %s arguments, not %d", cmd.Name(), want, len(args)), "usage: "+cmd.UseLine())
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/kithproject/kith"
@@ -39,8 +40,7 @@ const (
 	OpStatus  = "status"
 	OpRename  = "rename"
 	OpUnpair  = "unpair"
-	OpAllow   = "allow"
-	OpDeny    = "deny"
+	OpRights  = "rights" // change what a device may do here
 	OpPing    = "ping"
 	OpOffer   = "offer"
 	OpJoin    = "join"
@@ -69,10 +69,61 @@ type Request struct {
 	Offline  bool          `json:"offline,omitempty"`  // offer, join: notes are carried by hand
 	Hub      string        `json:"hub,omitempty"`      // use-hub: its whole address; never in a log
 	Hidden   bool          `json:"hidden,omitempty"`   // offer, join: not announced on the LAN
+	Change   *Change       `json:"change,omitempty"`   // rights
 	Via      string        `json:"via,omitempty"`      // chat: a medium of Node.NoteVia; empty: the tunnel
 	Wait     time.Duration `json:"wait,omitempty"`     // how long to wait for the device, nanoseconds
 
 	Endpoints []netip.AddrPort `json:"endpoints,omitempty"` // offer, join: where the other device may be
+}
+
+// A Change is what becomes of a device's rights: what is named is given or taken.
+type Change struct {
+	Take    bool        `json:"take,omitempty"`
+	Ports   []Port      `json:"ports,omitempty"`
+	Files   bool        `json:"files,omitempty"`   // to have its files taken without asking
+	Share   *kith.Share `json:"share,omitempty"`   // a folder; taking needs no path
+	Blocked bool        `json:"blocked,omitempty"` // to give this is to block
+}
+
+// A Port is one of this machine's localhost.
+type Port struct {
+	Network string `json:"network"` // tcp or udp
+	Number  uint16 `json:"number"`
+}
+
+// String is the number, and the network if that is not TCP.
+func (p Port) String() string {
+	if p.Network == "udp" {
+		return strconv.Itoa(int(p.Number)) + "/udp"
+	}
+	return strconv.Itoa(int(p.Number))
+}
+
+// apply changes rights. It errs if something that is to be taken is not there, or a
+// share cannot be given.
+func (c *Change) apply(r *kith.Rights) error {
+	for _, p := range c.Ports {
+		if c.Take {
+			r.Deny(p.Network, p.Number)
+		} else {
+			r.Allow(p.Network, p.Number)
+		}
+	}
+	if c.Files {
+		r.Files = !c.Take
+	}
+	if c.Blocked {
+		r.Blocked = !c.Take
+	}
+	switch {
+	case c.Share == nil:
+		return nil
+	case !c.Take:
+		return r.AddShare(*c.Share)
+	case !r.RemoveShare(c.Share.Name):
+		return &Error{Kind: KindNotFound, Text: fmt.Sprintf("no folder is shared with it as %q", c.Share.Name), Hint: "kith rights lists them"}
+	}
+	return nil
 }
 
 // An Input is what the client says while a request runs.

@@ -191,10 +191,12 @@ func (s *Server) answer(st *stream, req Request) (Reply, error) {
 			return Reply{}, err
 		}
 		return Reply{}, s.node.UseHub(a)
-	case OpAllow:
-		return s.withDevice(req, func() error { return s.node.Allow(req.Device, req.Port) })
-	case OpDeny:
-		return s.withDevice(req, func() error { return s.node.Deny(req.Device, req.Port) })
+	case OpRights:
+		if req.Change == nil {
+			return Reply{}, &Error{Kind: KindUsage, Text: "nothing is to be changed"}
+		}
+		d, err := s.node.SetRights(req.Device, req.Change.apply)
+		return Reply{Device: &d}, err
 	case OpUnpair:
 		return s.unpair(ctx, req)
 	case OpPing:
@@ -380,10 +382,15 @@ func explain(err error) *Error {
 		pair         *kith.PairError
 		parse        *code.ParseError
 		ambiguous    *registry.AmbiguousError
+		blocked      *kith.BlockedError
 	)
 	switch {
 	case errors.As(err, &done):
 		return done
+	case errors.As(err, &blocked):
+		return &Error{Kind: KindRefused, Text: blocked.Device.Name + " is blocked on this device", Hint: "to end that: kith unblock " + blocked.Device.Name}
+	case errors.Is(err, registry.ErrShare):
+		return &Error{Kind: KindUsage, Text: err.Error(), Hint: "choose another name with --as"}
 	case errors.As(err, &notConnected):
 		return &Error{Kind: KindNotConnected, Text: notConnected.Device.Name + " is not connected: " + notConnected.Device.Looking,
 			Hint: "is kith up running there, and are both devices on one network or on a common broker?"}
