@@ -88,7 +88,7 @@ type Change struct {
 // A Port is one of this machine's localhost.
 type Port struct {
 	Network string `json:"network"` // tcp or udp
-	Number  uint16 `json:"number"` // port number
+	Number  uint16 `json:"number"`  // port number
 }
 
 // String is the number, and the network if that is not TCP.
