@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -86,6 +87,7 @@ type control struct {
 	in    chan message
 	err   error // why in was closed
 	wmu   sync.Mutex
+	hurry atomic.Bool
 }
 
 type message struct {
@@ -143,21 +145,40 @@ func (c *control) send(kind messageKind, w *writer) error {
 	b = append(b, body...)
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
-	if err := c.conn.SetWriteDeadline(time.Now().Add(c.quiet)); err != nil {
+	wait := c.quiet
+	if c.hurry.Load() {
+		wait = lastWords
+	}
+	if err := c.conn.SetWriteDeadline(time.Now().Add(wait)); err != nil {
 		return err
 	}
 	_, err := c.conn.Write(b)
 	return err
 }
 
-// receive returns the next message that is not a ping. It errs when the stream has
-// ended or was silent for too long.
-func (c *control) receive() (messageKind, *reader, error) {
-	m, ok := <-c.in
-	if !ok {
-		return 0, nil, c.err
+// lastWords is how long a cancel may wait for a peer that does not read.
+const lastWords = time.Second
+
+// leave tells the other side why this is the end, and waits for no write any longer
+// than lastWords.
+func (c *control) leave(err error) {
+	c.hurry.Store(true)
+	_ = c.conn.SetWriteDeadline(time.Now().Add(lastWords))
+	c.cancel(err)
+}
+
+// receive returns the next message that is not a ping. It errs when ctx or the stream
+// has ended, or the stream was silent for too long.
+func (c *control) receive(ctx context.Context) (messageKind, *reader, error) {
+	select {
+	case m, ok := <-c.in:
+		if !ok {
+			return 0, nil, c.err
+		}
+		return m.kind, &reader{b: m.body}, nil
+	case <-ctx.Done():
+		return 0, nil, context.Cause(ctx)
 	}
-	return m.kind, &reader{b: m.body}, nil
 }
 
 func readMessage(r io.Reader) (messageKind, []byte, error) {

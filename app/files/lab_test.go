@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -17,7 +19,16 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if args := os.Getenv("KITH_FILES_TEST_END"); args != "" {
+		if err := runEnd(args); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // A lab is two services, "a" and "b", joined by TCP on loopback. A stream can be
 // lost at any moment.
@@ -71,8 +82,8 @@ func newLab(t *testing.T, configs ...func(a, b *Config)) (*lab, string) {
 	t.Helper()
 	l := &lab{t: t, addr: make(map[string]string), conns: make(map[*labConn]bool), stops: make(map[*Service]func())}
 	dir := t.TempDir()
-	a := Config{Dial: l.dial("a"), Quiet: 20 * time.Second}
-	b := Config{Dial: l.dial("b"), Dir: dir, Policy: acceptAll, Quiet: 20 * time.Second}
+	a := Config{Dial: l.dial("a"), Quiet: 20 * time.Second, redial: time.Millisecond}
+	b := Config{Dial: l.dial("b"), Dir: dir, Policy: acceptAll, Quiet: 20 * time.Second, redial: time.Millisecond}
 	for _, f := range configs {
 		f(&a, &b)
 	}
@@ -231,9 +242,17 @@ func same(t testing.TB, want, got string) {
 	}
 }
 
-// clean fails the test if something hidden is left in the target.
-func clean(t testing.TB, dir string) {
+// clean fails the test if something hidden is left in the target once b is done.
+func clean(t testing.TB, l *lab, dir string) {
 	t.Helper()
+	for _, s := range []*Service{l.a, l.b} {
+		s.mu.Lock()
+		active := slices.Collect(maps.Values(s.active))
+		s.mu.Unlock()
+		for _, r := range active {
+			<-r.done
+		}
+	}
 	if _, err := os.Lstat(filepath.Join(dir, partialName)); err == nil {
 		t.Errorf("%s is left", partialName)
 	}

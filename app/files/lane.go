@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -183,13 +182,13 @@ type rxFrame struct {
 }
 
 // laneAhead is how many frames of one lane are read while one is written to disk.
-const laneAhead = 2
+const laneAhead = 1
 
 // lane takes frames from one connection and acknowledges them when they are with
-// the kernel and in the journal, until the connection ends. When stop becomes true
+// the kernel and in the journal, until the connection ends. When stopped is closed
 // it asks the sender to end the lane. It closes the connection. An error of sinkErr
 // ends the transfer; all others the lane.
-func (s *sink) lane(ctx context.Context, conn net.Conn, stop *atomic.Bool, quiet time.Duration) error {
+func (s *sink) lane(ctx context.Context, conn net.Conn, stopped <-chan struct{}, quiet time.Duration) error {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	s.meter.lanes(1)
@@ -201,7 +200,7 @@ func (s *sink) lane(ctx context.Context, conn net.Conn, stop *atomic.Bool, quiet
 		defer close(in)
 		readErr = s.receive(ctx, conn, in)
 	})
-	err := s.work(conn, in, stop, quiet)
+	err := s.work(conn, in, stopped, quiet)
 	conn.Close()
 	for f := range in {
 		s.pool.Put(f.buf)
@@ -248,12 +247,42 @@ func (e *sinkError) Unwrap() error { return e.err }
 // ackEvery is how many frames are acknowledged together if more wait already.
 const ackEvery = 4
 
-func (s *sink) work(conn net.Conn, in <-chan rxFrame, stop *atomic.Bool, quiet time.Duration) error {
+func (s *sink) work(conn net.Conn, in <-chan rxFrame, stopped <-chan struct{}, quiet time.Duration) error {
 	d := dirs{tree: s.stage.tree}
 	defer d.close()
 	var done, told uint64
+	stopping := false
 	var b [ackSize]byte
-	for f := range in {
+	tell := func() error {
+		if err := s.flush(); err != nil {
+			return &sinkError{err}
+		}
+		told = done
+		binary.BigEndian.PutUint64(b[:], done)
+		if stopping {
+			b[0] |= 0x80
+		}
+		if err := conn.SetWriteDeadline(time.Now().Add(quiet)); err != nil {
+			return err
+		}
+		_, err := conn.Write(b[:])
+		return err
+	}
+	for {
+		var f rxFrame
+		var ok bool
+		select {
+		case f, ok = <-in:
+		case <-stopped:
+			stopped, stopping = nil, true
+			if err := tell(); err != nil {
+				return err
+			}
+			continue
+		}
+		if !ok {
+			return nil
+		}
 		err := s.frame(&d, &f.h, f.meta, f.buf.data()[:f.h.data])
 		s.pool.Put(f.buf)
 		if err != nil {
@@ -265,20 +294,8 @@ func (s *sink) work(conn net.Conn, in <-chan rxFrame, stop *atomic.Bool, quiet t
 		if len(in) > 0 && done-told < ackEvery {
 			continue
 		}
-		if err := s.flush(); err != nil {
-			return &sinkError{err}
-		}
-		told = done
-		binary.BigEndian.PutUint64(b[:], done)
-		if stop.Load() {
-			b[0] |= 0x80
-		}
-		if err := conn.SetWriteDeadline(time.Now().Add(quiet)); err != nil {
-			return err
-		}
-		if _, err := conn.Write(b[:]); err != nil {
+		if err := tell(); err != nil {
 			return err
 		}
 	}
-	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"net"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -54,12 +53,17 @@ const (
 	redialLast  = 10 * time.Second
 )
 
+// A laneFunc carries data over one stream until that ends, or stopped is closed.
+type laneFunc func(ctx context.Context, conn net.Conn, stopped <-chan struct{}) error
+
 // A laneSet keeps as many streams open as are wanted, on the side that dials. One
 // that ends is dialled again while it is wanted.
 type laneSet struct {
 	dial func(ctx context.Context, lane Lane) (net.Conn, error)
-	run  func(ctx context.Context, conn net.Conn, stop *atomic.Bool, stopped <-chan struct{}) error
+	run  laneFunc
 	fail func(error) // a sinkError: the transfer ends
+
+	slots chan struct{} // one for each stream, also for those that are ending
 
 	mu     sync.Mutex
 	begin  func(lane Lane, slot *laneSlot) // starts keep
@@ -68,17 +72,23 @@ type laneSet struct {
 	wg     sync.WaitGroup
 }
 
-type laneSlot struct {
-	stop    atomic.Bool
-	stopped chan struct{}
+type laneSlot struct{ stopped chan struct{} }
+
+func (s *laneSlot) ended() bool {
+	select {
+	case <-s.stopped:
+		return true
+	default:
+		return false
+	}
 }
 
 // newLaneSet makes a set whose lanes live until ctx ends.
-func newLaneSet(ctx context.Context, dial func(context.Context, Lane) (net.Conn, error),
-	run func(context.Context, net.Conn, *atomic.Bool, <-chan struct{}) error, fail func(error),
+func newLaneSet(ctx context.Context, redial time.Duration, dial func(context.Context, Lane) (net.Conn, error),
+	run laneFunc, fail func(error),
 ) *laneSet {
-	l := &laneSet{dial: dial, run: run, fail: fail, wanted: make(map[Lane]*laneSlot)}
-	l.begin = func(lane Lane, slot *laneSlot) { l.wg.Go(func() { l.keep(ctx, lane, slot) }) }
+	l := &laneSet{dial: dial, run: run, fail: fail, slots: make(chan struct{}, maxLanes), wanted: make(map[Lane]*laneSlot)}
+	l.begin = func(lane Lane, slot *laneSlot) { l.wg.Go(func() { l.keep(ctx, redial, lane, slot) }) }
 	return l
 }
 
@@ -92,7 +102,6 @@ func (l *laneSet) set(lanes []Lane) {
 	lanes = lanes[:min(len(lanes), maxLanes)]
 	for lane, slot := range l.wanted {
 		if !slices.Contains(lanes, lane) {
-			slot.stop.Store(true)
 			close(slot.stopped)
 			delete(l.wanted, lane)
 		}
@@ -108,21 +117,29 @@ func (l *laneSet) set(lanes []Lane) {
 }
 
 // keep runs one lane until it is not wanted any more.
-func (l *laneSet) keep(ctx context.Context, lane Lane, slot *laneSlot) {
-	wait := redialFirst
-	for ctx.Err() == nil && !slot.stop.Load() {
+func (l *laneSet) keep(ctx context.Context, redial time.Duration, lane Lane, slot *laneSlot) {
+	wait := redial
+	select {
+	case l.slots <- struct{}{}:
+		defer func() { <-l.slots }()
+	case <-slot.stopped:
+		return
+	case <-ctx.Done():
+		return
+	}
+	for ctx.Err() == nil && !slot.ended() {
 		begin := time.Now()
 		conn, err := l.dial(ctx, lane)
 		if err == nil {
-			err = l.run(ctx, conn, &slot.stop, slot.stopped)
+			err = l.run(ctx, conn, slot.stopped)
 		}
 		var fatal *sinkError
 		if errors.As(err, &fatal) {
 			l.fail(fatal.err)
 			return
 		}
-		if time.Since(begin) > redialLast {
-			wait = redialFirst
+		if time.Since(begin) > time.Second {
+			wait = redial // it did some work
 		}
 		t := time.NewTimer(wait)
 		select {

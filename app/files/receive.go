@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"sync/atomic"
 	"time"
 )
 
@@ -128,6 +127,41 @@ func (s *stage) doneNames(t *ticket, o *offerMsg, durable bool, note func(Note))
 	}
 	names, err := s.finish(t.tops, t.overwrite, durable, note)
 	return names, err == nil, err
+}
+
+// keepPartial is how long a transfer that was broken is kept for another try.
+const keepPartial = 30 * 24 * time.Hour
+
+// sweep removes stages that nobody will come back for.
+func sweep(dir string, now time.Time) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return
+	}
+	defer root.Close()
+	hidden, err := root.OpenRoot(partialName)
+	if err != nil {
+		return
+	}
+	defer hidden.Close()
+	names, err := fs.ReadDir(hidden.FS(), ".")
+	if err != nil {
+		return
+	}
+	for _, d := range names {
+		age := func(name string) time.Duration {
+			fi, err := hidden.Lstat(name)
+			if err != nil {
+				return -1
+			}
+			return now.Sub(fi.ModTime())
+		}
+		if age(d.Name()+"/done") > recentDone || age(d.Name()+"/offer") > keepPartial {
+			_ = hidden.RemoveAll(d.Name())
+			_ = hidden.Remove(d.Name() + ".at")
+		}
+	}
+	_ = root.Remove(partialName)
 }
 
 func (s *Service) offerOf(peer string, o *offerMsg) Offer {
@@ -313,7 +347,7 @@ func (s *Service) receive(ctx context.Context, cancel context.CancelCauseFunc, i
 		}
 		if done {
 			in.names = final
-			return s.answerDone(in, st, final)
+			return s.answerDone(ctx, in, st, final)
 		}
 		_ = st.home.Remove("done")
 	}
@@ -346,7 +380,7 @@ func (s *Service) receive(ctx context.Context, cancel context.CancelCauseFunc, i
 		if in.dial == nil {
 			stop := s.open(ctx, in.peer, answer.session, func(ctx context.Context, conn net.Conn) {
 				var fatal *sinkError
-				if err := sk.lane(ctx, conn, new(atomic.Bool), s.cfg.Quiet); errors.As(err, &fatal) {
+				if err := sk.lane(ctx, conn, nil, s.cfg.Quiet); errors.As(err, &fatal) {
 					fail(fatal.err)
 				}
 			})
@@ -358,7 +392,7 @@ func (s *Service) receive(ctx context.Context, cancel context.CancelCauseFunc, i
 		w := writer{}
 		answer.put(&w)
 		_ = in.ctl.send(msgAnswer, &w)
-		stop := tr.run(ctx, in.dial, sk.laneRunner(s.cfg.Quiet), fail)
+		stop := tr.run(ctx, s.cfg.redial, in.dial, sk.laneRunner(s.cfg.Quiet), fail)
 		return func() { stop(); stopSync() }
 	}
 	in.names, err = r.receiveRun(ctx, sk, t.overwrite, s.cfg.Durable, o.tops, start, fatal)
@@ -366,7 +400,7 @@ func (s *Service) receive(ctx context.Context, cancel context.CancelCauseFunc, i
 }
 
 // answerDone tells a sender that all is there already.
-func (s *Service) answerDone(in *incoming, st *stage, names []string) error {
+func (s *Service) answerDone(ctx context.Context, in *incoming, st *stage, names []string) error {
 	w := writer{}
 	(&answerMsg{verdict: verdictDone}).put(&w)
 	if err := in.ctl.send(msgAnswer, &w); err != nil {
@@ -377,7 +411,7 @@ func (s *Service) answerDone(in *incoming, st *stage, names []string) error {
 	if err := in.ctl.send(msgDone, &w); err != nil {
 		return err
 	}
-	if kind, _, err := in.ctl.receive(); err == nil && kind == msgBye {
+	if kind, _, err := in.ctl.receive(ctx); err == nil && kind == msgBye {
 		_ = st.remove()
 	}
 	return nil

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -24,7 +23,7 @@ type run struct {
 func (r *run) sendRun(ctx context.Context, src *source, produce func(ctx context.Context, resume bool) error,
 	start func(ctx context.Context, session token) (stop func()),
 ) ([]string, error) {
-	kind, msg, err := r.ctl.receive()
+	kind, msg, err := r.ctl.receive(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +53,6 @@ func (r *run) sendRun(ctx context.Context, src *source, produce func(ctx context
 		src.q.stopIf(err)
 		cancel(err)
 	})
-	defer context.AfterFunc(ctx, func() { r.ctl.conn.Close() })()
 	if answer.verdict == verdictAccept {
 		stop := start(ctx, answer.session)
 		defer stop()
@@ -129,7 +127,7 @@ func (r *run) push(ctx context.Context, src *source, produce func(context.Contex
 // senderInbox hands the receiver's messages on. It errs when the stream ends.
 func (r *run) senderInbox(ctx context.Context, haves chan<- *reader, again, done chan<- []string) error {
 	for {
-		kind, msg, err := r.ctl.receive()
+		kind, msg, err := r.ctl.receive(ctx)
 		if err != nil {
 			return err
 		}
@@ -240,13 +238,12 @@ func (r *run) receiveRun(ctx context.Context, sk *sink, overwrite, durable bool,
 		case <-ctx.Done():
 		}
 	})
-	defer context.AfterFunc(ctx, func() { r.ctl.conn.Close() })()
 	stop := start(ctx)
 	var once sync.Once
 	defer once.Do(stop)
 	told := 0
 	for {
-		kind, msg, err := r.ctl.receive()
+		kind, msg, err := r.ctl.receive(ctx)
 		if err != nil {
 			return nil, first(context.Cause(ctx), err)
 		}
@@ -274,7 +271,7 @@ func (r *run) receiveRun(ctx context.Context, sk *sink, overwrite, durable bool,
 				break
 			}
 			once.Do(stop)
-			return r.finish(sk, tops, overwrite, durable, &told)
+			return r.finish(ctx, sk, tops, overwrite, durable, &told)
 		default:
 			err = fmt.Errorf("files: %w: message %d", ErrProtocol, kind)
 		}
@@ -297,7 +294,7 @@ func (r *run) tellNotes(told int) int {
 }
 
 // finish puts all in its place.
-func (r *run) finish(sk *sink, tops []string, overwrite, durable bool, told *int) ([]string, error) {
+func (r *run) finish(ctx context.Context, sk *sink, tops []string, overwrite, durable bool, told *int) ([]string, error) {
 	sk.abandon()
 	if err := sk.close(); err != nil {
 		return nil, fmt.Errorf("files: %w", plainError(err))
@@ -315,7 +312,7 @@ func (r *run) finish(sk *sink, tops []string, overwrite, durable bool, told *int
 	putStrings(&w, names)
 	if err := r.ctl.send(msgDone, &w); err == nil {
 		// The stage says that all is done until the sender has heard so.
-		if kind, _, err := r.ctl.receive(); err == nil && kind == msgBye {
+		if kind, _, err := r.ctl.receive(ctx); err == nil && kind == msgBye {
 			_ = sk.stage.remove()
 		}
 	}
@@ -346,15 +343,15 @@ func (r *run) answerAsk(sk *sink, msg *reader) error {
 }
 
 // laneRunner adapts a sink's lane to a laneSet.
-func (s *sink) laneRunner(quiet time.Duration) func(context.Context, net.Conn, *atomic.Bool, <-chan struct{}) error {
-	return func(ctx context.Context, conn net.Conn, stop *atomic.Bool, _ <-chan struct{}) error {
-		return s.lane(ctx, conn, stop, quiet)
+func (s *sink) laneRunner(quiet time.Duration) laneFunc {
+	return func(ctx context.Context, conn net.Conn, stopped <-chan struct{}) error {
+		return s.lane(ctx, conn, stopped, quiet)
 	}
 }
 
 // laneRunner adapts a source's lane to a laneSet.
-func (s *source) laneRunner(quiet time.Duration) func(context.Context, net.Conn, *atomic.Bool, <-chan struct{}) error {
-	return func(ctx context.Context, conn net.Conn, _ *atomic.Bool, stopped <-chan struct{}) error {
+func (s *source) laneRunner(quiet time.Duration) laneFunc {
+	return func(ctx context.Context, conn net.Conn, stopped <-chan struct{}) error {
 		return s.lane(ctx, conn, stopped, quiet)
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"lukechampine.com/blake3"
@@ -185,17 +184,17 @@ func (s *Service) send(ctx context.Context, peer string, offer *offerMsg, opts S
 			dial := func(ctx context.Context, lane Lane) (net.Conn, error) {
 				return s.dialHello(ctx, peer, lane, helloLane, session)
 			}
-			return tr.run(ctx, dial, src.laneRunner(s.cfg.Quiet), func(error) {})
+			return tr.run(ctx, s.cfg.redial, dial, src.laneRunner(s.cfg.Quiet), func(error) {})
 		})
 	})
 }
 
 // run keeps the transfer's lanes open until the returned function is called.
-func (t *Transfer) run(ctx context.Context, dial func(context.Context, Lane) (net.Conn, error),
-	lane func(context.Context, net.Conn, *atomic.Bool, <-chan struct{}) error, fail func(error),
+func (t *Transfer) run(ctx context.Context, redial time.Duration, dial func(context.Context, Lane) (net.Conn, error),
+	lane laneFunc, fail func(error),
 ) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
-	set := newLaneSet(ctx, dial, lane, fail)
+	set := newLaneSet(ctx, redial, dial, lane, fail)
 	t.use(set)
 	return func() {
 		t.use(nil)
@@ -233,7 +232,7 @@ func (s *Service) drive(ctx context.Context, peer string, tr *Transfer, giveUp t
 	if giveUp == 0 {
 		giveUp = defaultGiveUp
 	}
-	wait, last := redialFirst, time.Now()
+	wait, last := s.cfg.redial, time.Now()
 	for {
 		before := tr.Progress().State
 		res.Names, err = s.oneRun(ctx, peer, once)
@@ -241,7 +240,7 @@ func (s *Service) drive(ctx context.Context, peer string, tr *Transfer, giveUp t
 			return res, nil
 		}
 		if tr.Progress().State == StateRunning && before != StateRunning {
-			last, wait = time.Now(), redialFirst
+			last, wait = time.Now(), s.cfg.redial
 		}
 		var final *finalError
 		var remote *remoteError
@@ -274,11 +273,22 @@ func (s *Service) oneRun(ctx context.Context, peer string, once func(context.Con
 	runCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	// Who cancels wants the other side to know, before the stream is closed.
-	defer context.AfterFunc(ctx, func() {
-		if errors.Is(context.Cause(ctx), ErrCancelled) || errors.Is(context.Cause(ctx), ErrDeclined) {
-			ctl.cancel(context.Cause(ctx))
+	told := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(told)
+		if cause := context.Cause(ctx); errors.Is(cause, ErrCancelled) || errors.Is(cause, ErrDeclined) {
+			ctl.leave(cause)
 		}
 		cancel()
-	})()
-	return once(runCtx, ctl)
+	})
+	names, err := once(runCtx, ctl)
+	if !stop() {
+		<-told
+		return names, err
+	}
+	var final *finalError
+	if errors.As(err, &final) || errors.Is(err, ErrProtocol) || errors.Is(err, errMessage) || errors.Is(err, ErrDiskFull) || errors.Is(err, ErrLimit) {
+		ctl.leave(err)
+	}
+	return names, err
 }

@@ -25,7 +25,7 @@ func TestSendOneFile(t *testing.T) {
 				t.Errorf("progress %+v", p)
 			}
 			same(t, src, filepath.Join(dir, "report.pdf"))
-			clean(t, dir)
+			clean(t, l, dir)
 		})
 	}
 }
@@ -66,7 +66,7 @@ func TestSendTree(t *testing.T) {
 				t.Errorf("notes %v", res.Notes)
 			}
 			same(t, src, filepath.Join(dir, "photos"))
-			clean(t, dir)
+			clean(t, l, dir)
 		})
 	}
 }

@@ -56,6 +56,8 @@ type Config struct {
 	Quiet time.Duration
 	// Log gets what happens; nil is nothing.
 	Log *slog.Logger
+
+	redial time.Duration // the first pause between two dials; tests make it short
 }
 
 const (
@@ -110,6 +112,9 @@ func New(cfg Config) (*Service, error) {
 	if cfg.Quiet < time.Second {
 		return nil, errors.New("files: Config.Quiet is less than a second")
 	}
+	if cfg.redial == 0 {
+		cfg.redial = redialFirst
+	}
 	if cfg.MaxFiles == 0 {
 		cfg.MaxFiles = defaultMaxFiles
 	}
@@ -134,6 +139,7 @@ func New(cfg Config) (*Service, error) {
 			return nil, fmt.Errorf("files: %w", err)
 		}
 		cfg.Dir = dir
+		sweep(dir, time.Now())
 	}
 	return &Service{
 		cfg: cfg, inbox: newInbox(), cancels: make(map[int]context.CancelCauseFunc), sessions: make(map[token]*session),
@@ -301,7 +307,7 @@ func (s *Service) handleControl(ctx context.Context, peer string, conn net.Conn)
 		ctl.cancel(ErrBusy)
 		return ErrBusy
 	}
-	kind, msg, err := ctl.receive()
+	kind, msg, err := ctl.receive(ctx)
 	if err != nil {
 		return err
 	}
@@ -363,14 +369,15 @@ func (s *Service) open(ctx context.Context, peer string, tok token, lane func(ct
 	}
 }
 
-// dialControl opens a control stream and begins to serve it until end is called.
+// dialControl opens a control stream and serves it until end is called, also after
+// ctx has ended: the other side is told why.
 func (s *Service) dialControl(ctx context.Context, peer string) (*control, func(), error) {
 	conn, err := s.dialHello(ctx, peer, Lane{Kind: LaneControl}, helloControl, token{})
 	if err != nil {
 		return nil, nil, err
 	}
 	ctl := newControl(conn, s.cfg.Quiet)
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	wg.Go(func() { ctl.run(ctx) })
 	return ctl, func() { cancel(); wg.Wait() }, nil

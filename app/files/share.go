@@ -58,7 +58,7 @@ func (s *Service) getRun(ctx context.Context, peer, path, dir string, opts GetOp
 	if err := ctl.send(msgGet, &w); err != nil {
 		return nil, err
 	}
-	kind, msg, err := ctl.receive()
+	kind, msg, err := ctl.receive(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -225,7 +225,7 @@ func (s *Service) List(ctx context.Context, peer, path string) ([]Listed, error)
 	}
 	var out []Listed
 	for {
-		kind, msg, err := ctl.receive()
+		kind, msg, err := ctl.receive(ctx)
 		if err != nil {
 			return nil, first(ctx.Err(), err)
 		}

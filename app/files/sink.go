@@ -100,8 +100,11 @@ func (s *sink) frame(d *dirs, h *header, meta, data []byte) error {
 	if h.kind == frameChunk && chunkSum(s.sum, data, p.off) != h.sum {
 		return fmt.Errorf("files: a chunk is not what was sent: %w", errMessage)
 	}
-	pt, err := s.part(&p.entry)
+	pt, err := s.part(d, &p.entry)
 	if err != nil || pt == nil {
+		if h.kind == frameEnd && p.state == endGone {
+			_ = s.stage.tree.Remove(s.place(p.entry.path))
+		}
 		return err
 	}
 	switch h.kind {
@@ -321,8 +324,9 @@ func (s *sink) flush() error {
 }
 
 // part returns the partial file of an entry, which it opens or makes; nil if it
-// cannot be had, which is noted.
-func (s *sink) part(e *entry) (*part, error) {
+// cannot be had, which is noted, and if it is whole already: frames of a lane that
+// died before it could acknowledge them come again.
+func (s *sink) part(d *dirs, e *entry) (*part, error) {
 	s.mu.Lock()
 	p := s.parts[e.path]
 	s.mu.Unlock()
@@ -350,6 +354,12 @@ func (s *sink) part(e *entry) (*part, error) {
 	}
 	if err := s.count(1, e.size); err != nil {
 		return nil, err
+	}
+	dirName, name := split(staged)
+	if dir, err := d.get(dirName); err == nil {
+		if _, err := s.stage.parts.Lstat(partKey(e.path)); err != nil && s.stage.has(dir, name, e) {
+			return nil, nil
+		}
 	}
 	p, err := s.stage.openPart(e, staged, s.sum, true)
 	if err != nil {
@@ -428,10 +438,13 @@ func (s *sink) complete(p *part) error {
 	return s.stage.parts.Remove(p.key)
 }
 
+// partKey names the journal of a path.
+func partKey(path string) string { return stageKey(path, [16]byte{}) }
+
 // openPart opens the journal and the file of an entry, or makes both. Without make
 // it returns nil if there is nothing that fits.
 func (s *stage) openPart(e *entry, staged string, sum Sum, make bool) (*part, error) {
-	key := stageKey(e.path, [16]byte{})
+	key := partKey(e.path)
 	p := &part{entry: *e, staged: staged, key: key, sum: sum}
 	dirName, name := split(staged)
 	d := dirs{tree: s.tree}

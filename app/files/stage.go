@@ -162,7 +162,7 @@ func (s *stage) sameTime(fi fs.FileInfo, e *entry) bool {
 // has reports whether a whole file of an earlier run is there.
 func (s *stage) has(dir *os.Root, name string, e *entry) bool {
 	fi, err := dir.Lstat(name)
-	if err != nil || !fi.Mode().IsRegular() || fi.Size() != e.size || !s.sameTime(fi, e) {
+	if err != nil || !fi.Mode().IsRegular() || fi.Size() != e.size && e.kind != kindStream || !s.sameTime(fi, e) {
 		return false
 	}
 	return !s.verify || changeTime(fi).Before(s.synced)
