@@ -1,0 +1,2 @@
+// Package files carries files and folders between two devices.
+package files

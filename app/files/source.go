@@ -1,0 +1,620 @@
+package files
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A have is what the receiver has of one entry.
+type have struct {
+	all    bool
+	ranges []int64 // pairs: first chunk, count; in order
+}
+
+func (h *have) chunk(c int64) bool {
+	for len(h.ranges) >= 2 {
+		if c < h.ranges[0] {
+			return false
+		}
+		if c < h.ranges[0]+h.ranges[1] {
+			return true
+		}
+		h.ranges = h.ranges[2:]
+	}
+	return false
+}
+
+// A source is the sending end of one run of a transfer: it reads files and makes
+// frames of them, which lanes carry in any order.
+type source struct {
+	roots []*srcRoot
+	sum   Sum
+	trust bool // believe size and time of a file that was sent in part before
+	meter *meter
+	q     *queue
+	ask   func(ctx context.Context, list []item) ([]have, error) // nil: the receiver has nothing
+	tell  func(n Note)
+
+	free  chan *buffer // what is read ahead comes from here, so that it is bounded
+	made  atomic.Int32
+	pool  sync.Pool // what is read again
+	dirs  map[*srcRoot]*dirs
+	batch *batch
+
+	asked      []item
+	askedBytes int
+	sent       atomic.Int64 // bytes of data given to lanes
+}
+
+// buffers is how many chunks are read ahead, or of a pipe: are not acknowledged.
+const buffers = 24
+
+func newSource(roots []*srcRoot, sum Sum, m *meter) *source {
+	return &source{
+		roots: roots, sum: sum, meter: m, q: newQueue(), free: make(chan *buffer, buffers),
+		dirs: make(map[*srcRoot]*dirs), tell: m.note,
+	}
+}
+
+func (s *source) note(n Note) { s.meter.note(n); s.tell(n) }
+
+// buffer waits for one of the bounded buffers. It errs when ctx ends.
+func (s *source) buffer(ctx context.Context) (*buffer, error) {
+	select {
+	case b := <-s.free:
+		return b, nil
+	default:
+	}
+	if s.made.Add(1) <= buffers {
+		return &buffer{home: s.free}, nil
+	}
+	s.made.Add(-1)
+	select {
+	case b := <-s.free:
+		return b, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (s *source) spare() *buffer {
+	if b, ok := s.pool.Get().(*buffer); ok {
+		return b
+	}
+	return new(buffer)
+}
+
+func (s *source) giveBack(b *buffer) {
+	if b == nil {
+		return
+	}
+	if b.home != nil {
+		b.home <- b
+		return
+	}
+	s.pool.Put(b)
+}
+
+// produce walks the roots and queues all that the receiver does not have.
+func (s *source) produce(ctx context.Context) error {
+	defer s.closeDirs()
+	err := walk(ctx, s.roots, func(it item) error {
+		s.meter.update(func(p *Progress) { p.TotalFiles++; p.TotalBytes += it.size })
+		return s.offerItem(ctx, it)
+	}, s.note)
+	if err == nil {
+		err = s.flushAsked(ctx)
+	}
+	if err == nil {
+		err = s.flushBatch()
+	}
+	if err != nil {
+		return err
+	}
+	s.meter.update(func(p *Progress) { p.TotalKnown = true })
+	s.q.finish(true)
+	return nil
+}
+
+// again sends files again whose digest was wrong at the receiver.
+func (s *source) again(ctx context.Context, paths []string) error {
+	defer s.closeDirs()
+	s.q.finish(false)
+	for _, p := range paths {
+		for _, r := range s.roots {
+			rest, ok := cutTop(p, r.top)
+			if !ok {
+				continue
+			}
+			rel := r.rel + rest
+			dirName, name := split(rel)
+			dir, err := s.dirsOf(r).get(dirName)
+			if err != nil {
+				continue
+			}
+			it, err := makeItem(r, dir, name, rel, p)
+			if err != nil || it.kind != kindFile {
+				s.note(Note{Path: p, Problem: ProblemChanged})
+				continue
+			}
+			s.meter.add(-it.size)
+			if err := s.take(ctx, it, have{}); err != nil {
+				return err
+			}
+		}
+	}
+	if err := s.flushBatch(); err != nil {
+		return err
+	}
+	s.q.finish(true)
+	return nil
+}
+
+func cutTop(p, t string) (rest string, ok bool) {
+	if top(p) != t {
+		return "", false
+	}
+	return p[len(t):], true
+}
+
+func (s *source) dirsOf(r *srcRoot) *dirs {
+	d := s.dirs[r]
+	if d == nil {
+		d = &dirs{tree: r.dir, readOnly: true}
+		s.dirs[r] = d
+	}
+	return d
+}
+
+func (s *source) closeDirs() {
+	for _, d := range s.dirs {
+		d.close()
+	}
+	clear(s.dirs)
+}
+
+// Bounds of one question.
+const (
+	maxAsk      = 1024
+	maxAskBytes = 128 << 10
+)
+
+func (s *source) offerItem(ctx context.Context, it item) error {
+	if s.ask == nil {
+		return s.take(ctx, it, have{})
+	}
+	s.asked = append(s.asked, it)
+	s.askedBytes += len(it.path) + len(it.link) + 40
+	if len(s.asked) < maxAsk && s.askedBytes < maxAskBytes {
+		return nil
+	}
+	return s.flushAsked(ctx)
+}
+
+func (s *source) flushAsked(ctx context.Context) error {
+	if len(s.asked) == 0 {
+		return nil
+	}
+	answers, err := s.ask(ctx, s.asked)
+	if err != nil {
+		return err
+	}
+	for i, it := range s.asked {
+		if err := s.take(ctx, it, answers[i]); err != nil {
+			return err
+		}
+	}
+	s.asked, s.askedBytes = s.asked[:0], 0
+	return nil
+}
+
+// take sends what the receiver lacks of one item.
+func (s *source) take(ctx context.Context, it item, h have) error {
+	switch {
+	case h.all:
+		s.meter.resumed(it.size)
+		s.meter.file(0)
+		return nil
+	case it.kind != kindFile:
+		return s.addBatch(ctx, it, nil)
+	}
+	f, err := it.open(s.dirsOf(it.src))
+	if err != nil {
+		s.note((&problemError{ProblemRead, err}).note(it.path))
+		return nil
+	}
+	if it.size > chunkSize {
+		return s.large(ctx, it, f, h)
+	}
+	defer f.Close()
+	return s.addBatch(ctx, it, f)
+}
+
+// A batch is a frame of small things that is being filled.
+type batch struct {
+	w     writer
+	n     int
+	buf   *buffer
+	used  int
+	items []item
+}
+
+// countBytes is the space of a batch's count: a varint of always two bytes.
+const countBytes = 2
+
+func (s *source) newBatch(ctx context.Context) (*batch, error) {
+	buf, err := s.buffer(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &batch{buf: buf, w: writer{b: make([]byte, countBytes, 4096)}}, nil
+}
+
+// addBatch reads a small file into the batch, after sending the batch if it is full.
+func (s *source) addBatch(ctx context.Context, it item, f *os.File) error {
+	if b := s.batch; b != nil && (b.n >= maxBatch || len(b.w.b)+len(it.path)+len(it.link)+64 > maxMeta || b.used+int(it.size) > chunkSize) {
+		if err := s.flushBatch(); err != nil {
+			return err
+		}
+	}
+	if s.batch == nil {
+		b, err := s.newBatch(ctx)
+		if err != nil {
+			return err
+		}
+		s.batch = b
+	}
+	err := s.batch.add(&it, f)
+	var pe *problemError
+	if errors.As(err, &pe) {
+		s.note(pe.note(it.path))
+		return nil
+	}
+	return err
+}
+
+// add reads an item into the batch; a file that changes under it is read twice at
+// most. It errs with a problemError.
+func (b *batch) add(it *item, f *os.File) error {
+	if f != nil {
+		for try := 0; ; try++ {
+			room := b.buf.data()[b.used:]
+			n, err := io.ReadFull(io.NewSectionReader(f, 0, it.size), room[:min(it.size, int64(len(room)))])
+			if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+				return &problemError{ProblemRead, err}
+			}
+			if int64(n) == it.size && it.unchanged(f) {
+				break
+			}
+			if err := it.fresh(f); err != nil {
+				return err
+			}
+			if try == 2 || it.size > int64(len(room)) {
+				return &problemError{ProblemChanged, nil}
+			}
+		}
+		b.used += int(it.size)
+	}
+	it.put(&b.w)
+	b.n++
+	b.items = append(b.items, *it)
+	return nil
+}
+
+// frame makes the frame of a batch.
+func (b *batch) frame(sum Sum) *outFrame {
+	b.w.b[0], b.w.b[1] = byte(b.n)|0x80, byte(b.n>>7)
+	f := &outFrame{
+		kind: frameBatch, meta: b.w.b, buf: b.buf, len: b.used, size: int64(b.used), files: int64(b.n), items: b.items,
+		sum: chunkSum(sum, b.buf.data()[:b.used], 0),
+	}
+	return f
+}
+
+func (s *source) flushBatch() error {
+	b := s.batch
+	if b == nil {
+		return nil
+	}
+	s.batch = nil
+	return s.q.put(b.frame(s.sum))
+}
+
+// placed makes a frame about a part of a large file.
+func (s *source) placed(kind frameKind, big *bigFile, p place) *outFrame {
+	p.entry = big.item.entry
+	w := writer{b: make([]byte, 0, len(p.entry.path)+96)}
+	p.put(&w, kind)
+	big.hold()
+	return &outFrame{kind: kind, meta: w.b, size: p.len, file: big, off: p.off}
+}
+
+// maxHole is the longest run of one hole frame, in bytes.
+const maxHole = 1 << 40
+
+func (s *source) large(ctx context.Context, it item, f *os.File, h have) error {
+	was := it.entry
+	if err := it.fresh(f); err != nil {
+		f.Close()
+		var pe *problemError
+		errors.As(err, &pe)
+		s.note(pe.note(it.path))
+		return nil
+	}
+	if it.entry != was {
+		h = have{} // not the file that the receiver was asked about
+		if it.size <= chunkSize {
+			defer f.Close()
+			return s.addBatch(ctx, it, f)
+		}
+	}
+	big := &bigFile{item: it, f: f}
+	big.hold()
+	defer big.release()
+	root, state, err := s.chunks(ctx, big, h)
+	if err != nil {
+		return err
+	}
+	if state == endGone || !it.unchanged(f) {
+		state = endGone
+		s.note(Note{Path: it.path, Problem: ProblemChanged})
+	}
+	end := s.placed(frameEnd, big, place{off: it.size, state: state, root: root})
+	if state != endGone {
+		end.files = 1
+	}
+	return s.q.put(end)
+}
+
+// chunks sends the chunks and holes of a file that are not there, in order.
+func (s *source) chunks(ctx context.Context, big *bigFile, h have) (digest, byte, error) {
+	root, state := newRoot(), byte(endWhole)
+	size := big.item.size
+	begin, end := nextData(big.f, 0, size)
+	var hole place
+	flush := func() error {
+		if hole.len == 0 {
+			return nil
+		}
+		f := s.placed(frameHole, big, hole)
+		hole = place{}
+		return s.q.put(f)
+	}
+	addHole := func(off, n int64) error {
+		root.addHoles((n + chunkSize - 1) / chunkSize)
+		if hole.len > 0 && (hole.off+hole.len != off || hole.len+n > maxHole) {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+		if hole.len == 0 {
+			hole.off = off
+		}
+		hole.len += n
+		return nil
+	}
+	for off := int64(0); off < size; {
+		if off >= end {
+			begin, end = nextData(big.f, off, size)
+		}
+		n := min(size-off, chunkSize)
+		if off+n <= begin {
+			// A run of chunks without data, as far as the receiver has none of them.
+			run := n
+			for off+run+chunkSize <= begin || off+run < size && begin >= size {
+				run += min(size-off-run, chunkSize)
+				if run >= maxHole {
+					break
+				}
+			}
+			if err := s.holes(off, run, &h, addHole, root); err != nil {
+				return digest{}, 0, err
+			}
+			off += run
+			continue
+		}
+		kept := h.chunk(off / chunkSize)
+		if kept && s.trust {
+			s.meter.resumed(n)
+			state = endUnknown
+			off += n
+			continue
+		}
+		buf, err := s.buffer(ctx)
+		if err != nil {
+			return digest{}, 0, err
+		}
+		data := buf.data()[:n]
+		if _, err := big.f.ReadAt(data, off); err != nil {
+			s.giveBack(buf)
+			return digest{}, endGone, nil
+		}
+		switch {
+		case zero(data):
+			s.giveBack(buf)
+			if kept {
+				root.addHoles(1)
+				s.meter.resumed(n)
+			} else if err := addHole(off, n); err != nil {
+				return digest{}, 0, err
+			}
+		default:
+			sum := chunkSum(s.sum, data, off)
+			root.add(&sum)
+			if kept {
+				s.giveBack(buf)
+				s.meter.resumed(n)
+				break
+			}
+			if err := flush(); err != nil {
+				return digest{}, 0, err
+			}
+			f := s.placed(frameChunk, big, place{off: off})
+			f.buf, f.len, f.size, f.sum = buf, int(n), n, sum
+			if err := s.q.put(f); err != nil {
+				return digest{}, 0, err
+			}
+		}
+		off += n
+	}
+	return root.sum(size), state, flush()
+}
+
+// holes sends a run of holes, without those that the receiver has.
+func (s *source) holes(off, run int64, h *have, addHole func(off, n int64) error, root rootSum) error {
+	if len(h.ranges) == 0 {
+		return addHole(off, run)
+	}
+	for end := off + run; off < end; {
+		n := min(chunkSize, end-off)
+		if h.chunk(off / chunkSize) {
+			root.addHoles(1)
+			s.meter.resumed(n)
+		} else if err := addHole(off, n); err != nil {
+			return err
+		}
+		off += n
+	}
+	return nil
+}
+
+// streamEntry is the entry of what comes from a pipe.
+func streamEntry(name string, now time.Time) entry {
+	return entry{kind: kindStream, path: name, mode: 0o644, mtime: now.UnixNano()}
+}
+
+// produceStream queues what comes from a reader, until its end. It goes on over all
+// runs of the transfer, as what was read cannot be read again.
+func (s *source) produceStream(ctx context.Context, r io.Reader, e entry) error {
+	big := &bigFile{item: item{entry: e}}
+	big.hold()
+	s.meter.update(func(p *Progress) { p.TotalFiles = 1 })
+	root, off := newRoot(), int64(0)
+	for eof := false; !eof; {
+		buf, err := s.buffer(ctx)
+		if err != nil {
+			return err
+		}
+		n, err := io.ReadFull(r, buf.data()[:chunkSize])
+		if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+			return &finalError{fmt.Errorf("files: read what is to be sent: %w", err)}
+		}
+		eof = err != nil
+		if n == 0 {
+			s.giveBack(buf)
+			break
+		}
+		sum := chunkSum(s.sum, buf.data()[:n], off)
+		root.add(&sum)
+		f := s.placed(frameChunk, big, place{off: off})
+		f.buf, f.len, f.size, f.sum, f.pinned = buf, n, int64(n), sum, true
+		off += int64(n)
+		s.meter.update(func(p *Progress) { p.TotalBytes += int64(n) })
+		if err := s.q.put(f); err != nil {
+			return err
+		}
+	}
+	end := s.placed(frameEnd, big, place{off: off, state: endWhole, root: root.sum(off)})
+	end.files = 1
+	if err := s.q.put(end); err != nil {
+		return err
+	}
+	s.meter.update(func(p *Progress) { p.TotalKnown = true })
+	s.q.finish(true)
+	return nil
+}
+
+// finalError is one that trying again does not help.
+type finalError struct{ err error }
+
+func (e *finalError) Error() string { return e.err.Error() }
+func (e *finalError) Unwrap() error { return e.err }
+
+// reload reads the data of a frame again after its lane died. It returns the frame
+// to send in its place.
+func (s *source) reload(f *outFrame) *outFrame {
+	switch {
+	case f.buf != nil || f.len == 0 && f.kind != frameBatch:
+		return f
+	case f.kind == frameChunk:
+		buf := s.spare()
+		data := buf.data()[:f.len]
+		_, err := f.file.f.ReadAt(data, f.off)
+		if err == nil && chunkSum(s.sum, data, f.off) == f.sum {
+			f.buf = buf
+			return f
+		}
+		s.giveBack(buf)
+		return s.gone(f)
+	}
+	old := f.items
+	b := &batch{buf: s.spare(), w: writer{b: make([]byte, countBytes, len(f.meta))}}
+	for _, it := range old {
+		var file *os.File
+		if it.kind == kindFile {
+			d := dirs{tree: it.src.dir, readOnly: true}
+			var err error
+			file, err = it.open(&d)
+			d.close()
+			if err != nil {
+				s.note((&problemError{ProblemRead, err}).note(it.path))
+				continue
+			}
+		}
+		if err := b.add(&it, file); err != nil {
+			s.note(Note{Path: it.path, Problem: ProblemChanged})
+		}
+		if file != nil {
+			file.Close()
+		}
+	}
+	return b.frame(s.sum)
+}
+
+// gone makes the frame that tells the receiver to drop a file, in place of another.
+func (s *source) gone(f *outFrame) *outFrame {
+	if !f.file.gone.Swap(true) {
+		s.note(Note{Path: f.file.item.path, Problem: ProblemChanged})
+	}
+	w := s.placed(frameEnd, f.file, place{off: f.file.item.size, state: endGone})
+	f.file.release() // the old frame's
+	return w
+}
+
+// putFrame writes the header and meta of a frame before its data, if they fit, and
+// returns what is to be written.
+func putFrame(f *outFrame, scratch []byte) [2][]byte {
+	h := header{kind: f.kind, meta: len(f.meta), data: f.len, sum: f.sum}
+	if f.buf != nil && headerSize+len(f.meta) <= headroom {
+		at := headroom - headerSize - len(f.meta)
+		h.put(f.buf.b[at:headroom], f.meta)
+		copy(f.buf.b[at+headerSize:], f.meta)
+		return [2][]byte{f.buf.b[at : headroom+f.len]}
+	}
+	scratch = append(scratch[:0], make([]byte, headerSize)...)
+	h.put(scratch, f.meta)
+	scratch = append(scratch, f.meta...)
+	if f.buf == nil || f.len == 0 {
+		return [2][]byte{scratch}
+	}
+	return [2][]byte{scratch, f.buf.data()[:f.len]}
+}
+
+// ackSize is the size of one acknowledgement in bytes: how many frames of this lane
+// are done, as a number; with its highest bit the receiver asks the lane to stop.
+const (
+	ackSize = 8
+	ackStop = 1 << 63
+)
+
+func parseAck(b []byte) (n uint64, stop bool) {
+	v := binary.BigEndian.Uint64(b)
+	return v &^ ackStop, v&ackStop != 0
+}
