@@ -111,7 +111,7 @@ Then:               kith ping laptop
 		e.pairCommand(), e.joinCommand(), e.nearbyCommand(), e.devicesCommand(), e.renameCommand(), e.unpairCommand(),
 		e.upCommand(), e.downCommand(), e.statusCommand(), e.pingCommand(), e.chatCommand(),
 		e.forwardCommand(), e.allowCommand(), e.denyCommand(), e.rightsCommand(), e.blockCommand(), e.unblockCommand(),
-		e.shareCommand(), e.unshareCommand(), e.configCommand(), e.demoCommand(), e.versionCommand(),
+		e.sendCommand(), e.inboxCommand(), e.shareCommand(), e.unshareCommand(), e.getCommand(), e.configCommand(), e.demoCommand(), e.versionCommand(),
 		e.hubCommand(),
 	)
 	return root
@@ -284,7 +284,7 @@ func (e *env) client(ctx context.Context) (*control.Client, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	srv, err := control.NewServer(node, orDiscard(e.logger()))
+	srv, err := control.NewServer(node, e.inboxFolder(node.Dir()), orDiscard(e.logger()))
 	if err != nil {
 		return nil, nil, errors.Join(err, node.Close())
 	}

@@ -25,6 +25,7 @@ import (
 
 	"github.com/kithproject/kith"
 	"github.com/kithproject/kith/app/chat"
+	"github.com/kithproject/kith/app/files"
 )
 
 const (
@@ -47,6 +48,12 @@ const (
 	OpDial    = "dial"
 	OpAsk     = "ask" // may this device reach a port of the other?
 	OpChat    = "chat"
+	OpSend    = "send"    // files to a device, until they are there
+	OpGet     = "get"     // files of a folder that a device shares, until they are here
+	OpList    = "list"    // such a folder's names
+	OpInbox   = "inbox"   // offers that wait, and transfers under way
+	OpAccept  = "accept"  // an offer
+	OpDecline = "decline" // an offer
 	OpUseHub  = "use-hub"
 	OpNearby  = "nearby"   // who is in pairing mode on the LAN, until the client goes
 	OpWaiting = "announce" // this device waits to be given a code, until the client goes
@@ -74,6 +81,13 @@ type Request struct {
 	Wait     time.Duration `json:"wait,omitempty"`     // how long to wait for the device, nanoseconds
 
 	Endpoints []netip.AddrPort `json:"endpoints,omitempty"` // offer, join: where the other device may be
+
+	Paths     []string `json:"paths,omitempty"`     // send: absolute
+	Stream    bool     `json:"stream,omitempty"`    // send: the Inputs' data, as a file called Name
+	Path      string   `json:"path,omitempty"`      // get, list: SHARE/below
+	Dir       string   `json:"dir,omitempty"`       // get, accept: where to; absolute
+	Overwrite bool     `json:"overwrite,omitempty"` // get, accept
+	Number    uint64   `json:"number,omitempty"`    // accept, decline: number of the offer
 }
 
 // A Change is what becomes of a device's rights: what is named is given or taken.
@@ -132,6 +146,8 @@ type Input struct {
 	Cancel bool    `json:"cancel,omitempty"`
 	Text   string  `json:"text,omitempty"` // chat: a line to send
 	Note   string  `json:"note,omitempty"` // offer, join: a note of the other device
+	Data   []byte  `json:"data,omitempty"` // send: a piece of the stream
+	End    bool    `json:"end,omitempty"`  // send: the stream is whole
 }
 
 // A Reply is one answer.
@@ -148,6 +164,12 @@ type Reply struct {
 	Event  *kith.Event      `json:"event,omitempty"`
 	Note   *Note            `json:"note,omitempty"`
 	Text   string           `json:"text,omitempty"`
+
+	Transfer  *Transfer      `json:"transfer,omitempty"`
+	Delivery  *Delivery      `json:"delivery,omitempty"`
+	Offers    []FileOffer    `json:"offers,omitempty"`
+	Transfers []Transfer     `json:"transfers,omitempty"`
+	Listed    []files.Listed `json:"listed,omitempty"`
 
 	Nearby []kith.NearbyDevice `json:"nearby,omitempty"` // nearby: all of them
 }
