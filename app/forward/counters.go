@@ -1,0 +1,66 @@
+package forward
+
+import "sync/atomic"
+
+// Counters count what a forward does, while it does it. The zero value is ready;
+// all methods are safe for concurrent use, and a nil Counters counts nothing.
+type Counters struct {
+	open, total, failed, dropped, sent, received atomic.Int64
+}
+
+// Traffic is what Counters have counted so far.
+type Traffic struct {
+	Open   int64 `json:"open"`   // how many connections, or flows of UDP, there are
+	Total  int64 `json:"total"`  // how many there were, open ones among them
+	Failed int64 `json:"failed"` // how many found the far side closed to them
+	// Sent is what came from the side that connects, in bytes.
+	Sent int64 `json:"sent"`
+	// Received is what went back to it, in bytes.
+	Received int64 `json:"received"`
+	Dropped  int64 `json:"dropped"` // datagrams that found no room
+}
+
+// Traffic returns what was counted until now.
+func (c *Counters) Traffic() Traffic {
+	if c == nil {
+		return Traffic{}
+	}
+	return Traffic{
+		Open: c.open.Load(), Total: c.total.Load(), Failed: c.failed.Load(), Dropped: c.dropped.Load(),
+		Sent: c.sent.Load(), Received: c.received.Load(),
+	}
+}
+
+// began counts a connection, and returns what counts its end.
+func (c *Counters) began() (ended func()) {
+	if c == nil {
+		return func() {}
+	}
+	c.open.Add(1)
+	c.total.Add(1)
+	return func() { c.open.Add(-1) }
+}
+
+func (c *Counters) fail() {
+	if c != nil {
+		c.failed.Add(1)
+	}
+}
+
+func (c *Counters) drop(datagrams int) {
+	if c != nil {
+		c.dropped.Add(int64(datagrams))
+	}
+}
+
+func (c *Counters) send(bytes int) {
+	if c != nil {
+		c.sent.Add(int64(bytes))
+	}
+}
+
+func (c *Counters) receive(bytes int) {
+	if c != nil {
+		c.received.Add(int64(bytes))
+	}
+}
