@@ -9,7 +9,7 @@ import (
 type Key[D comparable] struct {
 	Device   D
 	Protocol Protocol
-	Port     uint16
+	Port     uint16 // port number of this device
 }
 
 // Live knows the open connections of other devices to ports of this one, so that
