@@ -1,6 +1,10 @@
 package forward
 
-import "sync/atomic"
+import (
+	"net"
+	"sync"
+	"sync/atomic"
+)
 
 // Counters count what a forward does, while it does it. The zero value is ready;
 // all methods are safe for concurrent use, and a nil Counters counts nothing.
@@ -63,4 +67,36 @@ func (c *Counters) receive(bytes int) {
 	if c != nil {
 		c.received.Add(int64(bytes))
 	}
+}
+
+// Conn returns conn, dialed for somebody who connected, as one that is counted until
+// it is closed.
+func (c *Counters) Conn(conn net.Conn) net.Conn {
+	if c == nil {
+		return conn
+	}
+	return &countedConn{Conn: conn, counters: c, ended: sync.OnceFunc(c.began())}
+}
+
+type countedConn struct {
+	net.Conn
+	counters *Counters
+	ended    func()
+}
+
+func (c *countedConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.counters.receive(n)
+	return n, err
+}
+
+func (c *countedConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	c.counters.send(n)
+	return n, err
+}
+
+func (c *countedConn) Close() error {
+	c.ended()
+	return c.Conn.Close()
 }

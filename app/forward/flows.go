@@ -283,10 +283,10 @@ func (fl *flow[K]) carry() error {
 		case <-fl.ctx.Done():
 			return nil
 		case d := <-fl.queue:
+			cfg.Counters.send(d.n) // before its answer is counted
 			_, err := far.Write(d.space[:d.n])
-			if err == nil {
-				cfg.Counters.send(d.n)
-			} else {
+			if err != nil {
+				cfg.Counters.send(-d.n)
 				cfg.Counters.drop(1)
 			}
 			fl.table.took(d)

@@ -135,16 +135,25 @@ func Serve(ctx context.Context, ln net.Listener, dial DialFunc, failed func(erro
 // and waits for all connections; it returns nil when ctx ended, and otherwise the
 // listener's error.
 func ServeTCP(ctx context.Context, ln net.Listener, dial DialFunc, o Options) error {
+	return o.Accept(ctx, ln, func(ctx context.Context, conn net.Conn) { o.serve(ctx, conn, dial) })
+}
+
+// Accept accepts connections from ln and gives each to handle, on a goroutine of its
+// own, until ctx ends or ln fails; handle closes it, and returns when its context
+// ends. Of the Options, MaxConns and Failed are used. Accept closes ln and waits for
+// all connections; it returns nil when ctx ended, and otherwise the listener's error.
+func (o *Options) Accept(ctx context.Context, ln net.Listener, handle func(context.Context, net.Conn)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { ln.Close() })
 	defer stop()
-	if o.MaxConns <= 0 {
-		o.MaxConns = defaultMaxConns
+	most := o.MaxConns
+	if most <= 0 {
+		most = defaultMaxConns
 	}
-	places := make(chan struct{}, o.MaxConns)
+	places := make(chan struct{}, most)
 	var pause backoff
 	for {
 		conn, err := ln.Accept()
@@ -168,7 +177,7 @@ func ServeTCP(ctx context.Context, ln net.Listener, dial DialFunc, o Options) er
 		}
 		wg.Go(func() {
 			defer func() { <-places }()
-			o.serve(ctx, conn, dial)
+			handle(ctx, conn)
 		})
 	}
 }

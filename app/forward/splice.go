@@ -151,13 +151,13 @@ func pump(dst, src net.Conn, count *atomic.Int64) error {
 		}
 		n, err := src.Read(buf.bytes())
 		if n > 0 {
+			if count != nil {
+				count.Add(int64(n)) // before its answer is counted
+			}
 			if _, err := dst.Write(buf.bytes()[:n]); err != nil {
 				return errTaker{err}
 			}
 			total += n
-			if count != nil {
-				count.Add(int64(n))
-			}
 		}
 		if errors.Is(err, io.EOF) {
 			return nil

@@ -128,13 +128,13 @@ func (c *Counters) SpliceUDP(ctx context.Context, a, b net.Conn, idle time.Durat
 				return
 			}
 			used.Store(int64(time.Since(start)))
-			switch _, err := dst.Write(d.space[:n]); {
-			case err == nil:
-				count(n)
-			case over(err):
-				return
-			default:
+			count(n) // before its answer is counted
+			if _, err := dst.Write(d.space[:n]); err != nil {
+				count(-n)
 				c.drop(1)
+				if over(err) {
+					return
+				}
 			}
 		}
 	}
