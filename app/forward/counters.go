@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"context"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -67,6 +68,12 @@ func (c *Counters) receive(bytes int) {
 	if c != nil {
 		c.received.Add(int64(bytes))
 	}
+}
+
+// Carry is Splice, and counts the connection itself, too.
+func (c *Counters) Carry(ctx context.Context, a, b net.Conn) {
+	defer c.began()()
+	c.Splice(ctx, a, b)
 }
 
 // Conn returns conn, dialed for somebody who connected, as one that is counted until

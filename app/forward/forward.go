@@ -197,8 +197,7 @@ func (o *Options) serve(ctx context.Context, conn net.Conn, dial DialFunc) {
 		o.fail(ctx, err)
 		return
 	}
-	defer o.Counters.began()()
-	o.Counters.Splice(ctx, conn, far)
+	o.Counters.Carry(ctx, conn, far)
 }
 
 // passing reports whether a listener may work again: the process has too many open
