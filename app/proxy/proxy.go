@@ -23,11 +23,11 @@
 // A browser that is to use it for .kith alone, and go elsewhere directly, is given
 // the address http://127.0.0.1:1080/proxy.pac for its proxy settings.
 //
-// The SOCKS5 server is our own. It is 300 lines; things-go/go-socks5 (maintained) and
-// txthinking/socks5 (both MIT) do not end with a context, keep flows of UDP without
-// bound or end, set no deadline for a client that says nothing, and choose the reply
-// by the words of an error, where a device that is away and a port that is not
-// allowed must be told apart. HTTP is the standard library's.
+// The SOCKS5 server is our own, 300 lines. Of the libraries, things-go/go-socks5
+// (maintained) and txthinking/socks5 (both MIT) neither end with a context nor bound
+// the flows of UDP, and the first sets no deadline for a client that says nothing and
+// chooses the reply by the words of an error, where a device that is away and a port
+// that is not allowed must be told apart. HTTP is the standard library's.
 package proxy
 
 import (
