@@ -99,8 +99,8 @@ func NewFlows[K comparable](ctx context.Context, cfg FlowsConfig[K]) *Flows[K] {
 	if cfg.Idle <= 0 {
 		cfg.Idle = defaultIdle
 	}
-	f := &Flows[K]{cfg: cfg, flows: make(map[K]*flow[K]), start: time.Now()}
-	f.ctx, f.cancel = context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(ctx) //nolint:gosec // Close cancels
+	f := &Flows[K]{cfg: cfg, ctx: ctx, cancel: cancel, flows: make(map[K]*flow[K]), start: time.Now()}
 	f.wg.Go(f.sweep)
 	return f
 }
@@ -122,7 +122,7 @@ func (f *Flows[K]) Send(key K, b []byte) {
 	d.n = copy(d.space, b)
 	if f.queued.Add(int64(d.n)) > maxQueuedBytes || !f.push(key, d) {
 		f.took(d)
-		f.cfg.Counters.drop(1)
+		f.cfg.Counters.drop()
 	}
 }
 
@@ -162,8 +162,8 @@ func (f *Flows[K]) flow(key K) *flow[K] {
 	if len(f.flows) >= f.cfg.MaxConns {
 		f.evict()
 	}
-	fl := &flow[K]{table: f, key: key, queue: make(chan *datagram, maxQueued)}
-	fl.ctx, fl.cancel = context.WithCancel(f.ctx)
+	ctx, cancel := context.WithCancel(f.ctx) //nolint:gosec // run cancels
+	fl := &flow[K]{table: f, key: key, queue: make(chan *datagram, maxQueued), ctx: ctx, cancel: cancel}
 	fl.touch()
 	f.flows[key] = fl
 	f.wg.Go(fl.run)
@@ -232,7 +232,7 @@ func (fl *flow[K]) run() {
 			select {
 			case d := <-fl.queue:
 				f.took(d)
-				f.cfg.Counters.drop(1)
+				f.cfg.Counters.drop()
 			case <-pause.C:
 				return
 			case <-fl.ctx.Done():
@@ -247,7 +247,7 @@ func (fl *flow[K]) empty() {
 		select {
 		case d := <-fl.queue:
 			fl.table.took(d)
-			fl.table.cfg.Counters.drop(1)
+			fl.table.cfg.Counters.drop()
 		default:
 			return
 		}
@@ -287,7 +287,7 @@ func (fl *flow[K]) carry() error {
 			_, err := far.Write(d.space[:d.n])
 			if err != nil {
 				cfg.Counters.send(-d.n)
-				cfg.Counters.drop(1)
+				cfg.Counters.drop()
 			}
 			fl.table.took(d)
 			if over(err) {

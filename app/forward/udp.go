@@ -131,7 +131,7 @@ func (c *Counters) SpliceUDP(ctx context.Context, a, b net.Conn, idle time.Durat
 			count(n) // before its answer is counted
 			if _, err := dst.Write(d.space[:n]); err != nil {
 				count(-n)
-				c.drop(1)
+				c.drop()
 				if over(err) {
 					return
 				}

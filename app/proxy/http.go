@@ -204,12 +204,9 @@ func writeRefusal(w http.ResponseWriter, no *refusal) {
 
 // writePAC answers with settings for browsers, which use the proxy for devices alone.
 func writePAC(w http.ResponseWriter, r *http.Request) {
-	proxy := r.Host
-	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
-		proxy = local.String()
-	}
+	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr) // http.Server sets it
 	w.Header().Set("Content-Type", "application/x-ns-proxy-autoconfig")
-	fmt.Fprintf(w, "function FindProxyForURL(url, host) {\n\treturn dnsDomainIs(host, %q) ? \"PROXY %s\" : \"DIRECT\";\n}\n", Domain, proxy)
+	fmt.Fprintf(w, "function FindProxyForURL(url, host) {\n\treturn dnsDomainIs(host, %q) ? \"PROXY %s\" : \"DIRECT\";\n}\n", Domain, local)
 }
 
 // An httpListener is where the HTTP server finds its connections.

@@ -266,7 +266,7 @@ func TestGoClient(t *testing.T) {
 		}
 	}
 	// CONNECT, as for https: what comes after it is the service's own.
-	tls := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "sealed") }))
+	tls := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "sealed") }))
 	defer tls.Close()
 	w.mu.Lock()
 	w.ports[443] = tls.Listener.Addr().String()
