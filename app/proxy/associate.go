@@ -82,11 +82,8 @@ func (a *association) run(ctx context.Context) {
 		if err != nil {
 			return
 		}
-		if !a.ours(from) {
-			continue
-		}
 		to, data, err := readDatagram(buf[:n])
-		if err != nil {
+		if err != nil || !a.ours(from) {
 			continue
 		}
 		if _, err := a.server.resolve(to.host); err != nil {
