@@ -47,6 +47,7 @@ var mayImport = map[string][]string{
 	"app/chat":                  {},
 	"app/forward":               {},
 	"app/files":                 {},
+	"app/proxy":                 {"app/forward"},
 	"models":                    {},
 	"hub/hubaddr":               {},
 	"hub":                       {"hub/hubaddr", "rendezvous", "rendezvous/dht", "rendezvous/waku", "internal/train"},
@@ -108,10 +109,12 @@ var banned = map[string]map[string]string{
 	"*": {
 		"log": "use log/slog", "math/rand": "use math/rand/v2 or crypto/rand", "io/ioutil": "use io and os",
 	},
-	"pairing":  {"net": "a state machine has no sockets", "os": "a state machine has no files"},
-	"code":     {"net": "no I/O", "os": "no I/O"},
-	"tunnel":   {"os/exec": "nothing is run"},
-	"app/chat": {"os": "an app is given what it needs"},
+	"pairing":     {"net": "a state machine has no sockets", "os": "a state machine has no files"},
+	"code":        {"net": "no I/O", "os": "no I/O"},
+	"tunnel":      {"os/exec": "nothing is run"},
+	"app/chat":    {"os": "an app is given what it needs"},
+	"app/forward": {"os": "an app is given what it needs"},
+	"app/proxy":   {"os": "an app is given what it needs"},
 }
 
 // maxLines is how long a file may be, in lines.
