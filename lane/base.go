@@ -1,6 +1,7 @@
 package lane
 
 import (
+	"io"
 	"net"
 	"os"
 	"sync"
@@ -79,13 +80,13 @@ func (b *base) uncork() error {
 func (b *base) Read(p []byte) (int, error) {
 	if b.r == b.w {
 		if len(p) >= len(b.in) {
-			n, err := b.Conn.Read(p)
+			n, err := b.receive(p)
 			if n == len(p) && n >= bufferSize/16 {
 				b.in = make([]byte, bufferSize)
 			}
 			return n, err
 		}
-		n, err := b.Conn.Read(b.in)
+		n, err := b.receive(b.in)
 		b.r, b.w = 0, n
 		if n == 0 {
 			return 0, err
@@ -94,6 +95,17 @@ func (b *base) Read(p []byte) (int, error) {
 	n := copy(p, b.in[b.r:b.w])
 	b.r += n
 	return n, nil
+}
+
+// receive reads from TCP. The end of TCP is an error: a lane ends with TLS's
+// close_notify, and crypto/tls would take the one for the other between two records,
+// so that whoever sits on the way could cut a stream short unseen (RFC 8446 section 6.1).
+func (b *base) receive(p []byte) (int, error) {
+	n, err := b.Conn.Read(p)
+	if n == 0 && err == io.EOF { //nolint:errorlint // io.Reader returns io.EOF itself
+		return 0, errCut
+	}
+	return n, err
 }
 
 // abort ends the connection at once: nothing that waits in the kernel is sent.

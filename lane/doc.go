@@ -61,7 +61,7 @@
 //
 // On a device without lanes: no open port. Else a port that closes the connection
 // without an answer, within 2 s. At most 64 connections may be without a valid
-// first message, eight of one address; the oldest gives way, so that a flood does
+// first message, 16 of one address; the oldest gives way, so that a flood does
 // not keep out those who answer at once.
 //
 // # What a paired device gets

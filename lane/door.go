@@ -16,7 +16,7 @@ const (
 	helloTime    = 2 * time.Second // for a caller to say what it is called by
 	callTime     = 5 * time.Second // for its handshake
 	maxHellos    = 64              // callers that have not said it yet
-	maxHellosOne = 8               // of these from one address
+	maxHellosOne = 2 * maxRaces    // of these from one address: a device dials for both sides' lanes
 	acceptPause  = 100 * time.Millisecond
 )
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -28,6 +29,7 @@ var (
 )
 
 var (
+	errCut      = fmt.Errorf("lane: cut off: %w", io.ErrUnexpectedEOF)
 	errMessage  = errors.New("lane: not a message of this protocol")
 	errVersion  = errors.New("lane: the other device speaks another version")
 	errStranger = errors.New("lane: not invited")

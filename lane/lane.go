@@ -17,6 +17,7 @@ const Port = 27493
 const (
 	maxMaking    = 256 // lanes in the making that others asked for, or that this device did
 	maxMakingOne = 64  // of these with one device
+	maxRaces     = 8   // of these that this device is opening at once; the others wait
 	noLaneFor    = time.Minute
 )
 
@@ -69,6 +70,7 @@ type Service struct {
 	making map[*making]struct{}
 	open   map[*Conn]struct{}
 	noLane map[identity.DeviceID]cached
+	turns  map[identity.DeviceID]chan struct{} // each holds one token per race
 }
 
 // A making is one lane that is being opened, by either side.
@@ -100,6 +102,7 @@ func New(cfg Config) *Service {
 		making: make(map[*making]struct{}),
 		open:   make(map[*Conn]struct{}),
 		noLane: make(map[identity.DeviceID]cached),
+		turns:  make(map[identity.DeviceID]chan struct{}),
 	}
 	s.door.s = s
 	if cfg.Listener != nil {
@@ -144,6 +147,24 @@ func (s *Service) begin(ctx context.Context, peer identity.DeviceID, kind string
 	m := &making{peer: peer, kind: kind, ours: ours, end: end}
 	s.making[m] = struct{}{}
 	return ctx, m, nil
+}
+
+// turn waits until few enough lanes to a device are being opened. done must follow
+// unless it errs, with the error of ctx.
+func (s *Service) turn(ctx context.Context, peer identity.DeviceID) (done func(), err error) {
+	s.mu.Lock()
+	c := s.turns[peer]
+	if c == nil {
+		c = make(chan struct{}, maxRaces)
+		s.turns[peer] = c
+	}
+	s.mu.Unlock()
+	select {
+	case c <- struct{}{}:
+		return func() { <-c }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // over ends what begin began.

@@ -43,7 +43,7 @@ func (s *Service) Open(ctx context.Context, peer identity.DeviceID, kind string)
 		return c, nil
 	case ctx.Err() != nil:
 		return nil, fmt.Errorf("lane: open: %w", context.Cause(ctx))
-	case errors.As(err, &no):
+	case errors.As(err, &no) && !no.Cached:
 		s.cfg.Logger.Debug("no lane", "peer", peer.Short(), "err", err)
 		s.remember(no, time.Now())
 	}
@@ -51,6 +51,14 @@ func (s *Service) Open(ctx context.Context, peer identity.DeviceID, kind string)
 }
 
 func (s *Service) openAs(ctx context.Context, m *making) (*Conn, error) {
+	done, err := s.turn(ctx, m.peer)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	if err := s.remembered(m.peer, time.Now()); err != nil { // by those who came before
+		return nil, err
+	}
 	tun, err := s.cfg.Dial(ctx, m.peer)
 	if err != nil {
 		return nil, &NoLaneError{Peer: m.peer, Err: fmt.Errorf("lane: ask: %w", err)}
