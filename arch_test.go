@@ -44,13 +44,14 @@ var mayImport = map[string][]string{
 	"link":                      {"identity", "signaling", "internal/netmon", "internal/train", "internal/wire", "link/punch"},
 	"link/portmap":              {},
 	"tunnel":                    {"identity"},
+	"lane":                      {"identity", "internal/wire"},
 	"app/chat":                  {},
 	"app/forward":               {},
 	"models":                    {},
 	"hub/hubaddr":               {},
 	"hub":                       {"hub/hubaddr", "rendezvous", "rendezvous/dht", "rendezvous/waku", "internal/train"},
 	".": {
-		"identity", "code", "rendezvous", "rendezvous/lan", "pairing", "registry", "signaling", "link", "tunnel",
+		"identity", "code", "rendezvous", "rendezvous/lan", "pairing", "registry", "signaling", "link", "tunnel", "lane",
 		"app/forward", "internal/netmon", "internal/wire", "link/portmap", "link/punch", "link/relay", "hub/hubaddr",
 		"rendezvous/mqtt", "rendezvous/dht", "rendezvous/waku",
 	},
@@ -109,6 +110,7 @@ var banned = map[string]map[string]string{
 	"pairing":  {"net": "a state machine has no sockets", "os": "a state machine has no files"},
 	"code":     {"net": "no I/O", "os": "no I/O"},
 	"tunnel":   {"os/exec": "nothing is run"},
+	"lane":     {"os/exec": "nothing is run"},
 	"app/chat": {"os": "an app is given what it needs"},
 }
 

@@ -35,10 +35,15 @@ func (s *Service) answer(tun net.Conn) {
 		return
 	}
 	tun.SetDeadline(time.Now().Add(askTime))
+	defer context.AfterFunc(s.ctx, func() { tun.Close() })()
 	say := func(status byte) { _ = writeMessage(tun, (&answer{status: status}).encode()) } // nobody may be left to hear it
-	ctx, m, err := s.begin(context.Background(), peer, "", false)
+	ctx, m, err := s.begin(s.ctx, peer, "", false)
 	if err != nil {
-		say(statusBusy)
+		if s.crowd(1) <= maxMakingOne {
+			_, _ = readMessage(tun) // what is left unread would take the answer with it, in TCP
+			say(statusBusy)
+		}
+		s.crowd(-1)
 		return
 	}
 	defer s.over(m)
@@ -65,6 +70,14 @@ func (s *Service) answer(tun net.Conn) {
 	if err := s.host(ctx, m, tun, got.invite); err != nil {
 		s.cfg.Logger.Debug("lane not given", "peer", peer.Short(), "kind", got.kind, "err", err)
 	}
+}
+
+// crowd counts those who are about to be told that this device is busy.
+func (s *Service) crowd(n int) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.busy += n
+	return s.busy
 }
 
 // host invites the asker, and dials it, until there is a lane or nobody waits for it.

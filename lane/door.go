@@ -201,7 +201,7 @@ func (d *door) gone(c *caller) {
 // invitation, nothing is sent and no key is computed.
 func (d *door) receive(c *caller) {
 	defer d.gone(c)
-	ctx, cancel := context.WithTimeout(context.Background(), callTime)
+	ctx, cancel := context.WithTimeout(d.s.ctx, callTime)
 	defer cancel()
 	c.base.SetDeadline(time.Now().Add(helloTime))
 	var inv *invite

@@ -64,9 +64,12 @@ type Service struct {
 	door   door
 	ledger ledger
 	wg     sync.WaitGroup
+	ctx    context.Context //nolint:containedctx // ended by Close
+	stop   context.CancelFunc
 
 	mu     sync.Mutex // guards what follows
 	closed bool
+	busy   int // who is being told so
 	making map[*making]struct{}
 	open   map[*Conn]struct{}
 	noLane map[identity.DeviceID]cached
@@ -105,6 +108,7 @@ func New(cfg Config) *Service {
 		turns:  make(map[identity.DeviceID]chan struct{}),
 	}
 	s.door.s = s
+	s.ctx, s.stop = context.WithCancel(context.Background())
 	if cfg.Listener != nil {
 		s.wg.Go(s.answerAll)
 	}
@@ -283,6 +287,7 @@ func (s *Service) Close() error {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
+	s.stop()
 	if s.cfg.Listener != nil {
 		s.cfg.Listener.Close()
 	}
