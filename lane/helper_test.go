@@ -96,6 +96,12 @@ func newWorld() *world {
 	}
 }
 
+func (w *world) setHole(hole func(from *device, to netip.AddrPort) bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.hole = hole
+}
+
 // A device of a world.
 type device struct {
 	*Service
@@ -190,7 +196,10 @@ func (d *device) dialTCP(ctx context.Context, to netip.AddrPort) (net.Conn, erro
 	d.mu.Lock()
 	d.dials++
 	d.mu.Unlock()
-	if d.w.hole(d, to) {
+	d.w.mu.Lock()
+	hole, touch := d.w.hole, d.w.touch
+	d.w.mu.Unlock()
+	if hole(d, to) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
@@ -204,7 +213,7 @@ func (d *device) dialTCP(ctx context.Context, to netip.AddrPort) (net.Conn, erro
 	if err != nil {
 		return nil, err
 	}
-	return d.w.touch(d, c), nil
+	return touch(d, c), nil
 }
 
 func (d *device) listenTCP(context.Context) (net.Listener, error) {

@@ -82,31 +82,31 @@ func TestInvitation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Each returns whether it got a lane.
-	for name, try := range map[string]func(t *testing.T, a asked, d *device) error{
-		"another server name": func(t *testing.T, a asked, d *device) error {
+	// Each errs if it gets no lane.
+	for name, try := range map[string]func(t *testing.T, a asked, d *device, sleep func(time.Duration)) error{
+		"another server name": func(t *testing.T, a asked, d *device, sleep func(time.Duration)) error {
 			_, err := a.connect(t, d, func(c *tls.Config) { c.ServerName = nameOf([tokenSize]byte{1}) })
 			return err
 		},
-		"no server name": func(t *testing.T, a asked, d *device) error {
+		"no server name": func(t *testing.T, a asked, d *device, sleep func(time.Duration)) error {
 			_, err := a.connect(t, d, func(c *tls.Config) { c.ServerName = "" })
 			return err
 		},
-		"no certificate": func(t *testing.T, a asked, d *device) error {
+		"no certificate": func(t *testing.T, a asked, d *device, sleep func(time.Duration)) error {
 			s, err := a.connect(t, d, func(c *tls.Config) { c.Certificates = nil })
 			if err != nil {
 				return err
 			}
 			return a.lane(s, nil)
 		},
-		"another key": func(t *testing.T, a asked, d *device) error {
+		"another key": func(t *testing.T, a asked, d *device, sleep func(time.Duration)) error {
 			s, err := a.connect(t, d, func(c *tls.Config) { c.Certificates = []tls.Certificate{other.cert} })
 			if err != nil {
 				return err
 			}
 			return a.lane(s, nil)
 		},
-		"the right certificate with another private key": func(t *testing.T, a asked, d *device) error {
+		"the right certificate with another private key": func(t *testing.T, a asked, d *device, sleep func(time.Duration)) error {
 			s, err := a.connect(t, d, func(c *tls.Config) {
 				c.Certificates = []tls.Certificate{{Certificate: a.ours.cert.Certificate, PrivateKey: other.cert.PrivateKey}}
 			})
@@ -115,36 +115,36 @@ func TestInvitation(t *testing.T) {
 			}
 			return a.lane(s, nil)
 		},
-		"TLS 1.2": func(t *testing.T, a asked, d *device) error {
+		"TLS 1.2": func(t *testing.T, a asked, d *device, sleep func(time.Duration)) error {
 			_, err := a.connect(t, d, func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS12, tls.VersionTLS12 })
 			return err
 		},
-		"a key exchange that quantum computers break": func(t *testing.T, a asked, d *device) error {
+		"a key exchange that quantum computers break": func(t *testing.T, a asked, d *device, sleep func(time.Duration)) error {
 			_, err := a.connect(t, d, func(c *tls.Config) { c.CurvePreferences = []tls.CurveID{tls.X25519} })
 			return err
 		},
-		"a wrong token": func(t *testing.T, a asked, d *device) error {
+		"a wrong token": func(t *testing.T, a asked, d *device, sleep func(time.Duration)) error {
 			s, err := a.connect(t, d, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			return a.lane(s, func(p []byte) { p[31] ^= 1 })
 		},
-		"the token itself": func(t *testing.T, a asked, d *device) error {
+		"the token itself": func(t *testing.T, a asked, d *device, sleep func(time.Duration)) error {
 			s, err := a.connect(t, d, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			return a.lane(s, func(p []byte) { copy(p, a.theirs.token[:]) })
 		},
-		"a proof for something else": func(t *testing.T, a asked, d *device) error {
+		"a proof for something else": func(t *testing.T, a asked, d *device, sleep func(time.Duration)) error {
 			s, err := a.connect(t, d, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			return a.lane(s, func(p []byte) { copy(p, s.proof(a.theirs.token, proofAccepted)) })
 		},
-		"a proof of another connection": func(t *testing.T, a asked, d *device) error {
+		"a proof of another connection": func(t *testing.T, a asked, d *device, sleep func(time.Duration)) error {
 			first, err := a.connect(t, d, nil)
 			if err != nil {
 				t.Fatal(err)
@@ -156,21 +156,21 @@ func TestInvitation(t *testing.T) {
 			}
 			return a.lane(s, func(p []byte) { copy(p, first.proof(a.theirs.token, proofChosen)) })
 		},
-		"an expired token": func(t *testing.T, a asked, d *device) error {
-			time.Sleep(inviteLife)
+		"an expired token": func(t *testing.T, a asked, d *device, sleep func(time.Duration)) error {
+			sleep(inviteLife)
 			_, err := a.connect(t, d, nil)
 			return err
 		},
-		"a token that expires on the way": func(t *testing.T, a asked, d *device) error {
-			time.Sleep(inviteLife - time.Second)
+		"a token that expires on the way": func(t *testing.T, a asked, d *device, sleep func(time.Duration)) error {
+			sleep(inviteLife - time.Second)
 			s, err := a.connect(t, d, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(time.Second)
+			sleep(time.Second)
 			return a.lane(s, nil)
 		},
-		"an ask that was given up": func(t *testing.T, a asked, d *device) error {
+		"an ask that was given up": func(t *testing.T, a asked, d *device, sleep func(time.Duration)) error {
 			a.tun.Close()
 			synctest.Wait()
 			_, err := a.connect(t, d, nil)
@@ -184,7 +184,7 @@ func TestInvitation(t *testing.T) {
 				b := w.device(t, 2, nil, "192.168.7.2")
 				know := askFor(t, a, b, "files")
 				defer know.tun.Close()
-				if err := try(t, know, a); err == nil {
+				if err := try(t, know, a, func(d time.Duration) { time.Sleep(d) }); err == nil {
 					t.Error("accepted")
 				}
 				if len(b.got) != 0 || b.Lanes() != 0 {
@@ -364,7 +364,7 @@ func TestFloodOfStrangers(t *testing.T) {
 				if got := waiting(); got != want {
 					t.Errorf("%d strangers wait, want %d", got, want)
 				}
-				w.hole = at("192.168.7.1") // only b's door is left
+				w.setHole(at("192.168.7.1")) // only b's door is left
 				near, far = mustOpen(t, a, b, "files")
 				echo(t, near, far)
 				near.Close()
@@ -491,7 +491,7 @@ func TestManyOpensWaitTheirTurn(t *testing.T) {
 		w := newWorld()
 		a := w.device(t, 1, nil, "192.168.7.1")
 		b := w.device(t, 2, nil, "192.168.7.2")
-		w.hole = at("192.168.7.1", "192.168.7.2")
+		w.setHole(at("192.168.7.1", "192.168.7.2"))
 		start := time.Now()
 		var wg sync.WaitGroup
 		for range maxMakingOne {

@@ -109,7 +109,7 @@ func TestEitherDirection(t *testing.T) {
 				w := newWorld()
 				a := w.device(t, 1, nil, "192.168.7.1")
 				b := w.device(t, 2, nil, "192.168.7.2")
-				w.hole = at(closed)
+				w.setHole(at(closed))
 				start := time.Now()
 				near, far := mustOpen(t, a, b, "files")
 				if took := time.Since(start); took > dialBack {
@@ -131,7 +131,7 @@ func TestBlackHoles(t *testing.T) {
 		w := newWorld()
 		a := w.device(t, 1, nil, "192.168.7.1")
 		b := w.device(t, 2, nil, "192.168.7.21", "192.168.7.22", "192.168.7.23", "10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "2001:db8::1")
-		w.hole = func(_ *device, to netip.AddrPort) bool { return to.Addr().String() != "2001:db8::1" }
+		w.setHole(func(_ *device, to netip.AddrPort) bool { return to.Addr().String() != "2001:db8::1" })
 		start := time.Now()
 		near, far := mustOpen(t, a, b, "files")
 		if took := time.Since(start); took != 7*stagger || took > 300*time.Millisecond {
@@ -147,7 +147,7 @@ func TestNoLaneIsRemembered(t *testing.T) {
 		w := newWorld()
 		a := w.device(t, 1, nil, "192.168.7.1")
 		b := w.device(t, 2, nil, "192.168.7.2", "10.9.9.9")
-		w.hole = at("192.168.7.1", "192.168.7.2", "10.9.9.9")
+		w.setHole(at("192.168.7.1", "192.168.7.2", "10.9.9.9"))
 		open := func(cached bool) {
 			t.Helper()
 			start, before := time.Now(), a.dialed()
@@ -181,7 +181,7 @@ func TestNoLaneIsRemembered(t *testing.T) {
 		a.Forget(b.id)
 		open(false)
 		a.ForgetAll()
-		w.hole = at()
+		w.setHole(at())
 		near, far := mustOpen(t, a, b, "files")
 		near.Close()
 		far.Close()
@@ -254,7 +254,7 @@ func TestRights(t *testing.T) {
 			t.Errorf("a refused kind opened ports %v and dialed %d times", b.told(), b.dialed())
 		}
 		// Withdrawn between the ask and the choice: b's dial waits for dialBack, a's vanishes.
-		w.hole = at("192.168.7.2")
+		w.setHole(at("192.168.7.2"))
 		var once sync.Once
 		w.touch = func(_ *device, c net.Conn) net.Conn { once.Do(func() { b.deny("files") }); return c }
 		if _, err := a.Open(t.Context(), b.id, "files"); !errors.Is(err, ErrNoLane) {
@@ -298,7 +298,7 @@ func TestCloseOf(t *testing.T) {
 		}
 		// In the making on either side.
 		a.ForgetAll()
-		w.hole = at("192.168.7.1", "192.168.7.3")
+		w.setHole(at("192.168.7.1", "192.168.7.3"))
 		result := make(chan error)
 		go func() {
 			_, err := a.Open(t.Context(), c.id, "more")
@@ -335,15 +335,15 @@ func TestContextAndClose(t *testing.T) {
 		w := newWorld()
 		a := w.device(t, 1, nil, "192.168.7.1")
 		b := w.device(t, 2, nil, "192.168.7.2")
-		w.hole = at("192.168.7.1", "192.168.7.2")
+		w.setHole(at("192.168.7.1", "192.168.7.2"))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if _, err := a.Open(ctx, b.id, "x"); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrNoLane) {
 			t.Errorf("got %v", err)
 		}
-		w.hole = at()
+		w.setHole(at())
 		near, far := mustOpen(t, a, b, "x") // a cancelled Open says nothing about the path
-		w.hole = at("192.168.7.1", "192.168.7.2")
+		w.setHole(at("192.168.7.1", "192.168.7.2"))
 		result := make(chan error)
 		go func() {
 			_, err := a.Open(t.Context(), b.id, "x")
