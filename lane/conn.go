@@ -23,7 +23,9 @@ type Conn struct {
 	base *base
 	peer identity.DeviceID
 	kind string
-	ours bool
+
+	asked  bool // by this device
+	dialed bool // by this device
 
 	wmu sync.Mutex // one large write at a time
 }
@@ -37,7 +39,7 @@ func (c *Conn) Peer() identity.DeviceID { return c.peer }
 func (c *Conn) Kind() string { return c.kind }
 
 // Dialed reports whether this device made the TCP connection, whoever asked for it.
-func (c *Conn) Dialed() bool { return c.ours }
+func (c *Conn) Dialed() bool { return c.dialed }
 
 // CipherSuite returns the name of the cipher in use, for a status: AES-GCM if both
 // processors have instructions for it, else ChaCha20-Poly1305.

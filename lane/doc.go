@@ -69,7 +69,8 @@
 // Nothing before Config.Allow has agreed to the kind of lane that it asks for. Then
 // it can make this device dial eight addresses of its choice, with a TLS ClientHello:
 // unicast ones that are not loopback, link-local or of the tunnel, at ports from 1024.
-// At most 64 lanes may be in the making with one device, 256 in all.
+// At most 64 lanes may be in the making with one device, 256 in all, and one device
+// has at most 256 that it asked for: more are told that this device is busy.
 //
 // # Limits
 //

@@ -31,7 +31,8 @@ type door struct {
 	port   uint16
 	users  int
 	idle   *time.Timer
-	calls  []*caller // that nobody knows yet, oldest first
+	served chan struct{} // closed when the last listener has been left
+	calls  []*caller     // that nobody knows yet, oldest first
 	known  map[*caller]struct{}
 }
 
@@ -56,7 +57,15 @@ func (d *door) enter(ctx context.Context) (port uint16, err error) {
 		}
 		at, err := netip.ParseAddrPort(ln.Addr().String())
 		if err == nil {
-			err = d.s.start(func() { d.serve(ln, at.Port()) })
+			before, served := d.served, make(chan struct{})
+			err = d.s.start(func() {
+				defer close(served)
+				if before != nil {
+					<-before // so that Listening hears of one after the other
+				}
+				d.serve(ln, at.Port())
+			})
+			d.served = served
 		}
 		if err != nil {
 			ln.Close()

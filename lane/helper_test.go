@@ -273,8 +273,8 @@ func echo(t *testing.T, near, far net.Conn) {
 	}
 }
 
-// real lets a device use the kernel's loopback.
-func real(_ *device, cfg *Config) {
+// kernel lets a device use the kernel's loopback.
+func kernel(_ *device, cfg *Config) {
 	cfg.ListenTCP, cfg.DialTCP, cfg.Loopback = nil, nil, true
 }
 

@@ -16,13 +16,15 @@ import (
 
 // asked is what somebody knows who asked a device for a lane.
 type asked struct {
+	from   *device
 	tun    net.Conn
 	ours   *invite
 	theirs offered
+	sleep  func(time.Duration)
 }
 
 // askFor asks a device for a lane by hand, and offers endpoints.
-func askFor(t *testing.T, from, to *device, kind string, endpoints ...netip.AddrPort) asked {
+func askFor(t *testing.T, from, to *device, endpoints ...netip.AddrPort) asked {
 	t.Helper()
 	tun, err := from.ask(t.Context(), to.id)
 	if err != nil {
@@ -32,7 +34,7 @@ func askFor(t *testing.T, from, to *device, kind string, endpoints ...netip.Addr
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := ask{kind: kind, invite: inv.offer(endpoints)}
+	a := ask{kind: "files", invite: inv.offer(endpoints)}
 	if err := writeMessage(tun, a.encode()); err != nil {
 		t.Fatal(err)
 	}
@@ -46,17 +48,17 @@ func askFor(t *testing.T, from, to *device, kind string, endpoints ...netip.Addr
 	}
 	inv.setPin(got.invite.key)
 	go func() { _, _ = io.Copy(io.Discard, tun) }() // reports; it ends with tun
-	return asked{tun, inv, got.invite}
+	return asked{from: from, tun: tun, ours: inv, theirs: got.invite}
 }
 
 // connect makes a TLS session as the invited device would; change may spoil that.
-func (a asked) connect(t *testing.T, from *device, change func(*tls.Config)) (*session, error) {
+func (a asked) connect(t *testing.T, change func(*tls.Config)) (*session, error) {
 	t.Helper()
 	cfg := clientConfig(a.ours, a.theirs)
 	if change != nil {
 		change(cfg)
 	}
-	conn, err := from.dialTCP(t.Context(), a.theirs.to[0])
+	conn, err := a.from.dialTCP(t.Context(), a.theirs.to[0])
 	if err != nil {
 		return nil, err
 	}
@@ -83,31 +85,31 @@ func TestInvitation(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Each errs if it gets no lane.
-	for name, try := range map[string]func(t *testing.T, a asked, d *device, sleep func(time.Duration)) error{
-		"another server name": func(t *testing.T, a asked, d *device, sleep func(time.Duration)) error {
-			_, err := a.connect(t, d, func(c *tls.Config) { c.ServerName = nameOf([tokenSize]byte{1}) })
+	for name, try := range map[string]func(t *testing.T, a asked) error{
+		"another server name": func(t *testing.T, a asked) error {
+			_, err := a.connect(t, func(c *tls.Config) { c.ServerName = nameOf([tokenSize]byte{1}) })
 			return err
 		},
-		"no server name": func(t *testing.T, a asked, d *device, sleep func(time.Duration)) error {
-			_, err := a.connect(t, d, func(c *tls.Config) { c.ServerName = "" })
+		"no server name": func(t *testing.T, a asked) error {
+			_, err := a.connect(t, func(c *tls.Config) { c.ServerName = "" })
 			return err
 		},
-		"no certificate": func(t *testing.T, a asked, d *device, sleep func(time.Duration)) error {
-			s, err := a.connect(t, d, func(c *tls.Config) { c.Certificates = nil })
+		"no certificate": func(t *testing.T, a asked) error {
+			s, err := a.connect(t, func(c *tls.Config) { c.Certificates = nil })
 			if err != nil {
 				return err
 			}
 			return a.lane(s, nil)
 		},
-		"another key": func(t *testing.T, a asked, d *device, sleep func(time.Duration)) error {
-			s, err := a.connect(t, d, func(c *tls.Config) { c.Certificates = []tls.Certificate{other.cert} })
+		"another key": func(t *testing.T, a asked) error {
+			s, err := a.connect(t, func(c *tls.Config) { c.Certificates = []tls.Certificate{other.cert} })
 			if err != nil {
 				return err
 			}
 			return a.lane(s, nil)
 		},
-		"the right certificate with another private key": func(t *testing.T, a asked, d *device, sleep func(time.Duration)) error {
-			s, err := a.connect(t, d, func(c *tls.Config) {
+		"the right certificate with another private key": func(t *testing.T, a asked) error {
+			s, err := a.connect(t, func(c *tls.Config) {
 				c.Certificates = []tls.Certificate{{Certificate: a.ours.cert.Certificate, PrivateKey: other.cert.PrivateKey}}
 			})
 			if err != nil {
@@ -115,65 +117,65 @@ func TestInvitation(t *testing.T) {
 			}
 			return a.lane(s, nil)
 		},
-		"TLS 1.2": func(t *testing.T, a asked, d *device, sleep func(time.Duration)) error {
-			_, err := a.connect(t, d, func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS12, tls.VersionTLS12 })
+		"TLS 1.2": func(t *testing.T, a asked) error {
+			_, err := a.connect(t, func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS12, tls.VersionTLS12 })
 			return err
 		},
-		"a key exchange that quantum computers break": func(t *testing.T, a asked, d *device, sleep func(time.Duration)) error {
-			_, err := a.connect(t, d, func(c *tls.Config) { c.CurvePreferences = []tls.CurveID{tls.X25519} })
+		"a key exchange that quantum computers break": func(t *testing.T, a asked) error {
+			_, err := a.connect(t, func(c *tls.Config) { c.CurvePreferences = []tls.CurveID{tls.X25519} })
 			return err
 		},
-		"a wrong token": func(t *testing.T, a asked, d *device, sleep func(time.Duration)) error {
-			s, err := a.connect(t, d, nil)
+		"a wrong token": func(t *testing.T, a asked) error {
+			s, err := a.connect(t, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			return a.lane(s, func(p []byte) { p[31] ^= 1 })
 		},
-		"the token itself": func(t *testing.T, a asked, d *device, sleep func(time.Duration)) error {
-			s, err := a.connect(t, d, nil)
+		"the token itself": func(t *testing.T, a asked) error {
+			s, err := a.connect(t, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			return a.lane(s, func(p []byte) { copy(p, a.theirs.token[:]) })
 		},
-		"a proof for something else": func(t *testing.T, a asked, d *device, sleep func(time.Duration)) error {
-			s, err := a.connect(t, d, nil)
+		"a proof for something else": func(t *testing.T, a asked) error {
+			s, err := a.connect(t, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			return a.lane(s, func(p []byte) { copy(p, s.proof(a.theirs.token, proofAccepted)) })
 		},
-		"a proof of another connection": func(t *testing.T, a asked, d *device, sleep func(time.Duration)) error {
-			first, err := a.connect(t, d, nil)
+		"a proof of another connection": func(t *testing.T, a asked) error {
+			first, err := a.connect(t, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer first.close()
-			s, err := a.connect(t, d, nil)
+			s, err := a.connect(t, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			return a.lane(s, func(p []byte) { copy(p, first.proof(a.theirs.token, proofChosen)) })
 		},
-		"an expired token": func(t *testing.T, a asked, d *device, sleep func(time.Duration)) error {
-			sleep(inviteLife)
-			_, err := a.connect(t, d, nil)
+		"an expired token": func(t *testing.T, a asked) error {
+			a.sleep(inviteLife)
+			_, err := a.connect(t, nil)
 			return err
 		},
-		"a token that expires on the way": func(t *testing.T, a asked, d *device, sleep func(time.Duration)) error {
-			sleep(inviteLife - time.Second)
-			s, err := a.connect(t, d, nil)
+		"a token that expires on the way": func(t *testing.T, a asked) error {
+			a.sleep(inviteLife - time.Second)
+			s, err := a.connect(t, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
-			sleep(time.Second)
+			a.sleep(time.Second)
 			return a.lane(s, nil)
 		},
-		"an ask that was given up": func(t *testing.T, a asked, d *device, sleep func(time.Duration)) error {
+		"an ask that was given up": func(t *testing.T, a asked) error {
 			a.tun.Close()
 			synctest.Wait()
-			_, err := a.connect(t, d, nil)
+			_, err := a.connect(t, nil)
 			return err
 		},
 	} {
@@ -182,9 +184,10 @@ func TestInvitation(t *testing.T) {
 				w := newWorld()
 				a := w.device(t, 1, nil, "192.168.7.1")
 				b := w.device(t, 2, nil, "192.168.7.2")
-				know := askFor(t, a, b, "files")
+				know := askFor(t, a, b)
 				defer know.tun.Close()
-				if err := try(t, know, a, func(d time.Duration) { time.Sleep(d) }); err == nil {
+				know.sleep = func(d time.Duration) { time.Sleep(d) }
+				if err := try(t, know); err == nil {
 					t.Error("accepted")
 				}
 				if len(b.got) != 0 || b.Lanes() != 0 {
@@ -204,13 +207,13 @@ func TestTokenIsUsedOnce(t *testing.T) {
 		w := newWorld()
 		a := w.device(t, 1, nil, "192.168.7.1")
 		b := w.device(t, 2, nil, "192.168.7.2")
-		know := askFor(t, a, b, "files")
+		know := askFor(t, a, b)
 		defer know.tun.Close()
-		first, err := know.connect(t, a, nil)
+		first, err := know.connect(t, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		second, err := know.connect(t, a, nil)
+		second, err := know.connect(t, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -221,7 +224,7 @@ func TestTokenIsUsedOnce(t *testing.T) {
 		if err := know.lane(second, nil); err == nil {
 			t.Error("a token was used twice")
 		}
-		if _, err := know.connect(t, a, nil); err == nil {
+		if _, err := know.connect(t, nil); err == nil {
 			t.Error("a used invitation is still known by its name")
 		}
 		if b.Lanes() != 1 || len(b.got) != 0 {
@@ -239,7 +242,7 @@ func TestNobodyIsAskedTooOften(t *testing.T) {
 		w := newWorld()
 		a := w.device(t, 1, nil, "192.168.7.1")
 		b := w.device(t, 2, nil, "192.168.7.2")
-		know := askFor(t, a, b, "files")
+		know := askFor(t, a, b)
 		defer know.tun.Close()
 		stranger, err := newInvite(time.Now())
 		if err != nil {
@@ -248,7 +251,7 @@ func TestNobodyIsAskedTooOften(t *testing.T) {
 		seen := 0
 		var key ed25519.PublicKey
 		for range 3 * maxCalls {
-			s, err := know.connect(t, a, func(c *tls.Config) {
+			s, err := know.connect(t, func(c *tls.Config) {
 				c.Certificates = []tls.Certificate{stranger.cert}
 				c.VerifyConnection = func(state tls.ConnectionState) error {
 					seen++
@@ -397,13 +400,13 @@ func TestEndpointsThatAreNotDialed(t *testing.T) {
 		} {
 			bad = append(bad, netip.MustParseAddrPort(to))
 		}
-		know := askFor(t, a, b, "files", bad...)
+		know := askFor(t, a, b, bad...)
 		time.Sleep(time.Second)
 		if n := b.dialed(); n != 0 {
 			t.Errorf("%d were dialed", n)
 		}
 		know.tun.Close()
-		know = askFor(t, a, b, "files", netip.AddrPortFrom(a.id.Addr(), 9999), netip.MustParseAddrPort("192.168.7.9:1024"))
+		know = askFor(t, a, b, netip.AddrPortFrom(a.id.Addr(), 9999), netip.MustParseAddrPort("192.168.7.9:1024"))
 		time.Sleep(time.Second)
 		if n := b.dialed(); n != 1 {
 			t.Errorf("%d dials; the last endpoint is a good one", n)
@@ -504,6 +507,36 @@ func TestManyOpensWaitTheirTurn(t *testing.T) {
 		wg.Wait()
 		if took := time.Since(start); took > raceTime || a.dialed() > maxRaces {
 			t.Errorf("%v, %d dials", took, a.dialed())
+		}
+	})
+}
+
+// TestLanesOfOneDeviceAreBounded holds that a paired device cannot use up all sockets.
+func TestLanesOfOneDeviceAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		a := w.device(t, 1, nil, "192.168.7.1")
+		b := w.device(t, 2, nil, "192.168.7.2")
+		c := w.device(t, 3, nil, "192.168.7.3")
+		var conns []*Conn
+		for range maxOpenOne {
+			near, far := mustOpen(t, a, b, "x")
+			conns = append(conns, near, far)
+			synctest.Wait() // b has forgotten the making
+		}
+		if _, err := a.Open(t.Context(), b.id, "x"); !errors.Is(err, ErrBusy) {
+			t.Errorf("one more: %v", err)
+		}
+		for from, to := range map[*device]*device{b: a, c: b} {
+			near, far := mustOpen(t, from, to, "x")
+			conns = append(conns, near, far)
+		}
+		conns[0].Close()
+		conns[1].Close()
+		near, far := mustOpen(t, a, b, "x")
+		for _, c := range append(conns, near, far) {
+			c.base.abort()
+			c.Close()
 		}
 	})
 }

@@ -17,6 +17,7 @@ const Port = 27493
 const (
 	maxMaking    = 256 // lanes in the making that others asked for, or that this device did
 	maxMakingOne = 64  // of these with one device
+	maxOpenOne   = 256 // lanes that one device has asked for, those in the making too
 	maxRaces     = 8   // of these that this device is opening at once; the others wait
 	noLaneFor    = time.Minute
 )
@@ -144,7 +145,13 @@ func (s *Service) begin(ctx context.Context, peer identity.DeviceID, kind string
 			one++
 		}
 	}
-	if one >= maxMakingOne || all >= maxMaking {
+	given := one
+	for c := range s.open {
+		if c.peer == peer && !c.asked {
+			given++
+		}
+	}
+	if one >= maxMakingOne || all >= maxMaking || !ours && given >= maxOpenOne {
 		return nil, nil, ErrBusy
 	}
 	ctx, end := context.WithCancelCause(ctx)
@@ -181,7 +188,7 @@ func (s *Service) over(m *making) {
 
 // keep makes a lane of a session, unless its making was ended meanwhile.
 func (s *Service) keep(m *making, from *session, dialed bool) (*Conn, error) {
-	c := &Conn{s: s, t: from.t, base: from.base, peer: m.peer, kind: m.kind, ours: dialed}
+	c := &Conn{s: s, t: from.t, base: from.base, peer: m.peer, kind: m.kind, asked: m.ours, dialed: dialed}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, ok := s.making[m]; !ok || s.closed {

@@ -29,8 +29,8 @@ func mustOpen(t *testing.T, from, to *device, kind string) (near, far *Conn) {
 
 func TestLoopback(t *testing.T) {
 	w := newWorld()
-	a := w.device(t, 1, real, "127.0.0.1")
-	b := w.device(t, 2, real, "127.0.0.1", "::1")
+	a := w.device(t, 1, kernel, "127.0.0.1")
+	b := w.device(t, 2, kernel, "127.0.0.1", "::1")
 	for range 3 {
 		near, far := mustOpen(t, a, b, "files")
 		if near.Peer() != b.id || far.Peer() != a.id || far.Kind() != "files" || near.Kind() != "files" || near.Dialed() == far.Dialed() {
@@ -55,8 +55,8 @@ func TestLoopback(t *testing.T) {
 
 func TestManyAtOnce(t *testing.T) {
 	w := newWorld()
-	a := w.device(t, 1, real, "127.0.0.1")
-	b := w.device(t, 2, real, "127.0.0.1")
+	a := w.device(t, 1, kernel, "127.0.0.1")
+	b := w.device(t, 2, kernel, "127.0.0.1")
 	var wg sync.WaitGroup
 	for i := range 40 {
 		from, to := a, b
@@ -277,7 +277,7 @@ func TestCloseOf(t *testing.T) {
 		ac, ca := mustOpen(t, a, c, "files")
 
 		b.CloseOf(a.id, "forward:80")
-		if _, err := ab2.Read(make([]byte, 1)); err == nil || err == io.EOF {
+		if _, err := ab2.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
 			t.Errorf("read %v from a lane that was cut", err)
 		}
 		if _, err := ba2.Write(make([]byte, 1)); err == nil {
@@ -290,7 +290,7 @@ func TestCloseOf(t *testing.T) {
 		b.strange = true // unpaired
 		b.mu.Unlock()
 		b.CloseOf(a.id)
-		if _, err := ab.Read(make([]byte, 1)); err == nil || err == io.EOF {
+		if _, err := ab.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
 			t.Errorf("read %v from a lane that was cut", err)
 		}
 		if _, err := a.Open(t.Context(), b.id, "files"); !errors.Is(err, ErrNoLane) {
@@ -406,13 +406,13 @@ func TestListenerClosesWhenIdle(t *testing.T) {
 // TestCutIsNoEnd holds that a connection that ends without TLS's farewell errs.
 func TestCutIsNoEnd(t *testing.T) {
 	w := newWorld()
-	a := w.device(t, 1, real, "127.0.0.1")
-	b := w.device(t, 2, real, "127.0.0.1")
+	a := w.device(t, 1, kernel, "127.0.0.1")
+	b := w.device(t, 2, kernel, "127.0.0.1")
 	near, far := mustOpen(t, a, b, "x")
 	if _, err := near.Write([]byte("half of it")); err != nil {
 		t.Fatal(err)
 	}
-	near.base.Conn.Close()
+	near.base.Close()
 	got, err := io.ReadAll(far)
 	if !errors.Is(err, io.ErrUnexpectedEOF) || !bytes.Equal(got, []byte("half of it")) {
 		t.Errorf("read %q, %v", got, err)
@@ -424,8 +424,8 @@ func TestCutIsNoEnd(t *testing.T) {
 // TestDeadlineEndsWriting holds that nothing follows a record of which a part is lost.
 func TestDeadlineEndsWriting(t *testing.T) {
 	w := newWorld()
-	a := w.device(t, 1, real, "127.0.0.1")
-	b := w.device(t, 2, real, "127.0.0.1")
+	a := w.device(t, 1, kernel, "127.0.0.1")
+	b := w.device(t, 2, kernel, "127.0.0.1")
 	near, far := mustOpen(t, a, b, "x")
 	if err := near.SetWriteDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
 		t.Fatal(err)

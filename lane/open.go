@@ -39,7 +39,7 @@ func (s *Service) Open(ctx context.Context, peer identity.DeviceID, kind string)
 	c, err := s.openAs(ctx, m)
 	switch no := (*NoLaneError)(nil); {
 	case err == nil:
-		s.cfg.Logger.Debug("lane opened", "peer", peer.Short(), "kind", kind, "to", c.RemoteAddr(), "dialed", c.ours)
+		s.cfg.Logger.Debug("lane opened", "peer", peer.Short(), "kind", kind, "to", c.RemoteAddr(), "dialed", c.dialed)
 		return c, nil
 	case ctx.Err() != nil:
 		return nil, fmt.Errorf("lane: open: %w", context.Cause(ctx))
