@@ -41,9 +41,9 @@ func TestFirewalls(t *testing.T) {
 	for name, c := range map[string]struct {
 		rules  [2]string // of the asker and the asked
 		lane   bool
-		dialed bool // by the asker
+		dialed bool // by the asker, where a firewall leaves one way
 	}{
-		"none":                      {lane: true, dialed: true},
+		"none":                      {lane: true},
 		"before the asked":          {rules: [2]string{"", dropIn}, lane: true},
 		"before the asker":          {rules: [2]string{dropIn, ""}, lane: true, dialed: true},
 		"before the asked, refuses": {rules: [2]string{"", refuseIn}, lane: true},
@@ -86,7 +86,7 @@ func TestFirewalls(t *testing.T) {
 			}
 			t.Logf("%v, dialed by the asker: %v", took, near.Dialed())
 			far := <-b.got
-			if near.Dialed() != c.dialed {
+			if c.rules != [2]string{} && near.Dialed() != c.dialed {
 				t.Errorf("dialed by the asker: %v", near.Dialed())
 			}
 			echo(t, near, far)
