@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"syscall"
 	"testing"
 	"time"
 
@@ -53,6 +54,13 @@ func TestFirewalls(t *testing.T) {
 			lab := nettest.New(t)
 			lan := lab.Bridge("lan")
 			hosts := [2]*nettest.Host{lab.Host("a").Attach(lan, "10.0.0.1/24"), lab.Host("b").Attach(lan, "10.0.0.2/24")}
+			for i, to := range []string{"10.0.0.2:1", "10.0.0.1:1"} { // when it is refused, the switch is up
+				var err error
+				hosts[i].Do(func() { _, err = net.DialTimeout("tcp", to, 20*time.Second) })
+				if !errors.Is(err, syscall.ECONNREFUSED) {
+					t.Fatal(err)
+				}
+			}
 			for i, rules := range c.rules {
 				if rules != "" {
 					hosts[i].Nft(input(rules))
