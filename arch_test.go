@@ -44,6 +44,7 @@ var mayImport = map[string][]string{
 	"link":                      {"identity", "signaling", "internal/netmon", "internal/train", "internal/wire", "link/punch"},
 	"link/portmap":              {},
 	"tunnel":                    {"identity"},
+	"lane":                      {"identity", "internal/wire"},
 	"app/chat":                  {},
 	"app/forward":               {},
 	"app/files":                 {},
@@ -52,7 +53,7 @@ var mayImport = map[string][]string{
 	"hub/hubaddr":               {},
 	"hub":                       {"hub/hubaddr", "rendezvous", "rendezvous/dht", "rendezvous/waku", "internal/train"},
 	".": {
-		"identity", "code", "rendezvous", "rendezvous/lan", "pairing", "registry", "signaling", "link", "tunnel",
+		"identity", "code", "rendezvous", "rendezvous/lan", "pairing", "registry", "signaling", "link", "tunnel", "lane",
 		"app/forward", "internal/netmon", "internal/wire", "link/portmap", "link/punch", "link/relay", "hub/hubaddr",
 		"rendezvous/mqtt", "rendezvous/dht", "rendezvous/waku",
 	},
@@ -115,6 +116,7 @@ var banned = map[string]map[string]string{
 	"app/chat":    {"os": "an app is given what it needs"},
 	"app/forward": {"os": "an app is given what it needs"},
 	"app/proxy":   {"os": "an app is given what it needs"},
+	"lane":        {"os/exec": "nothing is run"},
 }
 
 // maxLines is how long a file may be, in lines.
