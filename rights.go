@@ -3,6 +3,8 @@ package kith
 import (
 	"fmt"
 
+	"github.com/kithproject/kith/app/forward"
+	"github.com/kithproject/kith/identity"
 	"github.com/kithproject/kith/registry"
 )
 
@@ -41,7 +43,9 @@ func (n *Node) SetRights(ref string, change func(*Rights) error) (Device, error)
 	if err = firstError(failed, err); err != nil {
 		return Device{}, err
 	}
-	n.forwards.closeWhere(func(k forwardKey) bool { return k.id == rec.ID && !rec.Rights.Allows("tcp", k.port) })
+	n.live.CloseWhere(func(k forward.Key[identity.DeviceID]) bool {
+		return k.Device == rec.ID && !rec.Rights.Allows(string(k.Protocol), k.Port)
+	})
 	switch {
 	case rec.Rights.Blocked && !was:
 		n.stopPeer(rec.PairID)
