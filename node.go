@@ -43,6 +43,7 @@ type Node struct {
 	socket  *link.Socket
 	tunnel  *tunnel.Tunnel
 	events  events
+	lanes   lanes
 	live    *forward.Live[identity.DeviceID] // who reaches which port of this machine
 	reach   *reach
 	relayed traffic // of relays that are closed
@@ -145,7 +146,7 @@ func (n *Node) openTunnel() error {
 	n.rememberPort(port)
 	n.tunnel.SetFallback(n.acceptForward)
 	n.tunnel.SetUDPFallback(tunnel.UDPFallback{May: n.mayReachUDP, Serve: n.serveUDP})
-	return n.serveRights()
+	return errors.Join(n.serveRights(), n.openLanes())
 }
 
 func (n *Node) openOn(port uint16) (uint16, error) {
@@ -201,6 +202,7 @@ func (n *Node) followNetwork() {
 			}
 			n.cfg.Logger.Info("network changed")
 			n.reach.networkChanged()
+			n.forgetLanes()
 			for _, p := range n.allPeers() {
 				p.post(p.networkChanged)
 			}
@@ -255,6 +257,9 @@ func (n *Node) Close() error {
 	n.wg.Wait()
 	n.events.close()
 	var errs []error
+	if n.lanes.service != nil {
+		errs = append(errs, n.lanes.service.Close())
+	}
 	if n.tunnel != nil {
 		errs = append(errs, n.tunnel.Close())
 	}

@@ -49,6 +49,7 @@ func (n *Node) SetRights(ref string, change func(*Rights) error) (Device, error)
 	switch {
 	case rec.Rights.Blocked && !was:
 		n.stopPeer(rec.PairID)
+		n.endLanes(rec.ID)
 	case was && !rec.Rights.Blocked:
 		n.startPeer(rec)
 	}

@@ -36,6 +36,15 @@ type FileOffer struct {
 	Device string `json:"device"` // its name
 }
 
+// filesLane is the kind of lanes for files.
+const filesLane = "files"
+
+// startLanes are with which streams a transfer begins: at once through the tunnel, and
+// directly, if that is possible, as soon as that stands.
+func startLanes(string) []files.Lane {
+	return []files.Lane{{Kind: files.LaneDirect}, {Kind: files.LaneTunnel}}
+}
+
 func (s *Server) openFiles(dir string) error {
 	ln, err := s.node.Listen("tcp", ":"+strconv.Itoa(files.Port))
 	if err != nil {
@@ -43,8 +52,11 @@ func (s *Server) openFiles(dir string) error {
 	}
 	s.inboxDir = dir
 	s.files, err = files.New(files.Config{
-		Dir: dir, Log: s.log,
-		Dial: func(ctx context.Context, peer string, lane files.Lane) (net.Conn, error) {
+		Dir: dir, Log: s.log, Lanes: startLanes,
+		Dial: func(ctx context.Context, peer string, way files.Lane) (net.Conn, error) {
+			if way.Kind == files.LaneDirect {
+				return s.node.OpenLane(ctx, peer, filesLane)
+			}
 			return s.node.Dial(ctx, "tcp", net.JoinHostPort(peer, strconv.Itoa(files.Port)))
 		},
 		Policy: func(o files.Offer) files.Decision {
@@ -81,6 +93,11 @@ func (s *Server) openFiles(dir string) error {
 	if err != nil {
 		return errors.Join(err, ln.Close())
 	}
+	s.node.HandleLane(filesLane, func(from kith.Device, conn net.Conn) {
+		if err := s.files.Handle(s.ctx, from.ID.String(), conn); err != nil {
+			s.log.Debug("lane ended", "peer", from.ID.Short(), "err", err)
+		}
+	})
 	s.wg.Go(func() {
 		err := s.files.Serve(s.ctx, ln, func(conn net.Conn) (string, error) {
 			d, err := s.node.WhoIs(conn.RemoteAddr())
