@@ -39,12 +39,6 @@ type FileOffer struct {
 // filesLane is the kind of lanes for files.
 const filesLane = "files"
 
-// startLanes are with which streams a transfer begins: at once through the tunnel, and
-// directly, if that is possible, as soon as that stands.
-func startLanes(string) []files.Lane {
-	return []files.Lane{{Kind: files.LaneDirect}, {Kind: files.LaneTunnel}}
-}
-
 func (s *Server) openFiles(dir string) error {
 	ln, err := s.node.Listen("tcp", ":"+strconv.Itoa(files.Port))
 	if err != nil {
@@ -190,7 +184,7 @@ func Bytes(n int64) string {
 
 // transfer runs one that the client asked for, and shows the client its progress; a
 // client that goes away cancels it.
-func (s *Server) transfer(st *stream, req Request, run func(ctx context.Context, d kith.Device, show func(files.Progress)) (files.Result, error)) (Reply, error) {
+func (s *Server) transfer(st *stream, req Request, run func(ctx context.Context, peer string, show func(files.Progress), started func(*files.Transfer)) (files.Result, error)) (Reply, error) {
 	d, err := s.node.Device(req.Device)
 	if err != nil {
 		return Reply{}, err
@@ -198,8 +192,11 @@ func (s *Server) transfer(st *stream, req Request, run func(ctx context.Context,
 	if d.Rights.Blocked {
 		return Reply{}, &kith.BlockedError{Device: d}
 	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
+	started := func(t *files.Transfer) { wg.Go(func() { s.steer(ctx, d.ID.String(), t) }) }
 	var mu sync.Mutex // orders writes to the client
 	show := func(p files.Progress) {
 		mu.Lock()
@@ -208,7 +205,7 @@ func (s *Server) transfer(st *stream, req Request, run func(ctx context.Context,
 			cancel()
 		}
 	}
-	r, err := run(ctx, d, show)
+	r, err := run(ctx, d.ID.String(), show, started)
 	mu.Lock()
 	defer mu.Unlock()
 	final := &Delivery{Dir: r.Dir, Names: r.Names}
@@ -219,10 +216,10 @@ func (s *Server) transfer(st *stream, req Request, run func(ctx context.Context,
 }
 
 func (s *Server) sendFiles(st *stream, req Request) (Reply, error) {
-	return s.transfer(st, req, func(ctx context.Context, d kith.Device, show func(files.Progress)) (files.Result, error) {
+	return s.transfer(st, req, func(ctx context.Context, peer string, show func(files.Progress), started func(*files.Transfer)) (files.Result, error) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		opts := files.SendOptions{Progress: show, GiveUp: req.Wait}
+		opts := files.SendOptions{Progress: show, GiveUp: req.Wait, Started: started}
 		in := inputs(ctx, st)
 		if !req.Stream {
 			go func() { // ends with the connection or ctx
@@ -230,7 +227,7 @@ func (s *Server) sendFiles(st *stream, req Request) (Reply, error) {
 				}
 				cancel()
 			}()
-			return s.files.Send(ctx, d.ID.String(), req.Paths, opts)
+			return s.files.Send(ctx, peer, req.Paths, opts)
 		}
 		r, w := io.Pipe()
 		go func() { // ends with the connection or the pipe's reader
@@ -245,12 +242,12 @@ func (s *Server) sendFiles(st *stream, req Request) (Reply, error) {
 			cancel()
 		}()
 		defer r.Close()
-		return s.files.SendReader(ctx, d.ID.String(), req.Name, r, opts)
+		return s.files.SendReader(ctx, peer, req.Name, r, opts)
 	})
 }
 
 func (s *Server) getFiles(st *stream, req Request) (Reply, error) {
-	return s.transfer(st, req, func(ctx context.Context, d kith.Device, show func(files.Progress)) (files.Result, error) {
+	return s.transfer(st, req, func(ctx context.Context, peer string, show func(files.Progress), started func(*files.Transfer)) (files.Result, error) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		in := inputs(ctx, st)
@@ -259,7 +256,7 @@ func (s *Server) getFiles(st *stream, req Request) (Reply, error) {
 			}
 			cancel()
 		}()
-		return s.files.Get(ctx, d.ID.String(), req.Path, files.GetOptions{Dir: req.Dir, Overwrite: req.Overwrite, Progress: show, GiveUp: req.Wait})
+		return s.files.Get(ctx, peer, req.Path, files.GetOptions{Dir: req.Dir, Overwrite: req.Overwrite, Progress: show, GiveUp: req.Wait, Started: started})
 	})
 }
 
