@@ -1,6 +1,8 @@
 package rendezvous
 
 import (
+	"context"
+	"fmt"
 	"sync"
 	"time"
 )
@@ -62,6 +64,51 @@ func (o *Outbox) Put(frame []byte, there bool) {
 	}
 	o.mu.Unlock()
 	o.Nudge()
+}
+
+// Publish is a session's Publish: it puts a frame under the checks of the session's
+// Inbox. h is how the medium is. It errs as Session.Publish does.
+func (o *Outbox) Publish(ctx context.Context, in *Inbox, mode Mode, h Health, frame []byte) error {
+	if err := in.MayPublish(ctx, frame); err != nil {
+		return err
+	}
+	if mode == ReceiveOnly {
+		return fmt.Errorf("%s: this session only receives", in.exchange)
+	}
+	o.Put(frame, h.Ready)
+	if !h.Ready {
+		// It goes out when the medium is there, if nothing newer has come by then.
+		return fmt.Errorf("%s: %w: %w", in.exchange, ErrUnreachable, h.Err)
+	}
+	return nil
+}
+
+// Carry gives frames to send, one at a time, until done is closed. ready returns a
+// channel that is closed while the medium is there.
+func (o *Outbox) Carry(done <-chan struct{}, ready func() <-chan struct{}, send func(frame []byte)) {
+	for {
+		select {
+		case <-done:
+			return
+		case <-o.wake:
+		}
+		for {
+			select {
+			case <-ready():
+			case <-done:
+			}
+			select {
+			case <-done: // also if the medium is there
+				return
+			default:
+			}
+			frame, ok := o.Next(done)
+			if !ok {
+				break
+			}
+			send(frame)
+		}
+	}
 }
 
 // Wake returns the channel on which one value waits while frames may wait.

@@ -208,7 +208,8 @@ func splitPlace(place string) (string, uint16, error) {
 	if i := strings.LastIndexByte(place, ':'); i > strings.LastIndexByte(place, ']') {
 		var err error
 		host = place[:i]
-		if port, err = strconv.ParseUint(place[i+1:], 10, 16); err != nil || port == DefaultPort {
+		port, err = strconv.ParseUint(place[i+1:], 10, 16)
+		if err != nil || port == DefaultPort || strconv.FormatUint(port, 10) != place[i+1:] { // 0443
 			return "", 0, ErrAddress
 		}
 	}

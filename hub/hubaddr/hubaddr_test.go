@@ -220,6 +220,7 @@ func FuzzParse(f *testing.F) {
 	f.Add("kith-hub:[2001:db8::1]:8443" + sampleText[strings.Index(sampleText, "#"):])
 	f.Add("kith-hub:192.0.2.1:65535#" + strings.Repeat("a", 55))
 	f.Add("kith-hub:a#")
+	f.Add("kith-hub:0.0.0a0:01#" + strings.Repeat("2", 54) + "a")
 	f.Fuzz(func(t *testing.T, text string) {
 		a, err := Parse(text)
 		if err != nil {

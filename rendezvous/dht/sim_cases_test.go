@@ -74,10 +74,19 @@ func TestSimMeet(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var all []time.Duration
+			straight := 0 // runs in which a frame came directly
 			for seed := range runs {
 				synctest.Test(t, func(t *testing.T) {
-					all = append(all, meetOnce(t, uint64(seed), c.rtt, c.loss, c.dead, c.mailbox))
+					took, direct := meetOnce(t, uint64(seed), c.rtt, c.loss, c.dead, c.mailbox)
+					all = append(all, took)
+					if direct > 0 {
+						straight++
+					}
 				})
+			}
+			// Where datagrams are lost the mailbox is sometimes first for all six.
+			if c.mailbox && straight > 0 || !c.mailbox && straight <= runs/2 {
+				t.Errorf("frames came directly in %d of %d runs", straight, runs)
 			}
 			slices.Sort(all)
 			median, worst := all[runs/2], all[runs-1]
@@ -89,7 +98,7 @@ func TestSimMeet(t *testing.T) {
 	}
 }
 
-func meetOnce(t *testing.T, seed uint64, rtt time.Duration, loss, dead float64, mailbox bool) time.Duration {
+func meetOnce(t *testing.T, seed uint64, rtt time.Duration, loss, dead float64, mailbox bool) (took time.Duration, direct uint64) {
 	s := newSim(t, 40, rtt, loss)
 	s.net.mu.Lock()
 	s.net.rng = rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // a simulation
@@ -104,11 +113,8 @@ func meetOnce(t *testing.T, seed uint64, rtt time.Duration, loss, dead float64, 
 	topic := newTopic(t)
 	sa := join(t, a, rendezvous.Point{Topic: topic})
 	sb := join(t, b, rendezvous.Point{Topic: topic, Side: 1})
-	took := exchange(t, sa, sb, 6)
-	if direct := a.Stats().Direct + b.Stats().Direct; mailbox != (direct == 0) {
-		t.Errorf("%d frames came directly", direct)
-	}
-	return took
+	took = exchange(t, sa, sb, 6)
+	return took, uint64(a.Stats().Direct + b.Stats().Direct)
 }
 
 // TestSimIdle holds how many bytes idle sessions cost: those of one pair, three

@@ -50,54 +50,10 @@ func join(t testing.TB, e *Exchange, p rendezvous.Point) *session {
 	return s.(*session)
 }
 
-func frame(fill byte) []byte { return bytes.Repeat([]byte{fill}, rendezvous.FrameSize) }
-
 // untilArrives publishes until the frame arrives.
 func untilArrives(t testing.TB, from, to rendezvous.Session, f []byte) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	arrived := make(chan error, 1)
-	go func() {
-		for {
-			m, err := to.Receive(ctx)
-			if err != nil || bytes.Equal(m.Frame, f) {
-				arrived <- err
-				return
-			}
-		}
-	}()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if err := from.Publish(ctx, f); err != nil && !errors.Is(err, rendezvous.ErrUnreachable) {
-			t.Fatal(err)
-		}
-		select {
-		case err := <-arrived:
-			if err != nil {
-				t.Fatal(err)
-			}
-			return
-		case <-tick.C:
-		}
-	}
-}
-
-// await waits until something holds.
-func await(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for !holds() {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatalf("not in time: %s", what)
-		}
-	}
+	rendezvoustest.UntilArrives(t, from, to, f, 100*time.Millisecond)
 }
 
 // A joiner is an exchange at the side that joins: the suite has two devices, and
@@ -136,8 +92,8 @@ func TestLaggingCache(t *testing.T) {
 	a, b := open(t, cfg), open(t, cfg)
 	sa, sb := join(t, a, rendezvous.Point{}), join(t, b, rendezvous.Point{Side: 1})
 	for i := range byte(3) {
-		untilArrives(t, sa, sb, frame(2*i))
-		untilArrives(t, sb, sa, frame(2*i+1))
+		untilArrives(t, sa, sb, rendezvoustest.Frame(2*i))
+		untilArrives(t, sb, sa, rendezvoustest.Frame(2*i+1))
 	}
 }
 
@@ -148,14 +104,14 @@ func TestBurst(t *testing.T) {
 	a, b := open(t, fast(server)), open(t, fast(server))
 	topic := rendezvous.Topic{1}
 	from, to := join(t, a, rendezvous.Point{Topic: topic, Mode: rendezvous.SendOnly}), join(t, b, rendezvous.Point{Topic: topic, Mode: rendezvous.ReceiveOnly})
-	await(t, "health", func() bool { return a.Health().Ready && b.Health().Ready })
+	rendezvoustest.Await(t, "health", func() bool { return a.Health().Ready && b.Health().Ready })
 	receive := func(s rendezvous.Session, want ...byte) {
 		t.Helper()
 		for _, w := range want {
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 			m, err := s.Receive(ctx)
 			cancel()
-			if err != nil || m.Frame[0] != w || !bytes.Equal(m.Frame, frame(w)) {
+			if err != nil || m.Frame[0] != w || !bytes.Equal(m.Frame, rendezvoustest.Frame(w)) {
 				t.Fatalf("got %v, %v; want %d of %d", m.Frame[:min(1, len(m.Frame))], err, w, want)
 			}
 		}
@@ -163,7 +119,7 @@ func TestBurst(t *testing.T) {
 	publish := func(fills ...byte) {
 		t.Helper()
 		for _, f := range fills {
-			if err := from.Publish(t.Context(), frame(f)); err != nil {
+			if err := from.Publish(t.Context(), rendezvoustest.Frame(f)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -183,9 +139,9 @@ func TestBurst(t *testing.T) {
 		t.Errorf("the zone holds %d records of this side, want %d", n, 1+kept)
 	}
 	from.Close()
-	await(t, "records of a closed session are gone", func() bool { return held() == 0 })
+	rendezvoustest.Await(t, "records of a closed session are gone", func() bool { return held() == 0 })
 	again := join(t, a, rendezvous.Point{Topic: topic, Mode: rendezvous.SendOnly})
-	untilArrives(t, again, to, frame(5))
+	untilArrives(t, again, to, rendezvoustest.Frame(5))
 }
 
 // TestOthersStay holds that a session takes back nothing that another has written.
@@ -194,10 +150,10 @@ func TestOthersStay(t *testing.T) {
 	a, b := open(t, fast(server)), open(t, fast(server))
 	one, two := join(t, a, rendezvous.Point{}), join(t, a, rendezvous.Point{})
 	to := join(t, b, rendezvous.Point{Side: 1})
-	untilArrives(t, one, to, frame(1))
-	untilArrives(t, two, to, frame(2))
+	untilArrives(t, one, to, rendezvoustest.Frame(1))
+	untilArrives(t, two, to, rendezvoustest.Frame(2))
 	one.Close()
-	untilArrives(t, join(t, a, rendezvous.Point{Side: 1}), two, frame(3)) // by now it would be gone
+	untilArrives(t, join(t, a, rendezvous.Point{Side: 1}), two, rendezvoustest.Frame(3)) // by now it would be gone
 	if len(b.look("udp", to.from[0], numberSize)) != 1 {
 		t.Error("what another session wrote is gone")
 	}
@@ -208,10 +164,10 @@ func TestRestart(t *testing.T) {
 	server, restart := startNamed(t, "any")
 	a, b := open(t, fast(server)), open(t, fast(server))
 	sa, sb := join(t, a, rendezvous.Point{}), join(t, b, rendezvous.Point{Side: 1})
-	untilArrives(t, sa, sb, frame(1))
+	untilArrives(t, sa, sb, rendezvoustest.Frame(1))
 	restart()
-	untilArrives(t, sa, sb, frame(2))
-	untilArrives(t, sb, sa, frame(3))
+	untilArrives(t, sa, sb, rendezvoustest.Frame(2))
+	untilArrives(t, sb, sa, rendezvoustest.Frame(3))
 }
 
 func TestHealth(t *testing.T) {
@@ -230,11 +186,11 @@ func TestHealth(t *testing.T) {
 		cfg := fast(server)
 		c.change(&cfg)
 		e := open(t, cfg)
-		await(t, name, func() bool { return strings.Contains(fmt.Sprint(e.Health().Err), c.want) })
+		rendezvoustest.Await(t, name, func() bool { return strings.Contains(fmt.Sprint(e.Health().Err), c.want) })
 		if h := e.Health(); h.Ready || strings.Contains(fmt.Sprintf("%+v %v", h, cfg), cfg.Secret) {
 			t.Errorf("%s: %+v", name, h)
 		}
-		if err := join(t, e, rendezvous.Point{}).Publish(t.Context(), frame(1)); !errors.Is(err, rendezvous.ErrUnreachable) {
+		if err := join(t, e, rendezvous.Point{}).Publish(t.Context(), rendezvoustest.Frame(1)); !errors.Is(err, rendezvous.ErrUnreachable) {
 			t.Errorf("%s: publish: %v", name, err)
 		}
 	}
@@ -326,10 +282,10 @@ func BenchmarkLatency(b *testing.B) {
 			cfg.Interval = time.Millisecond
 			x, y := open(b, cfg), open(b, cfg)
 			from, to := join(b, x, rendezvous.Point{}), join(b, y, rendezvous.Point{Side: 1})
-			untilArrives(b, from, to, frame(0))
+			untilArrives(b, from, to, rendezvoustest.Frame(0))
 			var all []time.Duration
 			for n := 0; b.Loop(); n++ {
-				f := frame(byte(n))
+				f := rendezvoustest.Frame(byte(n))
 				copy(f, fmt.Sprint("frame ", n))
 				start := time.Now()
 				if err := from.Publish(b.Context(), f); err != nil {

@@ -11,13 +11,15 @@ import (
 	mdns "github.com/miekg/dns"
 
 	"github.com/kithproject/kith/rendezvous"
+
+	"github.com/kithproject/kith/rendezvous/rendezvoustest"
 )
 
 // TestHostile has a server that answers every question with another head, garbage
 // of all kinds, and one frame that is none of the garbage.
 func TestHostile(t *testing.T) {
 	var polls, fetches atomic.Int64
-	good := frame(7)
+	good := rendezvoustest.Frame(7)
 	handle := mdns.HandlerFunc(func(w mdns.ResponseWriter, q *mdns.Msg) {
 		r := new(mdns.Msg).SetReply(q)
 		defer func() { _ = w.WriteMsg(r) }()
@@ -76,7 +78,7 @@ func TestHostile(t *testing.T) {
 	if err != nil || !bytes.Equal(m.Frame, good) || m.Exchange != "dns" {
 		t.Fatalf("got %d bytes, %v; want the frame", len(m.Frame), err)
 	}
-	await(t, "twenty polls", func() bool { return polls.Load() >= 20 })
+	rendezvoustest.Await(t, "twenty polls", func() bool { return polls.Load() >= 20 })
 	n, took := polls.Load(), time.Since(start)
 	s.Close()
 	if least := time.Duration(n-1) * cfg.Fast; took < least {
@@ -90,8 +92,8 @@ func TestHostile(t *testing.T) {
 	if m, err := other.Receive(t.Context()); err != nil || !bytes.Equal(m.Frame, good) {
 		t.Fatalf("got %d bytes, %v; want the frame", len(m.Frame), err)
 	}
-	await(t, "ten polls", func() bool { return polls.Load() >= before+10 })
-	other.Deliver(rendezvous.Message{Frame: frame(8)})
+	rendezvoustest.Await(t, "ten polls", func() bool { return polls.Load() >= before+10 })
+	other.Deliver(rendezvous.Message{Frame: rendezvoustest.Frame(8)})
 	if m, err := other.Receive(t.Context()); err != nil || m.Frame[0] != 8 {
 		t.Errorf("a frame that had not changed came again: %v", err)
 	}

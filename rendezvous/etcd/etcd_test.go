@@ -2,7 +2,6 @@ package etcd
 
 import (
 	"bytes"
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -51,54 +50,10 @@ func join(t testing.TB, e *Exchange, p rendezvous.Point) *session {
 	return s.(*session)
 }
 
-func frame(fill byte) []byte { return bytes.Repeat([]byte{fill}, rendezvous.FrameSize) }
-
 // untilArrives publishes until the frame arrives.
 func untilArrives(t testing.TB, from, to rendezvous.Session, f []byte) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	arrived := make(chan error, 1)
-	go func() {
-		for {
-			m, err := to.Receive(ctx)
-			if err != nil || bytes.Equal(m.Frame, f) {
-				arrived <- err
-				return
-			}
-		}
-	}()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if err := from.Publish(ctx, f); err != nil && !errors.Is(err, rendezvous.ErrUnreachable) {
-			t.Fatal(err)
-		}
-		select {
-		case err := <-arrived:
-			if err != nil {
-				t.Fatal(err)
-			}
-			return
-		case <-tick.C:
-		}
-	}
-}
-
-// await waits until something holds.
-func await(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for !holds() {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatalf("not in time: %s", what)
-		}
-	}
+	rendezvoustest.UntilArrives(t, from, to, f, 50*time.Millisecond)
 }
 
 func TestSuite(t *testing.T) {
@@ -144,12 +99,12 @@ func TestSuiteWithUserAndTLS(t *testing.T) {
 		cfg := right
 		c.change(&cfg)
 		e := open(t, cfg)
-		await(t, name, func() bool { return e.Health().Err != nil && !strings.Contains(e.Health().Err.Error(), "connecting") })
+		rendezvoustest.Await(t, name, func() bool { return e.Health().Err != nil && !strings.Contains(e.Health().Err.Error(), "connecting") })
 		h := e.Health()
 		if h.Ready || !strings.Contains(h.Err.Error(), c.want) || strings.Contains(fmt.Sprint(h, cfg), "hunter") {
 			t.Errorf("%s: %+v", name, h)
 		}
-		if err := join(t, e, rendezvous.Point{}).Publish(ctx, frame(1)); !errors.Is(err, rendezvous.ErrUnreachable) {
+		if err := join(t, e, rendezvous.Point{}).Publish(ctx, rendezvoustest.Frame(1)); !errors.Is(err, rendezvous.ErrUnreachable) {
 			t.Errorf("%s: publish: %v", name, err)
 		}
 	}
@@ -181,16 +136,16 @@ func TestRestart(t *testing.T) {
 	s := newServer(t, "http")
 	a, b := open(t, fast(s)), open(t, fast(s))
 	sa, sb := join(t, a, rendezvous.Point{}), join(t, b, rendezvous.Point{})
-	untilArrives(t, sa, sb, frame(1))
+	untilArrives(t, sa, sb, rendezvoustest.Frame(1))
 	s.stop()
 	a.Check()
-	await(t, "health without a server", func() bool { return !a.Health().Ready })
+	rendezvoustest.Await(t, "health without a server", func() bool { return !a.Health().Ready })
 	s.start(t)
-	untilArrives(t, sa, sb, frame(2))
-	untilArrives(t, sb, sa, frame(3))
+	untilArrives(t, sa, sb, rendezvoustest.Frame(2))
+	untilArrives(t, sb, sa, rendezvoustest.Frame(3))
 	s.wipe(t)
-	untilArrives(t, sa, sb, frame(4))
-	untilArrives(t, sb, sa, frame(5))
+	untilArrives(t, sa, sb, rendezvoustest.Frame(4))
+	untilArrives(t, sb, sa, rendezvoustest.Frame(5))
 }
 
 // TestMissed holds that a reader gets the newest four frames of a writer, oldest
@@ -200,7 +155,7 @@ func TestMissed(t *testing.T) {
 	a, b := open(t, fast(s)), open(t, fast(s))
 	from, to := join(t, a, rendezvous.Point{}), join(t, a, rendezvous.Point{})
 	for i := range 10 {
-		untilArrives(t, from, to, frame(byte(i)))
+		untilArrives(t, from, to, rendezvoustest.Frame(byte(i)))
 	}
 	to.Close()
 	late := join(t, b, rendezvous.Point{})
@@ -225,7 +180,7 @@ func TestMissed(t *testing.T) {
 		t.Errorf("%d keys, want %d", n, slots)
 	}
 	from.Close()
-	await(t, "keys of a closed session are gone", func() bool { return count() == 0 })
+	rendezvoustest.Await(t, "keys of a closed session are gone", func() bool { return count() == 0 })
 }
 
 // TestLease holds that frames of a device that has gone vanish by themselves, and
@@ -240,7 +195,7 @@ func TestLease(t *testing.T) {
 	start := time.Now()
 	most := 0
 	for i := 0; time.Since(start) < 3*cfg.Lease; i++ {
-		untilArrives(t, sa, sb, frame(byte(i)))
+		untilArrives(t, sa, sb, rendezvoustest.Frame(byte(i)))
 		r, err := client.Leases(t.Context())
 		must(t, err)
 		most = max(most, len(r.Leases))
@@ -248,7 +203,7 @@ func TestLease(t *testing.T) {
 	if most == 0 || most > 4 {
 		t.Errorf("%d leases of one writer at once", most)
 	}
-	await(t, "keys expire", func() bool {
+	rendezvoustest.Await(t, "keys expire", func() bool {
 		r, err := client.Get(t.Context(), sa.prefix, clientv3.WithPrefix(), clientv3.WithCountOnly())
 		must(t, err)
 		return r.Count == 0
@@ -260,7 +215,7 @@ func TestHostile(t *testing.T) {
 	s := newServer(t, "http")
 	a, b := open(t, fast(s)), open(t, fast(s))
 	sa, sb := join(t, a, rendezvous.Point{}), join(t, b, rendezvous.Point{})
-	untilArrives(t, sa, sb, frame(1))
+	untilArrives(t, sa, sb, rendezvoustest.Frame(1))
 	client := s.client(t, clientv3.Config{})
 	put := func(key, value string) {
 		t.Helper()
@@ -278,16 +233,16 @@ func TestHostile(t *testing.T) {
 	for i := range maxMissed { // the newest are the largest
 		put(fmt.Sprint(sa.prefix, "huge", i), strings.Repeat("y", large))
 	}
-	untilArrives(t, sa, sb, frame(2))
+	untilArrives(t, sa, sb, rendezvoustest.Frame(2))
 	late := join(t, b, rendezvous.Point{})
-	untilArrives(t, sa, late, frame(3))
+	untilArrives(t, sa, late, rendezvoustest.Frame(3))
 	if n := len(sb.frames); n > burst {
 		t.Errorf("%d frames wait", n)
 	}
 	for i := range 2 * rendezvous.QueueSize { // frames, as far as anybody can see
-		put(fmt.Sprint(sa.prefix, "frame", i), string(frame(byte(i))))
+		put(fmt.Sprint(sa.prefix, "frame", i), string(rendezvoustest.Frame(byte(i))))
 	}
-	untilArrives(t, sa, late, frame(4))
+	untilArrives(t, sa, late, rendezvoustest.Frame(4))
 }
 
 // TestNames holds that the topic cannot be seen in the keys, and that two topics
@@ -338,10 +293,10 @@ func BenchmarkLatency(b *testing.B) {
 	s := newServer(b, "http")
 	x, y := open(b, fast(s)), open(b, fast(s))
 	from, to := join(b, x, rendezvous.Point{}), join(b, y, rendezvous.Point{})
-	untilArrives(b, from, to, frame(1))
+	untilArrives(b, from, to, rendezvoustest.Frame(1))
 	var all []time.Duration
 	for n := uint32(2); b.Loop(); n++ {
-		f := frame(0)
+		f := rendezvoustest.Frame(0)
 		copy(f, fmt.Sprint(n))
 		start := time.Now()
 		must(b, from.Publish(b.Context(), f))

@@ -213,28 +213,7 @@ func TestBrokerRestarts(t *testing.T) {
 
 func untilArrives(t *testing.T, from, to rendezvous.Session) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	arrived := make(chan error, 1)
-	go func() {
-		_, err := to.Receive(ctx)
-		arrived <- err
-	}()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if err := from.Publish(ctx, make([]byte, rendezvous.FrameSize)); err != nil && !errors.Is(err, rendezvous.ErrUnreachable) {
-			t.Fatal(err)
-		}
-		select {
-		case err := <-arrived:
-			if err != nil {
-				t.Fatal(err)
-			}
-			return
-		case <-tick.C:
-		}
-	}
+	rendezvoustest.UntilArrives(t, from, to, rendezvoustest.Frame(0), 50*time.Millisecond)
 }
 
 func TestBadURLs(t *testing.T) {

@@ -2,8 +2,6 @@ package mqtt
 
 import (
 	"context"
-	"errors"
-	"fmt"
 
 	"github.com/eclipse/paho.golang/paho"
 
@@ -21,50 +19,17 @@ type session struct {
 
 // Publish hands a frame to the broker's connection, under the rate limit.
 func (s *session) Publish(ctx context.Context, frame []byte) error {
-	if err := s.MayPublish(ctx, frame); err != nil {
-		return err
-	}
-	if s.mode == rendezvous.ReceiveOnly {
-		return errors.New("mqtt: this session only receives")
-	}
-	h := s.e.Health()
-	s.out.Put(frame, h.Ready)
-	if !h.Ready {
-		// It goes out when the broker is there, if nothing newer has come by then.
-		return fmt.Errorf("mqtt: %w: %w", rendezvous.ErrUnreachable, h.Err)
-	}
-	return nil
+	return s.out.Publish(ctx, s.Inbox, s.mode, s.e.Health(), frame)
 }
 
 // send sends what waits while the broker is connected, until the session closes.
-func (s *session) send() {
-	for {
-		select {
-		case <-s.Done():
-			return
-		case <-s.out.Wake():
-		}
-		for s.awaitBroker() {
-			frame, ok := s.out.Next(s.Done())
-			if !ok {
-				break
-			}
-			s.publish(frame)
-		}
-	}
-}
+func (s *session) send() { s.out.Carry(s.Done(), s.e.there, s.publish) }
 
-// awaitBroker reports false when the session is closed.
-func (s *session) awaitBroker() bool {
-	s.e.mu.Lock()
-	ready := s.e.ready
-	s.e.mu.Unlock()
-	select {
-	case <-ready:
-		return !s.Closed()
-	case <-s.Done():
-		return false
-	}
+// there returns a channel that is closed while the broker is connected.
+func (e *Exchange) there() <-chan struct{} {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.ready
 }
 
 func (s *session) publish(frame []byte) {

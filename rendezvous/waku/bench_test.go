@@ -98,7 +98,7 @@ func BenchmarkLatency(b *testing.B) {
 	cfg := fastConfig(node)
 	cfg.Burst = 1 << 30 // no limit
 	from, to := join(b, open(b, cfg), rendezvous.Point{Mode: rendezvous.SendOnly}), join(b, open(b, cfg), rendezvous.Point{})
-	untilArrives(b.Context(), b, from, to, frameOf(1))
+	untilArrives(b, from, to, frameOf(1))
 	frame, n := frameOf(2), uint64(0)
 	for b.Loop() {
 		n++ // nodes drop what is the same in all, the random part of the time as well

@@ -65,8 +65,8 @@ func exchange(t testing.TB, a, b rendezvous.Session, frames int) time.Duration {
 	t.Helper()
 	start := time.Now()
 	for i := range frames {
-		untilArrives(t.Context(), t, a, b, frameOf(byte(2*i+1)))
-		untilArrives(t.Context(), t, b, a, frameOf(byte(2*i+2)))
+		untilArrives(t, a, b, frameOf(byte(2*i+1)))
+		untilArrives(t, b, a, frameOf(byte(2*i+2)))
 	}
 	return time.Since(start)
 }
@@ -260,7 +260,7 @@ func TestForgottenSubscriptions(t *testing.T) {
 	e.Check()
 	awaitStats(t, s, func(st Stats) bool { return st.Subscriptions == 1 })
 	other := join(t, open(t, fastConfig(node)), rendezvous.Point{Topic: topic, Mode: rendezvous.SendOnly})
-	untilArrives(t.Context(), t, other, session, frameOf(1))
+	untilArrives(t, other, session, frameOf(1))
 	if n := connections.Load(); n != 2 {
 		t.Errorf("%d connections, want 2: the subscription was to be mended in the same one", n)
 	}
@@ -393,7 +393,7 @@ func TestCheckFindsDeadNode(t *testing.T) {
 	})
 	e := open(t, fastConfig(node))
 	session := join(t, e, rendezvous.Point{})
-	untilArrives(t.Context(), t, join(t, open(t, fastConfig(node)), rendezvous.Point{}), session, frameOf(1))
+	untilArrives(t, join(t, open(t, fastConfig(node)), rendezvous.Point{}), session, frameOf(1))
 	had := connections.Load()
 	dead.Store(true)
 	start := time.Now()
@@ -403,5 +403,5 @@ func TestCheckFindsDeadNode(t *testing.T) {
 		t.Errorf("Check took %v", took)
 	}
 	dead.Store(false)
-	untilArrives(t.Context(), t, join(t, open(t, fastConfig(node)), rendezvous.Point{}), session, frameOf(2))
+	untilArrives(t, join(t, open(t, fastConfig(node)), rendezvous.Point{}), session, frameOf(2))
 }

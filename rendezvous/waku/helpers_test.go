@@ -8,25 +8,17 @@ import (
 	"time"
 
 	"github.com/kithproject/kith/rendezvous"
+
+	"github.com/kithproject/kith/rendezvous/rendezvoustest"
 )
 
 // frameOf returns a frame that is told apart by its fill.
-func frameOf(fill byte) []byte { return bytes.Repeat([]byte{fill}, rendezvous.FrameSize) }
+func frameOf(fill byte) []byte { return rendezvoustest.Frame(fill) }
 
 // await polls a condition that no event tells of.
 func await(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatalf("waited in vain until %s", what)
-		}
-	}
+	rendezvoustest.Await(t, what, ok)
 }
 
 func awaitStats(t testing.TB, s *Service, ok func(Stats) bool) {
@@ -73,31 +65,7 @@ func awaitFrame(ctx context.Context, t testing.TB, s rendezvous.Session, frame [
 }
 
 // untilArrives publishes a frame until it arrives.
-func untilArrives(ctx context.Context, t testing.TB, from, to rendezvous.Session, frame []byte) {
+func untilArrives(t testing.TB, from, to rendezvous.Session, frame []byte) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	arrived := make(chan error, 1)
-	go func() {
-		for {
-			m, err := to.Receive(ctx)
-			if err != nil || bytes.Equal(m.Frame, frame) {
-				arrived <- err
-				return
-			}
-		}
-	}()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		publish(ctx, t, from, frame)
-		select {
-		case err := <-arrived:
-			if err != nil {
-				t.Fatal(err)
-			}
-			return
-		case <-tick.C:
-		}
-	}
+	rendezvoustest.UntilArrives(t, from, to, frame, 50*time.Millisecond)
 }

@@ -142,7 +142,7 @@ func TestCatchUpAcross(t *testing.T) {
 	topic := rendezvous.Topic{1}
 	a := join(t, open(t, fastConfig(first)), rendezvous.Point{Topic: topic})
 	b := join(t, open(t, fastConfig(first)), rendezvous.Point{Topic: topic})
-	untilArrives(t.Context(), t, a, b, frameOf(1))
+	untilArrives(t, a, b, frameOf(1))
 	_, second := startService(t, ServiceConfig{Seed: [32]byte{2}, Peers: []string{first}})
 	late := join(t, open(t, fastConfig(second)), rendezvous.Point{Topic: topic})
 	awaitFrame(t.Context(), t, late, frameOf(1))

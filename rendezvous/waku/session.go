@@ -3,7 +3,6 @@ package waku
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -29,46 +28,25 @@ type session struct {
 
 // Publish hands a frame to the nodes' connections, under the rate limit.
 func (s *session) Publish(ctx context.Context, frame []byte) error {
-	if err := s.MayPublish(ctx, frame); err != nil {
-		return err
-	}
-	if s.mode == rendezvous.ReceiveOnly {
-		return errors.New("waku: this session only receives")
-	}
-	h := s.e.Health()
-	s.out.Put(frame, h.Ready)
-	if !h.Ready {
-		// It goes out when a node is there, if nothing newer has come by then.
-		return fmt.Errorf("waku: %w: %w", rendezvous.ErrUnreachable, h.Err)
-	}
-	return nil
+	return s.out.Publish(ctx, s.Inbox, s.mode, s.e.Health(), frame)
 }
 
 // send sends what waits while a node is connected, until the session closes.
 func (s *session) send() {
-	for {
-		select {
-		case <-s.Done():
-			return
-		case <-s.out.Wake():
-		}
-		for s.awaitNode() {
-			frame, ok := s.out.Next(s.Done())
-			if !ok {
-				break
-			}
-			s.e.publish(s, frame)
-		}
-	}
+	s.out.Carry(s.Done(), s.e.there, func(frame []byte) { s.e.publish(s, frame) })
+}
+
+// there returns a channel that is closed while a node is connected.
+func (e *Exchange) there() <-chan struct{} {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.ready
 }
 
 // awaitNode reports false when the session is closed.
 func (s *session) awaitNode() bool {
-	s.e.mu.Lock()
-	ready := s.e.ready
-	s.e.mu.Unlock()
 	select {
-	case <-ready:
+	case <-s.e.there():
 		return !s.Closed()
 	case <-s.Done():
 		return false
