@@ -1,6 +1,7 @@
 package files
 
 import (
+	"context"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -142,12 +143,20 @@ func (q *queue) finish(done bool) {
 	q.cond.Broadcast()
 }
 
-// drained waits until all is acknowledged. It errs with the queue's end.
-func (q *queue) drained() error {
+// drained waits until all is acknowledged. It errs with the queue's end and ctx's.
+func (q *queue) drained(ctx context.Context) error {
+	defer context.AfterFunc(ctx, func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		q.cond.Broadcast()
+	})()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for q.err == nil && (!q.done || q.open > 0) {
+	for q.err == nil && ctx.Err() == nil && (!q.done || q.open > 0) {
 		q.cond.Wait()
+	}
+	if q.err == nil && ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	return q.err
 }
