@@ -387,6 +387,13 @@ func TestAfterReboot(t *testing.T) {
 	if got := fmt.Sprint(p.ranges(10)); got != "[0 3]" {
 		t.Errorf("before: %s", got)
 	}
+	if st.suspect(p) {
+		t.Error("suspected before the machine went down")
+	}
+	st.since = time.Now().Add(time.Hour)
+	if !st.suspect(p) {
+		t.Error("not suspected after the machine went down")
+	}
 	if err := p.verify(); err != nil {
 		t.Fatal(err)
 	}
@@ -398,12 +405,16 @@ func TestAfterReboot(t *testing.T) {
 	if err := st.writeSmall(&d, "s", &small, []byte("x")); err != nil {
 		t.Fatal(err)
 	}
+	st.since = time.Time{}
 	if !st.has(st.tree, "s", &small) {
 		t.Error("a whole file is not there")
 	}
-	st.verify, st.synced = true, time.Unix(1, 0)
-	if st.has(st.tree, "s", &small) {
+	st.since, st.synced = time.Now().Add(time.Hour), time.Unix(1, 0)
+	if bootID() != "" && st.has(st.tree, "s", &small) {
 		t.Error("a file that may be lost is believed")
+	}
+	if st.since = time.Unix(2, 0); !st.has(st.tree, "s", &small) {
+		t.Error("a file that was written since is not believed")
 	}
 }
 

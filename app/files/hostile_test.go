@@ -329,7 +329,7 @@ func TestSymlinkRace(t *testing.T) {
 	if err := os.Mkdir(trap, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	src := tree(t, 3000, 1)
+	src := tree(t, 400, 1)
 	l, _ := newLab(t, func(_, b *Config) { b.Dir = dir })
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
@@ -347,7 +347,7 @@ func TestSymlinkRace(t *testing.T) {
 			}
 		}
 	})
-	for range 5 {
+	for range 3 {
 		_, _ = l.a.Send(t.Context(), "b", []string{src}, SendOptions{Lanes: Lanes(LaneTunnel, 3), GiveUp: -1})
 		_ = os.RemoveAll(filepath.Join(dir, "src"))
 	}
