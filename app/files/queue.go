@@ -48,14 +48,15 @@ func (b *bigFile) release() {
 const headroom = 1024
 
 type buffer struct {
-	b    [headroom + chunkSize]byte
-	home chan *buffer // nil: of the pool
+	b       [headroom + chunkSize]byte
+	bounded bool // one of the bounded ones; otherwise of the pool
 }
 
 func (b *buffer) data() []byte { return b.b[headroom:] }
 
-// queueDepth is how many frames are read ahead.
-const queueDepth = 8
+// queueDepth is how many frames are read ahead at most: one for each lane and one more.
+// What waits longer than need be is out of the processor's cache when it is sent.
+const queueDepth = 12
 
 // A queue hands frames to lanes: those of a lane that died before others.
 type queue struct {
@@ -63,6 +64,7 @@ type queue struct {
 	cond  *sync.Cond
 	ready []*outFrame
 	retry []*outFrame
+	lanes int   // streams that take frames
 	open  int   // frames that are not acknowledged
 	done  bool  // nothing more will be added
 	err   error // why all stops
@@ -80,7 +82,7 @@ func newQueue() *queue {
 func (q *queue) put(f *outFrame) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for len(q.ready) >= queueDepth && q.err == nil {
+	for len(q.ready) >= min(1+q.lanes, queueDepth) && q.err == nil {
 		q.cond.Wait()
 	}
 	if q.err != nil {
@@ -90,6 +92,14 @@ func (q *queue) put(f *outFrame) error {
 	q.open++
 	q.cond.Broadcast()
 	return nil
+}
+
+// join counts a lane that takes frames, or with -1 one that does not any more.
+func (q *queue) join(n int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.lanes += n
+	q.cond.Broadcast()
 }
 
 // back returns the frames of a lane that ended.

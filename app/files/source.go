@@ -41,11 +41,12 @@ type source struct {
 	ask   func(ctx context.Context, list []item) ([]have, error) // nil: the receiver has nothing
 	tell  func(n Note)
 
-	free  chan *buffer // what is read ahead comes from here, so that it is bounded
-	made  atomic.Int32
-	pool  sync.Pool // what is read again
-	dirs  map[*srcRoot]*dirs
-	batch *batch
+	slots  chan struct{} // what is read ahead takes one each, so that it is bounded
+	freeMu sync.Mutex
+	free   []*buffer
+	pool   sync.Pool // what is read again
+	dirs   map[*srcRoot]*dirs
+	batch  *batch
 
 	asked      []item
 	askedBytes int
@@ -57,30 +58,29 @@ const buffers = 24
 
 func newSource(roots []*srcRoot, sum Sum, m *meter) *source {
 	return &source{
-		roots: roots, sum: sum, meter: m, q: newQueue(), free: make(chan *buffer, buffers),
+		roots: roots, sum: sum, meter: m, q: newQueue(), slots: make(chan struct{}, buffers),
 		dirs: make(map[*srcRoot]*dirs), tell: m.note,
 	}
 }
 
 func (s *source) note(n Note) { s.meter.note(n); s.tell(n) }
 
-// buffer waits for one of the bounded buffers. It errs when ctx ends.
+// buffer waits for one of the bounded buffers: the one that was used last, as it is
+// still in a processor's cache. It errs when ctx ends.
 func (s *source) buffer(ctx context.Context) (*buffer, error) {
 	select {
-	case b := <-s.free:
-		return b, nil
-	default:
-	}
-	if s.made.Add(1) <= buffers {
-		return &buffer{home: s.free}, nil
-	}
-	s.made.Add(-1)
-	select {
-	case b := <-s.free:
-		return b, nil
+	case s.slots <- struct{}{}:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	s.freeMu.Lock()
+	defer s.freeMu.Unlock()
+	if n := len(s.free); n > 0 {
+		b := s.free[n-1]
+		s.free = s.free[:n-1]
+		return b, nil
+	}
+	return &buffer{bounded: true}, nil
 }
 
 func (s *source) spare() *buffer {
@@ -94,8 +94,11 @@ func (s *source) giveBack(b *buffer) {
 	if b == nil {
 		return
 	}
-	if b.home != nil {
-		b.home <- b
+	if b.bounded {
+		s.freeMu.Lock()
+		s.free = append(s.free, b)
+		s.freeMu.Unlock()
+		<-s.slots
 		return
 	}
 	s.pool.Put(b)
