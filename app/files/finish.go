@@ -306,7 +306,7 @@ func (s *stage) merge(from, to string, fi fs.FileInfo, depth int) error {
 		if err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
-		return nil
+		return s.target.Remove(from)
 	}
 }
 

@@ -17,7 +17,7 @@ type Sum uint8
 const (
 	// SumBLAKE3 is the default: BLAKE3 of every chunk.
 	SumBLAKE3 Sum = iota
-	// SumCRC32C costs a sixth of it. It finds what breaks by accident; the lanes
+	// SumCRC32C costs a seventh of it. It finds what breaks by accident; the lanes
 	// authenticate what they carry, so that nobody between the devices is missed.
 	SumCRC32C
 )

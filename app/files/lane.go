@@ -24,6 +24,8 @@ func (s *source) lane(ctx context.Context, conn net.Conn, stopped <-chan struct{
 	defer context.AfterFunc(ctx, func() { s.q.stopLane(l); conn.Close() })()
 	s.meter.lanes(1)
 	defer s.meter.lanes(-1)
+	s.q.join(1)
+	defer s.q.join(-1)
 	var wg sync.WaitGroup
 	var ackErr error
 	wg.Go(func() {

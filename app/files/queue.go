@@ -1,6 +1,7 @@
 package files
 
 import (
+	"context"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -47,14 +48,15 @@ func (b *bigFile) release() {
 const headroom = 1024
 
 type buffer struct {
-	b    [headroom + chunkSize]byte
-	home chan *buffer // nil: of the pool
+	b       [headroom + chunkSize]byte
+	bounded bool // one of the bounded ones; otherwise of the pool
 }
 
 func (b *buffer) data() []byte { return b.b[headroom:] }
 
-// queueDepth is how many frames are read ahead.
-const queueDepth = 8
+// queueDepth is how many frames are read ahead at most: one for each lane and one more.
+// What waits longer than need be is out of the processor's cache when it is sent.
+const queueDepth = 12
 
 // A queue hands frames to lanes: those of a lane that died before others.
 type queue struct {
@@ -62,6 +64,7 @@ type queue struct {
 	cond  *sync.Cond
 	ready []*outFrame
 	retry []*outFrame
+	lanes int   // streams that take frames
 	open  int   // frames that are not acknowledged
 	done  bool  // nothing more will be added
 	err   error // why all stops
@@ -79,7 +82,7 @@ func newQueue() *queue {
 func (q *queue) put(f *outFrame) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for len(q.ready) >= queueDepth && q.err == nil {
+	for len(q.ready) >= min(1+q.lanes, queueDepth) && q.err == nil {
 		q.cond.Wait()
 	}
 	if q.err != nil {
@@ -89,6 +92,14 @@ func (q *queue) put(f *outFrame) error {
 	q.open++
 	q.cond.Broadcast()
 	return nil
+}
+
+// join counts a lane that takes frames, or with -1 one that does not any more.
+func (q *queue) join(n int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.lanes += n
+	q.cond.Broadcast()
 }
 
 // back returns the frames of a lane that ended.
@@ -142,12 +153,20 @@ func (q *queue) finish(done bool) {
 	q.cond.Broadcast()
 }
 
-// drained waits until all is acknowledged. It errs with the queue's end.
-func (q *queue) drained() error {
+// drained waits until all is acknowledged. It errs with the queue's end and ctx's.
+func (q *queue) drained(ctx context.Context) error {
+	defer context.AfterFunc(ctx, func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		q.cond.Broadcast()
+	})()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for q.err == nil && (!q.done || q.open > 0) {
+	for q.err == nil && ctx.Err() == nil && (!q.done || q.open > 0) {
 		q.cond.Wait()
+	}
+	if q.err == nil && ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	return q.err
 }

@@ -30,6 +30,7 @@ type ticket struct {
 	maxBytes  int64
 	boot      string
 	synced    int64 // nanoseconds since 1970: what was written before is on the disk
+	since     int64 // nanoseconds since 1970: what was written later is there; 0: all is
 }
 
 func (t *ticket) put(w *writer) {
@@ -41,6 +42,7 @@ func (t *ticket) put(w *writer) {
 	w.uint(uint64(t.maxBytes))
 	w.string(t.boot)
 	w.int(t.synced)
+	w.int(t.since)
 	putStrings(w, t.tops)
 }
 
@@ -56,7 +58,7 @@ func (t *ticket) get(b []byte) error {
 	t.overwrite = r.bool()
 	t.maxBytes = int64(r.uint(1 << 60))
 	t.boot = r.string(64)
-	t.synced = r.int()
+	t.synced, t.since = r.int(), r.int()
 	var err error
 	t.tops, err = parseStrings(&r, maxTops, maxName)
 	return err
@@ -103,8 +105,10 @@ func (s *Service) findStage(dir, key string, o *offerMsg) (*stage, *ticket, erro
 		return nil, nil, err
 	}
 	if boot := bootID(); boot == "" || boot != t.boot {
-		st.verify = true
-		st.synced = time.Unix(0, t.synced)
+		t.boot, t.since = boot, time.Now().UnixNano()
+	}
+	if t.since != 0 {
+		st.synced, st.since = time.Unix(0, t.synced), time.Unix(0, t.since)
 	}
 	return st, t, nil
 }
@@ -351,7 +355,6 @@ func (s *Service) receive(ctx context.Context, cancel context.CancelCauseFunc, i
 		}
 		_ = st.home.Remove("done")
 	}
-	// The rest of the boot's trust is kept: what was not synced before stays so.
 	t.run = o.run
 	if err := st.save(t); err != nil {
 		return &finalError{fmt.Errorf("files: %w", plainError(err))}
@@ -481,10 +484,10 @@ func (s *stage) sync(t *ticket) error {
 	if err := syncAll(f); err != nil {
 		return err
 	}
-	t.synced = now.UnixNano()
-	if s.verify {
+	if t.since != 0 {
 		// Of what was written before the restart nothing more is known than before.
 		return nil
 	}
+	t.synced = now.UnixNano()
 	return s.save(t)
 }

@@ -104,7 +104,7 @@ func (r *run) push(ctx context.Context, src *source, produce func(context.Contex
 		return err
 	}
 	for {
-		if err := src.q.drained(); err != nil {
+		if err := src.q.drained(ctx); err != nil {
 			return err
 		}
 		if err := r.ctl.send(msgEnd, nil); err != nil {

@@ -40,6 +40,8 @@ type Config struct {
 	OnReceived func(Received)
 	// Shares returns what a peer may get; nil is nothing.
 	Shares func(peer string) []Share
+	// Sum is the digest of the chunks that others get of Shares; SendOptions has its own.
+	Sum Sum
 	// Names says which names are kept; the default is NamesPortable.
 	Names Names
 	// Durable has all brought to the disk before the sender is told that it is done.

@@ -148,7 +148,7 @@ func (s *Service) serveGet(ctx context.Context, peer string, ctl *control, msg *
 	if err != nil || it.kind == kindLink {
 		return ErrNotShared
 	}
-	offer := &offerMsg{run: newToken(), session: newToken(), tops: []string{root.top}, folderTops: it.kind == kindDir}
+	offer := &offerMsg{run: newToken(), sum: s.cfg.Sum, session: newToken(), tops: []string{root.top}, folderTops: it.kind == kindDir}
 	offer.id = shareID(path, &it)
 	offer.files, offer.bytes, offer.known = look(ctx, roots)
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -157,7 +157,7 @@ func (s *Service) serveGet(ctx context.Context, peer string, ctl *control, msg *
 		ID: offer.id, Peer: peer, Name: ShowName(root.top), Sending: true, Started: time.Now(),
 	})}
 	defer s.track(tr)()
-	src := newSource(roots, SumBLAKE3, tr.meter)
+	src := newSource(roots, s.cfg.Sum, tr.meter)
 	stop := s.open(ctx, peer, offer.session, func(ctx context.Context, conn net.Conn) {
 		_ = src.lane(ctx, conn, nil, s.cfg.Quiet)
 	})

@@ -34,8 +34,8 @@ type stage struct {
 	umask  fs.FileMode
 	coarse time.Duration // how far a time may be off what was set
 	folds  bool          // "a" and "A" are one name here
-	verify bool          // the machine went down since this was written
-	synced time.Time     // what was changed before this is on the disk (after a restart of the machine)
+	since  time.Time     // what is older may have been lost when the machine went down; zero: nothing
+	synced time.Time     // but for what is older than this
 }
 
 func stageKey(peer string, id [16]byte) string {
@@ -165,7 +165,8 @@ func (s *stage) has(dir *os.Root, name string, e *entry) bool {
 	if err != nil || !fi.Mode().IsRegular() || fi.Size() != e.size && e.kind != kindStream || !s.sameTime(fi, e) {
 		return false
 	}
-	return !s.verify || changeTime(fi).Before(s.synced)
+	c := changeTime(fi)
+	return s.since.IsZero() || c.Before(s.synced) || !c.Before(s.since)
 }
 
 // A dirs caches the folders last used, each as an os.Root, so that a file costs one
