@@ -25,16 +25,16 @@ const (
 // A Spec is one forward of a configuration. Specs are compared with ==: a change of
 // anything starts the forward anew.
 type Spec struct {
-	ID        string    // unique in its Set, and stays through changes
-	Direction Direction // default Forward
-	Protocol  Protocol  // default TCP
+	ID        string    `json:"id"`                  // unique in its Set, and stays through changes
+	Direction Direction `json:"direction,omitempty"` // default Forward
+	Protocol  Protocol  `json:"protocol"`            // default TCP
 	// Address is host:port on this machine: where a Forward listens, with port 0
 	// for any that is free, and what an Expose dials.
-	Address string
+	Address string `json:"address"`
 	// Device and Port are the other side: what a Forward dials; who may reach an
 	// Expose, and at which port of this device.
-	Device string
-	Port   uint16 // port number
+	Device string `json:"device"`
+	Port   uint16 `json:"port"` // port number
 }
 
 // check errs if a Spec cannot be run.
@@ -75,14 +75,15 @@ type Network interface {
 type Status struct {
 	Spec
 	// Listening is where it accepts connections; empty while it cannot.
-	Listening string
+	Listening string `json:"listening,omitempty"`
 	// Err says why it is not listening, and Hint what to do; it is tried again by
 	// itself. Both are for a person.
-	Err, Hint string
+	Err  string `json:"error,omitempty"`
+	Hint string `json:"hint,omitempty"`
 	// LastFailure is why the last connection that failed was not carried, at
 	// FailedAt; empty if none did.
-	LastFailure string
-	FailedAt    time.Time
+	LastFailure string    `json:"last_failure,omitempty"`
+	FailedAt    time.Time `json:"failed_at,omitzero"`
 	Traffic
 }
 

@@ -110,7 +110,7 @@ Then:               kith ping laptop
 	root.AddCommand(
 		e.pairCommand(), e.joinCommand(), e.nearbyCommand(), e.devicesCommand(), e.renameCommand(), e.unpairCommand(),
 		e.upCommand(), e.downCommand(), e.statusCommand(), e.pingCommand(), e.chatCommand(),
-		e.forwardCommand(), e.allowCommand(), e.denyCommand(), e.rightsCommand(), e.blockCommand(), e.unblockCommand(),
+		e.forwardCommand(), e.proxyCommand(), e.dialCommand(), e.sshCommand(), e.httpCommand(), e.allowCommand(), e.denyCommand(), e.rightsCommand(), e.blockCommand(), e.unblockCommand(),
 		e.sendCommand(), e.inboxCommand(), e.shareCommand(), e.unshareCommand(), e.getCommand(), e.configCommand(), e.demoCommand(), e.versionCommand(),
 		e.hubCommand(),
 	)

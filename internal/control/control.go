@@ -38,28 +38,32 @@ const (
 
 // The operations of a Request.
 const (
-	OpStatus  = "status"
-	OpRename  = "rename"
-	OpUnpair  = "unpair"
-	OpRights  = "rights" // change what a device may do here
-	OpPing    = "ping"
-	OpOffer   = "offer"
-	OpJoin    = "join"
-	OpDial    = "dial"
-	OpAsk     = "ask" // may this device reach a port of the other?
-	OpChat    = "chat"
-	OpSend    = "send"    // files to a device, until they are there
-	OpGet     = "get"     // files of a folder that a device shares, until they are here
-	OpList    = "list"    // such a folder's names
-	OpInbox   = "inbox"   // offers that wait, and transfers under way
-	OpAccept  = "accept"  // an offer
-	OpDecline = "decline" // an offer
-	OpUseHub  = "use-hub"
-	OpNearby  = "nearby"   // who is in pairing mode on the LAN, until the client goes
-	OpWaiting = "announce" // this device waits to be given a code, until the client goes
-	OpEvents  = "events"
-	OpStop    = "stop"
-	OpVersion = "version"
+	OpStatus    = "status"
+	OpRename    = "rename"
+	OpUnpair    = "unpair"
+	OpRights    = "rights" // change what a device may do here
+	OpPing      = "ping"
+	OpOffer     = "offer"
+	OpJoin      = "join"
+	OpDial      = "dial"
+	OpAsk       = "ask" // may this device reach a port of the other?
+	OpChat      = "chat"
+	OpSend      = "send"     // files to a device, until they are there
+	OpGet       = "get"      // files of a folder that a device shares, until they are here
+	OpList      = "list"     // such a folder's names
+	OpInbox     = "inbox"    // offers that wait, and transfers under way
+	OpAccept    = "accept"   // an offer
+	OpDecline   = "decline"  // an offer
+	OpForward   = "forward"  // a port of this machine to one of a device, until the client goes or for good
+	OpForwards  = "forwards" // which there are
+	OpUnforward = "unforward"
+	OpProxy     = "proxy" // SOCKS5 and HTTP at a port of this machine, until the client goes
+	OpUseHub    = "use-hub"
+	OpNearby    = "nearby"   // who is in pairing mode on the LAN, until the client goes
+	OpWaiting   = "announce" // this device waits to be given a code, until the client goes
+	OpEvents    = "events"
+	OpStop      = "stop"
+	OpVersion   = "version"
 )
 
 // A Request says what the client wants. Fields that an operation does not name
@@ -81,6 +85,11 @@ type Request struct {
 	Wait     time.Duration `json:"wait,omitempty"`     // how long to wait for the device, nanoseconds
 
 	Endpoints []netip.AddrPort `json:"endpoints,omitempty"` // offer, join: where the other device may be
+
+	Network string `json:"network,omitempty"` // forward, ask: tcp or udp
+	Address string `json:"address,omitempty"` // forward, proxy: host:port of this machine; unforward: that and /tcp or /udp
+	Keep    bool   `json:"keep,omitempty"`    // forward: through restarts
+	Public  bool   `json:"public,omitempty"`  // proxy: also where others than this machine can reach it
 
 	Paths     []string `json:"paths,omitempty"`     // send: absolute
 	Stream    bool     `json:"stream,omitempty"`    // send: the Inputs' data, as a file called Name
@@ -167,6 +176,7 @@ type Reply struct {
 
 	Transfer  *Transfer      `json:"transfer,omitempty"`
 	Delivery  *Delivery      `json:"delivery,omitempty"`
+	Forwards  []Forward      `json:"forwards,omitempty"`
 	Offers    []FileOffer    `json:"offers,omitempty"`
 	Transfers []Transfer     `json:"transfers,omitempty"`
 	Listed    []files.Listed `json:"listed,omitempty"`

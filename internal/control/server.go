@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,9 +23,10 @@ import (
 
 // A Server answers requests with a node and its apps. Close ends it.
 type Server struct {
-	node  *kith.Node
-	chat  *chat.Service
-	files *files.Service
+	node     *kith.Node
+	chat     *chat.Service
+	files    *files.Service
+	forwards *forwards
 
 	inboxDir string
 
@@ -71,6 +73,11 @@ func NewServer(node *kith.Node, inbox string, log *slog.Logger) (*Server, error)
 		s.cancel()
 		return nil, errors.Join(err, s.chat.Close())
 	}
+	if s.forwards, err = newForwards(s); err != nil {
+		s.cancel()
+		s.wg.Wait()
+		return nil, errors.Join(err, s.files.Close(), s.chat.Close())
+	}
 	node.HandleNotes(func(from kith.Device, body []byte) bool { return s.chat.TakeNote(from.ID.String(), body) })
 	return s, nil
 }
@@ -84,7 +91,7 @@ func (s *Server) Close() error {
 	s.cancel()
 	s.wg.Wait()
 	s.node.HandleNotes(nil)
-	return errors.Join(s.files.Close(), s.chat.Close())
+	return errors.Join(s.forwards.set.Close(), s.files.Close(), s.chat.Close())
 }
 
 // Stopped is closed when a client has asked the daemon to end.
@@ -220,6 +227,14 @@ func (s *Server) answer(st *stream, req Request) (Reply, error) {
 		return s.pair(st, req)
 	case OpChat:
 		return s.converse(st, req, wait)
+	case OpForward:
+		return s.forward(st, req)
+	case OpForwards:
+		return Reply{Forwards: s.forwards.list()}, nil
+	case OpUnforward:
+		return Reply{}, s.forwards.remove(req.Address)
+	case OpProxy:
+		return s.proxy(st, req)
 	case OpSend:
 		return s.sendFiles(st, req)
 	case OpGet:
@@ -270,7 +285,7 @@ func (s *Server) ask(ctx context.Context, req Request) error {
 	if err != nil {
 		return err
 	}
-	return forward.Ask(conn, req.Port)
+	return forward.AskFor(conn, cmp.Or(forward.Protocol(req.Network), forward.TCP), req.Port)
 }
 
 func (s *Server) dial(ctx context.Context, st *stream, req Request) error {
