@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"math"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strconv"
@@ -77,8 +78,11 @@ func (e *env) run(ctx context.Context, args []string) int {
 	if err == nil {
 		return exitOK
 	}
-	status := e.report(ctx, err)
-	return status
+	var other *exec.ExitError
+	if errors.As(err, &other) { // of a program that was run, which has said why
+		return other.ExitCode()
+	}
+	return e.report(ctx, err)
 }
 
 func (e *env) rootCommand() *cobra.Command {
@@ -87,13 +91,14 @@ func (e *env) rootCommand() *cobra.Command {
 		Short: "Pair two devices with a code; they know each other for good",
 		Long: `kith pairs two devices with a code, and they know each other for good. From then
 on they find each other, reconnect after every restart and every move, and carry
-chat and ports through user-mode WireGuard. No account, no server, no root.
+chat, files and ports through user-mode WireGuard. No account, no server, no root.
 
 On one device:      kith pair
 On the other one:   kith join
 On both, to stay:   kith up
 Then:               kith ping laptop
                     kith chat laptop
+                    kith send report.pdf laptop
                     kith allow phone 80        (on laptop)
                     kith forward 8080 laptop:80
 ` + exitHelp,
@@ -107,13 +112,25 @@ Then:               kith ping laptop
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
 		return usage(err.Error(), "kith help shows the commands")
 	})
-	root.AddCommand(
-		e.pairCommand(), e.joinCommand(), e.nearbyCommand(), e.devicesCommand(), e.renameCommand(), e.unpairCommand(),
-		e.upCommand(), e.downCommand(), e.statusCommand(), e.pingCommand(), e.chatCommand(),
-		e.forwardCommand(), e.proxyCommand(), e.dialCommand(), e.sshCommand(), e.httpCommand(), e.allowCommand(), e.denyCommand(), e.rightsCommand(), e.blockCommand(), e.unblockCommand(),
-		e.sendCommand(), e.inboxCommand(), e.shareCommand(), e.unshareCommand(), e.getCommand(), e.configCommand(), e.demoCommand(), e.versionCommand(),
-		e.hubCommand(),
-	)
+	cobra.EnableCommandSorting = false
+	for _, g := range []struct {
+		title    string
+		commands []*cobra.Command
+	}{
+		{"Pair:", []*cobra.Command{e.pairCommand(), e.joinCommand(), e.nearbyCommand(), e.devicesCommand(), e.renameCommand(), e.unpairCommand()}},
+		{"Connect:", []*cobra.Command{e.upCommand(), e.downCommand(), e.statusCommand(), e.pingCommand(), e.chatCommand()}},
+		{"Files:", []*cobra.Command{e.sendCommand(), e.inboxCommand(), e.getCommand(), e.shareCommand(), e.unshareCommand()}},
+		{"Ports:", []*cobra.Command{e.forwardCommand(), e.proxyCommand(), e.sshCommand(), e.httpCommand(), e.dialCommand()}},
+		{"Rights:", []*cobra.Command{e.rightsCommand(), e.allowCommand(), e.denyCommand(), e.blockCommand(), e.unblockCommand()}},
+		{"This device:", []*cobra.Command{e.configCommand(), e.hubCommand(), e.demoCommand(), e.versionCommand()}},
+	} {
+		root.AddGroup(&cobra.Group{ID: g.title, Title: g.title})
+		for _, c := range g.commands {
+			c.GroupID = g.title
+			root.AddCommand(c)
+		}
+	}
+	root.SetHelpCommandGroupID("This device:")
 	return root
 }
 
