@@ -128,6 +128,11 @@ func (n *Node) Listen(network, address string) (net.Listener, error) {
 	return n.tunnel.Listen(network, port)
 }
 
+// Ports returns the TCP ports of this device's tunnel address at which this program
+// itself listens, sorted: its services. Ports of localhost that were allowed are not
+// among them.
+func (n *Node) Ports() []uint16 { return n.tunnel.Ports() }
+
 // WhoIs returns the device behind a remote address of a connection that came
 // through the tunnel. It errs with registry.ErrNotFound if there is none.
 func (n *Node) WhoIs(addr net.Addr) (Device, error) {
