@@ -120,10 +120,7 @@ func (m *meetLab) meet(ctx context.Context, settings [][]string) (r meeting) {
 	r.paired = m.pair(ctx)
 	r.connected = m.connect(ctx)
 	m.stop()
-	for i, s := range m.sites {
-		s.Reboot(i == 0)
-	}
-	m.spare.Move(m.nodes[1].host)
+	m.scatter(m.spare)
 	r.moved = m.connect(ctx)
 	m.stop()
 	m.sites[1].Move(m.nodes[1].host)
