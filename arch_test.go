@@ -44,13 +44,16 @@ var mayImport = map[string][]string{
 	"link":                      {"identity", "signaling", "internal/netmon", "internal/train", "internal/wire", "link/punch"},
 	"link/portmap":              {},
 	"tunnel":                    {"identity"},
+	"lane":                      {"identity", "internal/wire"},
 	"app/chat":                  {},
 	"app/forward":               {},
+	"app/files":                 {},
+	"app/proxy":                 {"app/forward"},
 	"models":                    {},
 	"hub/hubaddr":               {},
 	"hub":                       {"hub/hubaddr", "rendezvous", "rendezvous/dht", "rendezvous/waku", "internal/train"},
 	".": {
-		"identity", "code", "rendezvous", "rendezvous/lan", "pairing", "registry", "signaling", "link", "tunnel",
+		"identity", "code", "rendezvous", "rendezvous/lan", "pairing", "registry", "signaling", "link", "tunnel", "lane",
 		"app/forward", "internal/netmon", "internal/wire", "link/portmap", "link/punch", "link/relay", "hub/hubaddr",
 		"rendezvous/mqtt", "rendezvous/dht", "rendezvous/waku",
 	},
@@ -77,6 +80,7 @@ var home = map[string][]string{
 	"github.com/multiformats":        {"rendezvous/waku"},
 	"google.golang.org/protobuf":     {"rendezvous/waku"},
 	"github.com/miekg/dns":           {"rendezvous/dns"},
+	"lukechampine.com/blake3":        {"app/files"},
 	"rsc.io/qr":                      {"code"},
 	"github.com/spf13/cobra":         {"internal/cli"},
 	"github.com/vishvananda/netlink": {"internal/netmon", "internal/nettest"},
@@ -85,7 +89,7 @@ var home = map[string][]string{
 	"golang.org/x/time":              {"rendezvous/dns"},
 	"golang.org/x/crypto":            {"code", "pairing", "internal/wire", "link"},
 	"golang.org/x/net":               {"rendezvous/lan", "link", "link/portmap", "link/punch", "hub"},
-	"golang.org/x/sys":               {".", "rendezvous/lan", "link", "link/portmap", "link/punch", "internal/cli", "internal/nettest", "internal/train"},
+	"golang.org/x/sys":               {".", "app/files", "rendezvous/lan", "link", "link/portmap", "link/punch", "internal/cli", "internal/nettest", "internal/train"},
 	"golang.zx2c4.com/wireguard":     {"link", "tunnel", "internal/bench"},
 	"gvisor.dev/gvisor":              {"tunnel"},
 
@@ -106,10 +110,13 @@ var banned = map[string]map[string]string{
 	"*": {
 		"log": "use log/slog", "math/rand": "use math/rand/v2 or crypto/rand", "io/ioutil": "use io and os",
 	},
-	"pairing":  {"net": "a state machine has no sockets", "os": "a state machine has no files"},
-	"code":     {"net": "no I/O", "os": "no I/O"},
-	"tunnel":   {"os/exec": "nothing is run"},
-	"app/chat": {"os": "an app is given what it needs"},
+	"pairing":     {"net": "a state machine has no sockets", "os": "a state machine has no files"},
+	"code":        {"net": "no I/O", "os": "no I/O"},
+	"tunnel":      {"os/exec": "nothing is run"},
+	"app/chat":    {"os": "an app is given what it needs"},
+	"app/forward": {"os": "an app is given what it needs"},
+	"app/proxy":   {"os": "an app is given what it needs"},
+	"lane":        {"os/exec": "nothing is run"},
 }
 
 // maxLines is how long a file may be, in lines.

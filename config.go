@@ -50,6 +50,9 @@ type Config struct {
 	// sent, and the next data waits until a path is found again, if the last one is
 	// gone. Media to meet on stay connected. For devices that pay for each packet.
 	Lazy bool
+	// NoLanes carries everything through the tunnel, also what is large and could go
+	// over a TLS connection of its own.
+	NoLanes bool
 	// NoPortMapping leaves the router alone: no PCP, NAT-PMP and UPnP.
 	NoPortMapping bool
 	// NoLAN leaves the LAN out of the media to meet on.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/kithproject/kith/identity"
@@ -32,7 +31,7 @@ type Device struct {
 	Verified bool              `json:"verified"` // the check number was compared, or a QR code pinned its key
 	Paired   time.Time         `json:"paired"`
 	LastSeen time.Time         `json:"last_seen,omitzero"`
-	Ports    []uint16          `json:"ports,omitempty"` // TCP ports of this machine's localhost that it may reach
+	Rights   Rights            `json:"rights"` // what it may do here
 
 	Connected bool       `json:"connected"`
 	Since     time.Time  `json:"since,omitzero"`    // of the connection, or of being without one
@@ -49,7 +48,7 @@ func (n *Node) device(rec registry.Device) Device {
 	d := Device{
 		ID: rec.ID, Name: rec.Name, PeerName: rec.PeerName, OS: rec.OS, State: NotFinished,
 		Addr: rec.ID.Addr(), Verified: rec.Verified, Paired: rec.Created, LastSeen: rec.LastSeen,
-		Ports: slices.Clone(rec.Ports), pairID: rec.PairID,
+		Rights: rec.Rights, pairID: rec.PairID,
 	}
 	if rec.State == registry.Active {
 		d.State = Paired
@@ -109,45 +108,6 @@ func (n *Node) Rename(ref, name string) error {
 	return n.store.Rename(rec.PairID, name)
 }
 
-// Allow lets a device reach a TCP port of this machine's localhost. It is
-// durable when it returns. It errs if the reference fits no paired device or
-// the record cannot be written.
-func (n *Node) Allow(ref string, port uint16) error {
-	return n.setPort(ref, func(ports []uint16) []uint16 {
-		if i, found := slices.BinarySearch(ports, port); !found {
-			ports = slices.Insert(ports, i, port)
-		}
-		return ports
-	})
-}
-
-// Deny withdraws what Allow gave and ends the device's open connections to that
-// port. It errs as Allow does.
-func (n *Node) Deny(ref string, port uint16) error {
-	rec, err := n.find(ref)
-	if err != nil {
-		return err
-	}
-	err = n.setPort(ref, func(ports []uint16) []uint16 {
-		return slices.DeleteFunc(ports, func(p uint16) bool { return p == port })
-	})
-	if err == nil {
-		n.forwards.closeAll(rec.ID, port)
-	}
-	return err
-}
-
-func (n *Node) setPort(ref string, change func([]uint16) []uint16) error {
-	rec, err := n.find(ref)
-	if err != nil {
-		return err
-	}
-	_, err = n.store.Update(rec.PairID, func(d *registry.Device) {
-		d.Ports = change(slices.Clone(d.Ports))
-	})
-	return err
-}
-
 // Unpair ends the pair with a device for both sides. Its rights and connections
 // end at once; the other device is told now if it can be reached, and otherwise
 // whenever it next appears within 90 days. told says whether it has confirmed
@@ -157,6 +117,11 @@ func (n *Node) Unpair(ctx context.Context, ref string) (told bool, err error) {
 	rec, err := n.find(ref)
 	if err != nil {
 		return false, err
+	}
+	if rec.Rights.Blocked { // it has to be heard to be told
+		if _, err := n.SetRights(rec.ID.String(), func(r *Rights) error { *r = Rights{}; return nil }); err != nil {
+			return false, err
+		}
 	}
 	p := n.startPeer(rec)
 	if p == nil {

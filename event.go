@@ -16,6 +16,9 @@ const (
 	EventPaired       EventKind = "paired"       // a pairing became active on this side
 	EventUnpaired     EventKind = "unpaired"     // the pair ended, here or there
 	EventRefused      EventKind = "refused"      // a connection to a port that is not allowed
+	EventOffer        EventKind = "offer"        // files are offered, and wait for a person
+	EventReceived     EventKind = "received"     // files have come, or a part of them
+	EventRights       EventKind = "rights"       // what the device may do here has changed
 )
 
 // An Event is one change that a person may want to see.
@@ -80,3 +83,11 @@ func (e *events) close() {
 		close(ch)
 	}
 }
+
+// tell publishes an event about a device.
+func (n *Node) tell(kind EventKind, d Device, detail string) {
+	n.events.publish(Event{Time: time.Now(), Kind: kind, Device: d, Detail: detail})
+}
+
+// Publish gives an event of an app to all that follow Events.
+func (n *Node) Publish(ev Event) { n.events.publish(ev) }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"slices"
@@ -37,16 +36,17 @@ func (e *NotConnectedError) Error() string {
 // Unwrap returns the context's error.
 func (e *NotConnectedError) Unwrap() error { return e.Err }
 
-// ErrNetwork reports a network other than tcp.
-var ErrNetwork = errors.New("kith: only tcp, tcp6 and udp6 addresses exist inside the tunnel")
+// ErrNetwork reports a network other than tcp, and udp where one dials.
+var ErrNetwork = errors.New("kith: only tcp and udp exist inside the tunnel")
 
 // Dial connects to a port of a paired device, for example
 // Dial(ctx, "tcp", "laptop:22"); the host is a device's name (with or without
 // ".kith"), the start of its ID or its address. It waits for the device until
 // ctx ends and then errs with a *NotConnectedError. A port that the device does
-// not offer errs as refused, as TCP does everywhere.
+// not offer errs as refused, as TCP does everywhere. Of a "udp" connection each Read and
+// Write is one datagram.
 func (n *Node) Dial(ctx context.Context, network, address string) (net.Conn, error) {
-	if network != "tcp" && network != "tcp6" {
+	if !slices.Contains([]string{"tcp", "tcp6", "udp", "udp6"}, network) {
 		return nil, fmt.Errorf("%w: %q", ErrNetwork, network)
 	}
 	host, portText, err := net.SplitHostPort(address)
@@ -64,7 +64,13 @@ func (n *Node) Dial(ctx context.Context, network, address string) (net.Conn, err
 	if _, err := n.await(ctx, rec); err != nil {
 		return nil, err
 	}
-	conn, err := n.tunnel.DialContext(ctx, network, netip.AddrPortFrom(rec.ID.Addr(), port))
+	to := netip.AddrPortFrom(rec.ID.Addr(), port)
+	var conn net.Conn
+	if strings.HasPrefix(network, "udp") {
+		conn, err = n.tunnel.DialUDP(ctx, to)
+	} else {
+		conn, err = n.tunnel.DialContext(ctx, network, to)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("kith: dial %s: %w", address, err)
 	}
@@ -84,12 +90,20 @@ func parsePort(text string) (uint16, error) {
 func (n *Node) await(ctx context.Context, rec registry.Device) (over <-chan struct{}, err error) {
 	p := n.startPeer(rec)
 	if p == nil {
-		return nil, fmt.Errorf("kith: %w", net.ErrClosed)
+		return nil, n.noPeer(rec)
 	}
 	if over, err = p.await(ctx); err != nil {
 		return nil, &NotConnectedError{Device: n.device(rec), Err: err}
 	}
 	return over, nil
+}
+
+// noPeer says why a pair is not at work.
+func (n *Node) noPeer(rec registry.Device) error {
+	if rec, ok := n.store.Get(rec.PairID); ok && rec.Rights.Blocked {
+		return &BlockedError{Device: n.device(rec)}
+	}
+	return fmt.Errorf("kith: %w", net.ErrClosed)
 }
 
 // Listen accepts connections from every paired device on a port of this
@@ -113,6 +127,11 @@ func (n *Node) Listen(network, address string) (net.Listener, error) {
 	}
 	return n.tunnel.Listen(network, port)
 }
+
+// Ports returns the TCP ports of this device's tunnel address at which this program
+// itself listens, sorted: its services. Ports of localhost that were allowed are not
+// among them.
+func (n *Node) Ports() []uint16 { return n.tunnel.Ports() }
 
 // WhoIs returns the device behind a remote address of a connection that came
 // through the tunnel. It errs with registry.ErrNotFound if there is none.
@@ -180,55 +199,16 @@ func (n *Node) pingOnce(ctx context.Context, over <-chan struct{}, to netip.Addr
 	return n.tunnel.Ping(ctx, to)
 }
 
-// forwards are the connections from other devices to this machine's localhost,
-// so that withdrawing a right ends them.
-type forwards struct {
-	mu   sync.Mutex
-	open map[forwardKey]map[io.Closer]struct{}
-}
-
-type forwardKey struct {
-	id   identity.DeviceID
-	port uint16
-}
-
-func (f *forwards) add(key forwardKey, c io.Closer) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.open == nil {
-		f.open = make(map[forwardKey]map[io.Closer]struct{})
-	}
-	if f.open[key] == nil {
-		f.open[key] = make(map[io.Closer]struct{})
-	}
-	f.open[key][c] = struct{}{}
-}
-
-func (f *forwards) remove(key forwardKey, c io.Closer) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	delete(f.open[key], c)
-	if len(f.open[key]) == 0 {
-		delete(f.open, key)
-	}
-}
-
-func (f *forwards) closeAll(id identity.DeviceID, port uint16) {
-	f.mu.Lock()
-	conns := f.open[forwardKey{id, port}]
-	delete(f.open, forwardKey{id, port})
-	f.mu.Unlock()
-	for c := range conns {
-		c.Close()
-	}
-}
+// maxReached is how many connections and UDP flows to ports of this machine's localhost
+// one device may have at once.
+const maxReached = 4096
 
 // acceptForward decides on a connection to a port that no listener of this
 // program holds: a port of localhost that was allowed is reached, any other is
 // refused.
 func (n *Node) acceptForward(from identity.DeviceID, port uint16, accept func() (net.Conn, error)) bool {
-	if !n.allowed(from, port) {
-		n.refused(from, port)
+	if !n.allowed(from, forward.TCP, port) {
+		n.refused(from, forward.TCP, port)
 		return false
 	}
 	local, err := forward.DialLocal(n.ctx, port)
@@ -242,14 +222,7 @@ func (n *Node) acceptForward(from identity.DeviceID, port uint16, accept func() 
 		if err != nil {
 			return
 		}
-		key := forwardKey{from, port}
-		n.forwards.add(key, conn)
-		defer n.forwards.remove(key, conn)
-		if !n.allowed(from, port) { // denied between the check and here
-			conn.Close()
-			return
-		}
-		forward.Splice(n.ctx, conn, local)
+		n.carry(from, forward.TCP, port, conn, func() { forward.Splice(n.ctx, conn, local) })
 	})
 	if err != nil {
 		local.Close()
@@ -258,17 +231,47 @@ func (n *Node) acceptForward(from identity.DeviceID, port uint16, accept func() 
 	return true
 }
 
-func (n *Node) allowed(id identity.DeviceID, port uint16) bool {
-	rec, ok := n.store.ByID(id)
-	return ok && rec.State == registry.Active && slices.Contains(rec.Ports, port)
+// mayReachUDP decides on the first datagram of a flow to a UDP port.
+func (n *Node) mayReachUDP(from identity.DeviceID, port uint16) bool {
+	return n.allowed(from, forward.UDP, port)
 }
 
-func (n *Node) refused(id identity.DeviceID, port uint16) {
+// serveUDP carries a flow of datagrams to a port of localhost.
+func (n *Node) serveUDP(from identity.DeviceID, port uint16, conn net.Conn) {
+	local, err := forward.DialLocalUDP(n.ctx, port)
+	if err != nil {
+		n.cfg.Logger.Info("allowed port not reached", "peer", from.Short(), "port", port, "err", err)
+		return
+	}
+	defer local.Close()
+	n.carry(from, forward.UDP, port, conn, func() { forward.SpliceUDP(n.ctx, conn, local, 0) })
+}
+
+// carry carries a connection for as long as the device may.
+func (n *Node) carry(from identity.DeviceID, protocol forward.Protocol, port uint16, conn net.Conn, run func()) {
+	key := forward.Key[identity.DeviceID]{Device: from, Protocol: protocol, Port: port}
+	done, err := n.live.Add(key, conn, func() bool { return n.allowed(from, protocol, port) })
+	if err != nil {
+		n.cfg.Logger.Info("connection refused", "peer", from.Short(), "port", port, "err", err)
+		conn.Close()
+		return
+	}
+	defer done()
+	run()
+}
+
+func (n *Node) allowed(id identity.DeviceID, protocol forward.Protocol, port uint16) bool {
+	rec, ok := n.store.ByID(id)
+	return ok && rec.State == registry.Active && rec.Rights.Allows(string(protocol), port)
+}
+
+func (n *Node) refused(id identity.DeviceID, protocol forward.Protocol, port uint16) {
 	if rec, ok := n.store.ByID(id); ok {
-		n.events.publish(Event{
-			Time: time.Now(), Kind: EventRefused, Device: n.device(rec),
-			Detail: fmt.Sprintf("port %d is not allowed; to allow it: kith allow %s %d", port, rec.Name, port),
-		})
+		what := strconv.Itoa(int(port))
+		if protocol == forward.UDP {
+			what += "/udp"
+		}
+		n.tell(EventRefused, n.device(rec), fmt.Sprintf("port %s is not allowed; to allow it: kith allow %s %s", what, rec.Name, what))
 	}
 }
 
@@ -284,9 +287,9 @@ func (n *Node) serveRights() error {
 		ln.Close()
 	})
 	n.wg.Go(func() {
-		forward.ServeRights(n.ctx, ln, func(remote netip.Addr, port uint16) bool {
+		forward.ServeRightsFor(n.ctx, ln, func(remote netip.Addr, protocol forward.Protocol, port uint16) bool {
 			id, ok := n.tunnel.Peer(remote)
-			return ok && n.allowed(id, port)
+			return ok && n.allowed(id, protocol, port)
 		})
 	})
 	return nil

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/kithproject/kith/app/forward"
 	"github.com/kithproject/kith/identity"
 	"github.com/kithproject/kith/internal/netmon"
 	"github.com/kithproject/kith/link"
@@ -29,23 +30,24 @@ import (
 // device, and carries connections to and from them. It is safe for concurrent
 // use. Close ends it.
 type Node struct {
-	cfg      Config
-	bootID   [8]byte // tells this run from every other; new at each start
-	lock     *os.File
-	id       *identity.Identity
-	store    *registry.Store
-	media    *rendezvous.Racer
-	lan      *lan.Exchange  // nil if it is left out
-	dht      *dht.Exchange  // nil if it is left out
-	via      *multicastOnly // nil if the LAN is left out
-	mon      *netmon.Monitor
-	socket   *link.Socket
-	tunnel   *tunnel.Tunnel
-	events   events
-	forwards forwards
-	reach    *reach
-	relayed  traffic // of relays that are closed
-	notes    atomic.Pointer[func(from Device, body []byte) bool]
+	cfg     Config
+	bootID  [8]byte // tells this run from every other; new at each start
+	lock    *os.File
+	id      *identity.Identity
+	store   *registry.Store
+	media   *rendezvous.Racer
+	lan     *lan.Exchange  // nil if it is left out
+	dht     *dht.Exchange  // nil if it is left out
+	via     *multicastOnly // nil if the LAN is left out
+	mon     *netmon.Monitor
+	socket  *link.Socket
+	tunnel  *tunnel.Tunnel
+	events  events
+	lanes   lanes
+	live    *forward.Live[identity.DeviceID] // who reaches which port of this machine
+	reach   *reach
+	relayed traffic // of relays that are closed
+	notes   atomic.Pointer[func(from Device, body []byte) bool]
 
 	ctx    context.Context    //nolint:containedctx // ends every goroutine of the node; Close cancels it
 	cancel context.CancelFunc // idempotent
@@ -70,7 +72,10 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, peers: make(map[registry.PairID]*peer), pairings: make(map[*Pairing]struct{})}
+	n := &Node{
+		cfg: cfg, peers: make(map[registry.PairID]*peer), pairings: make(map[*Pairing]struct{}),
+		live: forward.NewLive[identity.DeviceID](maxReached),
+	}
 	n.reach = newReach(n)
 	n.ctx, n.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if err := n.open(); err != nil {
@@ -140,7 +145,8 @@ func (n *Node) openTunnel() error {
 	}
 	n.rememberPort(port)
 	n.tunnel.SetFallback(n.acceptForward)
-	return n.serveRights()
+	n.tunnel.SetUDPFallback(tunnel.UDPFallback{May: n.mayReachUDP, Serve: n.serveUDP})
+	return errors.Join(n.serveRights(), n.openLanes())
 }
 
 func (n *Node) openOn(port uint16) (uint16, error) {
@@ -196,6 +202,7 @@ func (n *Node) followNetwork() {
 			}
 			n.cfg.Logger.Info("network changed")
 			n.reach.networkChanged()
+			n.forgetLanes()
 			for _, p := range n.allPeers() {
 				p.post(p.networkChanged)
 			}
@@ -250,6 +257,9 @@ func (n *Node) Close() error {
 	n.wg.Wait()
 	n.events.close()
 	var errs []error
+	if n.lanes.service != nil {
+		errs = append(errs, n.lanes.service.Close())
+	}
 	if n.tunnel != nil {
 		errs = append(errs, n.tunnel.Close())
 	}

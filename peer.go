@@ -64,14 +64,17 @@ type peer struct {
 }
 
 // startPeer returns the running peer of a record, and starts it if there is
-// none. It returns nil only if the node is closed.
+// none. It returns nil if the node is closed, or the device is blocked.
 func (n *Node) startPeer(rec registry.Device) *peer {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if p := n.peers[rec.PairID]; p != nil {
 		return p
 	}
-	if n.closed {
+	if now, ok := n.store.Get(rec.PairID); ok {
+		rec = now
+	}
+	if n.closed || rec.State == registry.Active && rec.Rights.Blocked {
 		return nil
 	}
 	p := &peer{

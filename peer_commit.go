@@ -75,6 +75,7 @@ func (p *peer) adopt(rec registry.Device) {
 	case registry.Tomb:
 		p.disconnected("unpaired")
 		p.detach()
+		p.n.endLanes(p.id)
 		if p.link != nil {
 			p.link.Close()
 			p.link = nil

@@ -27,7 +27,7 @@ func (p *peer) disconnected(why string) {
 
 func (p *peer) emit(kind EventKind, detail string) {
 	p.n.cfg.Logger.Info("peer event", "event", string(kind), "peer", p.id.Short(), "detail", detail)
-	p.n.events.publish(Event{Time: time.Now(), Kind: kind, Device: p.n.device(p.rec), Detail: detail})
+	p.n.tell(kind, p.n.device(p.rec), detail)
 }
 
 func (p *peer) isConnected() bool {

@@ -58,7 +58,7 @@ func (n *Node) NoteVia(ctx context.Context, ref, medium string, body []byte) err
 	}
 	p := n.startPeer(rec)
 	if p == nil {
-		return fmt.Errorf("kith: note: %w", net.ErrClosed)
+		return n.noPeer(rec)
 	}
 	start := time.Now()
 	var channel *signaling.Channel

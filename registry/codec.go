@@ -44,10 +44,14 @@ type record struct {
 	Skew      int64    `cbor:"20,keyasint"`
 	Ports     []uint16 `cbor:"21,keyasint,omitempty"`
 	Endpoints [][]byte `cbor:"22,keyasint,omitempty"`
+	UDP       []uint16 `cbor:"23,keyasint,omitempty"`
+	Files     bool     `cbor:"24,keyasint,omitempty"`
+	Shares    []string `cbor:"25,keyasint,omitempty"` // name, path, name, path…
+	Blocked   bool     `cbor:"26,keyasint,omitempty"`
 }
 
 // firstUnknown is the first map key that this version does not know.
-const firstUnknown = 23
+const firstUnknown = 27
 
 // unknown are the map entries of a later version, kept as they are.
 type unknown map[uint64]cbor.RawMessage
@@ -96,7 +100,8 @@ func decode(raw []byte) (Device, unknown, error) {
 		return bad("unknown state")
 	}
 	if r.ChainDay < 0 || r.ChainDay > maxDay || len(r.Name) == 0 || len(r.Name) > maxNameBytes ||
-		len(r.PeerName) > maxNameBytes || len(r.Ports) > maxPorts || len(r.Endpoints) > maxEndpoints {
+		len(r.PeerName) > maxNameBytes || len(r.Ports) > maxPorts || len(r.UDP) > maxPorts ||
+		len(r.Shares) > 2*maxShares || len(r.Shares)%2 != 0 || len(r.Endpoints) > maxEndpoints {
 		return bad("a field is out of bounds")
 	}
 	d := Device{
@@ -104,9 +109,11 @@ func decode(raw []byte) (Device, unknown, error) {
 		Name: r.Name, PeerName: r.PeerName, OS: r.OS, Joiner: r.Joiner, Method: r.Method, Verified: r.Verified,
 		Chain: [32]byte(r.Chain), ChainDay: r.ChainDay, CommitJ: [32]byte(r.CommitJ), CommitO: [32]byte(r.CommitO),
 		Deadline: fromMilli(r.Deadline), Created: fromMilli(r.Created), Changed: fromMilli(r.Changed),
-		LastSeen: fromMilli(r.LastSeen), Skew: r.Skew, Ports: r.Ports,
+		LastSeen: fromMilli(r.LastSeen), Skew: r.Skew, Rights: Rights{TCP: sorted(r.Ports), UDP: sorted(r.UDP), Files: r.Files, Blocked: r.Blocked},
 	}
-	slices.Sort(d.Ports)
+	for pair := range slices.Chunk(r.Shares, 2) {
+		_ = d.Rights.AddShare(Share{pair[0], pair[1]}) // one that cannot be used is not given; the pair stays
+	}
 	if len(r.VouchedBy) == identity.IDSize {
 		d.VouchedBy = identity.DeviceID(r.VouchedBy)
 	}
@@ -126,7 +133,10 @@ func encode(d Device, keep unknown) ([]byte, error) {
 		Name: d.Name, PeerName: d.PeerName, OS: d.OS, Joiner: d.Joiner, Method: d.Method, Verified: d.Verified,
 		Chain: d.Chain[:], ChainDay: d.ChainDay, CommitJ: d.CommitJ[:], CommitO: d.CommitO[:],
 		Deadline: milli(d.Deadline), Created: milli(d.Created), Changed: milli(d.Changed), LastSeen: milli(d.LastSeen),
-		Skew: d.Skew, Ports: d.Ports,
+		Skew: d.Skew, Ports: d.Rights.TCP, UDP: d.Rights.UDP, Files: d.Rights.Files, Blocked: d.Rights.Blocked,
+	}
+	for _, s := range d.Rights.Shares {
+		r.Shares = append(r.Shares, s.Name, s.Path)
 	}
 	if !d.VouchedBy.IsZero() {
 		r.VouchedBy = d.VouchedBy[:]
@@ -153,6 +163,11 @@ func encode(d Device, keep unknown) ([]byte, error) {
 		all[key] = value
 	}
 	return enc.Marshal(all)
+}
+
+func sorted(ports []uint16) []uint16 {
+	slices.Sort(ports)
+	return slices.Compact(ports)
 }
 
 func milli(t time.Time) int64 {

@@ -57,7 +57,7 @@ type Device struct {
 	LastSeen time.Time
 	Skew     int64 // days that its clock is ahead of this device's
 
-	Ports     []uint16         // TCP ports of this machine's localhost that it may reach, sorted
+	Rights    Rights
 	Endpoints []netip.AddrPort // addresses at which it was reached, newest first
 }
 

@@ -91,6 +91,13 @@ func (c *tracked) abort(cause error) {
 	c.ep.Abort()
 }
 
+// Abort ends the connection at once with a reset; what was written and has not
+// arrived is lost.
+func (c *tracked) Abort() {
+	c.abort(net.ErrClosed)
+	_ = c.Close() // always nil
+}
+
 // Close closes the connection. What was written is still delivered.
 func (c *tracked) Close() error {
 	c.once.Do(func() {

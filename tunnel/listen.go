@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -182,6 +183,19 @@ func (t *Tunnel) Listen(network string, port uint16) (net.Listener, error) {
 		return nil, fmt.Errorf("tunnel: listen: %w", net.ErrClosed)
 	}
 	return l, nil
+}
+
+// Ports returns the TCP ports that Listen holds, sorted.
+func (t *Tunnel) Ports() []uint16 {
+	t.mu.Lock()
+	all := keys(t.listeners)
+	t.mu.Unlock()
+	ports := make([]uint16, 0, len(all))
+	for _, l := range all {
+		ports = append(ports, uint16(l.addr.(*net.TCPAddr).Port))
+	}
+	slices.Sort(ports)
+	return ports
 }
 
 type listener struct {

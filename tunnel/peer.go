@@ -119,6 +119,8 @@ func (t *Tunnel) remove(id identity.DeviceID) {
 	delete(t.addrs, id.Addr())
 	conns := keys(t.conns[id])
 	delete(t.conns, id)
+	associations := keys(t.datagrams[id])
+	delete(t.datagrams, id)
 	closed := t.closed
 	t.mu.Unlock()
 	if !ok || closed {
@@ -126,6 +128,9 @@ func (t *Tunnel) remove(id identity.DeviceID) {
 	}
 	for _, c := range conns {
 		c.abort(ErrPeer)
+	}
+	for _, d := range associations {
+		d.abort(ErrPeer)
 	}
 	t.device.RemovePeer(wg.NoisePublicKey(p.WireGuard))
 	t.bind.forget(p.Endpoint)

@@ -14,6 +14,7 @@ import (
 	"golang.zx2c4.com/wireguard/conn"
 	wg "golang.zx2c4.com/wireguard/device"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 
 	"github.com/kithproject/kith/identity"
 )
@@ -100,6 +101,9 @@ type Tunnel struct {
 	listeners map[*listener]struct{}
 	requests  map[*request]struct{}
 	fallback  Fallback
+
+	datagrams   map[identity.DeviceID]map[*datagrams]struct{}
+	udpFallback UDPFallback
 }
 
 // New opens the interface. It errs if the Config is incomplete, or if the Bind
@@ -122,10 +126,12 @@ func New(cfg Config) (*Tunnel, error) {
 		id: cfg.Identity, nic: n, bind: newResendBind(cfg.Bind), peers: make(map[identity.DeviceID]Peer),
 		addrs: make(map[netip.Addr]identity.DeviceID), conns: make(map[identity.DeviceID]map[*tracked]struct{}),
 		listeners: make(map[*listener]struct{}), requests: make(map[*request]struct{}),
+		datagrams: make(map[identity.DeviceID]map[*datagrams]struct{}),
 	}
 	n.back = t.back
 	forwarder := tcp.NewForwarder(n.stack, 0, maxInFlight, t.incoming)
 	n.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, forwarder.HandlePacket)
+	n.stack.SetTransportProtocolHandler(udp.ProtocolNumber, udp.NewForwarder(n.stack, t.incomingUDP).HandlePacket)
 	t.device = wg.NewDevice(device{n}, t.bind, logger(cfg.Logger))
 	err = t.configure(newSetting().key("private_key", cfg.Identity.WireGuardPrivate()).number("listen_port", int(cfg.Port)))
 	if err == nil {
@@ -172,6 +178,10 @@ func (t *Tunnel) Close() error {
 			conns = append(conns, c)
 		}
 	}
+	var associations []*datagrams
+	for _, of := range t.datagrams {
+		associations = append(associations, keys(of)...)
+	}
 	listeners, requests := keys(t.listeners), keys(t.requests)
 	t.mu.Unlock()
 
@@ -183,6 +193,9 @@ func (t *Tunnel) Close() error {
 	}
 	for _, c := range conns {
 		c.abort(net.ErrClosed)
+	}
+	for _, d := range associations {
+		d.abort(net.ErrClosed)
 	}
 	if len(conns) > 0 {
 		time.Sleep(farewell) //nolint:forbidigo // nothing tells when a packet has left

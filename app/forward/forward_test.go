@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -28,6 +30,24 @@ func listen(t *testing.T) net.Listener {
 }
 
 func portOf(ln net.Listener) uint16 { return uint16(ln.Addr().(*net.TCPAddr).Port) }
+
+// refusedAt connects, and returns why that, or the first read, failed: a reset can come
+// before the dial is done.
+func refusedAt(t *testing.T, address string) error {
+	t.Helper()
+	c, err := net.Dial("tcp", address)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err = c.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatal("the connection stays open")
+	}
+	return err
+}
 
 // echo answers every connection with what it sends, and then with its end.
 func echo(t *testing.T) net.Listener {
@@ -97,16 +117,11 @@ func TestServeReportsWhatCannotBeReached(t *testing.T) {
 	go func() {
 		served <- Serve(ctx, near, func(context.Context) (net.Conn, error) { return nil, down }, func(err error) { failed <- err })
 	}()
-	c, err := net.Dial("tcp", near.Addr().String())
-	if err != nil {
-		t.Fatal(err)
+	if err := refusedAt(t, near.Addr().String()); err == nil || errors.Is(err, io.EOF) {
+		t.Errorf("got %v, want a reset: an end would look like an empty answer", err)
 	}
-	defer c.Close()
 	if err := <-failed; !errors.Is(err, down) {
 		t.Errorf("got %v", err)
-	}
-	if _, err := c.Read(make([]byte, 1)); err == nil {
-		t.Error("the connection stays open")
 	}
 	cancel()
 	if err := <-served; err != nil {
@@ -124,8 +139,8 @@ func TestRights(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		ServeRights(ctx, ln, func(from netip.Addr, port uint16) bool {
-			return from.IsLoopback() && (port == portOf(open) || port == closedPort)
+		ServeRightsFor(ctx, ln, func(from netip.Addr, protocol Protocol, port uint16) bool {
+			return from.IsLoopback() && (protocol == TCP && (port == portOf(open) || port == closedPort) || protocol == UDP && port == 5353)
 		})
 	}()
 	ask := func(port uint16) error {
@@ -144,7 +159,20 @@ func TestRights(t *testing.T) {
 	if err := ask(1); !errors.Is(err, ErrDenied) {
 		t.Errorf("a port that is not allowed: %v", err)
 	}
-	for _, junk := range []string{"\n", "hello\n", "99999\n", "-1\n", "1234567890123456789012345678901234567890"} {
+	udp := func(port uint16) error {
+		c, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return AskFor(c, UDP, port)
+	}
+	if err := udp(5353); err != nil {
+		t.Errorf("an allowed port of UDP: %v", err)
+	}
+	if err := udp(portOf(open)); !errors.Is(err, ErrDenied) {
+		t.Errorf("a port that is allowed for TCP alone: %v", err)
+	}
+	for _, junk := range []string{"\n", "hello\n", "99999\n", "-1\n", "80/sctp\n", "/udp\n", "80/udp/udp\n", "1234567890123456789012345678901234567890"} {
 		c, err := net.Dial("tcp", ln.Addr().String())
 		if err != nil {
 			t.Fatal(err)
@@ -176,4 +204,26 @@ func TestSpliceEndsWithItsContext(t *testing.T) {
 			t.Error("a connection stays open")
 		}
 	}
+}
+
+func FuzzParseAsk(f *testing.F) {
+	for _, line := range []string{"80\n", "53/udp\n", "65536\n", "/udp", "80/tcp", " 80 \n", "+1", "\x00"} {
+		f.Add(line)
+	}
+	f.Fuzz(func(t *testing.T, line string) {
+		protocol, port, err := parseAsk(line)
+		if err != nil {
+			return
+		}
+		if protocol != TCP && protocol != UDP {
+			t.Fatalf("%q is of %q", line, protocol)
+		}
+		text := strconv.Itoa(int(port))
+		if protocol == UDP {
+			text += "/udp"
+		}
+		if p, n, err := parseAsk(text + "\n"); p != protocol || n != port || err != nil {
+			t.Fatalf("%q is %s %d, and written again %s %d, %v", line, protocol, port, p, n, err)
+		}
+	})
 }

@@ -18,8 +18,9 @@ import (
 // answers whether the asker may reach a port of its localhost. A refused
 // connection alone cannot tell "not allowed" from "nothing listens".
 //
-// The asker sends the port in decimal and a newline; the answer is one word and
-// a newline: "allowed", "denied" or "closed" (allowed, but nothing listens).
+// The asker sends the port in decimal, "/udp" if it is one of UDP, and a newline;
+// the answer is one word and a newline: "allowed", "denied" or "closed" (allowed,
+// but nothing listens; of UDP nobody can tell).
 const RightsPort = 27492
 
 var (
@@ -35,14 +36,23 @@ const (
 	maxAnswer     = 16 // bytes
 )
 
-// Ask asks over conn, which it closes, whether a port may be reached. It errs
+// Ask asks over conn, which it closes, whether a TCP port may be reached. It errs
 // with ErrDenied, ErrClosed, or the connection's error.
-func Ask(conn net.Conn, port uint16) error {
+func Ask(conn net.Conn, port uint16) error { return AskFor(conn, TCP, port) }
+
+// AskFor asks over conn, which it closes, whether a port may be reached. It errs
+// with ErrDenied, ErrClosed, or the connection's error, as it does for UDP if the
+// other device runs a version that knows TCP alone.
+func AskFor(conn net.Conn, protocol Protocol, port uint16) error {
 	defer conn.Close()
 	if err := conn.SetDeadline(time.Now().Add(rightsTimeout)); err != nil {
 		return fmt.Errorf("forward: ask for port %d: %w", port, err)
 	}
-	if _, err := fmt.Fprintf(conn, "%d\n", port); err != nil {
+	suffix := ""
+	if protocol != TCP {
+		suffix = "/" + string(protocol)
+	}
+	if _, err := fmt.Fprintf(conn, "%d%s\n", port, suffix); err != nil {
 		return fmt.Errorf("forward: ask for port %d: %w", port, err)
 	}
 	answer, err := bufio.NewReader(io.LimitReader(conn, maxAnswer)).ReadString('\n')
@@ -60,10 +70,17 @@ func Ask(conn net.Conn, port uint16) error {
 	return fmt.Errorf("forward: ask for port %d: answer not understood", port)
 }
 
-// ServeRights answers askers from ln until ln is closed; allowed decides by the
+// ServeRights answers as ServeRightsFor does, and denies each port of UDP.
+func ServeRights(ctx context.Context, ln net.Listener, allowed func(from netip.Addr, port uint16) bool) {
+	ServeRightsFor(ctx, ln, func(from netip.Addr, protocol Protocol, port uint16) bool {
+		return protocol == TCP && allowed(from, port)
+	})
+}
+
+// ServeRightsFor answers askers from ln until ln is closed; allowed decides by the
 // asker's tunnel address. It closes what is open when ctx ends, and returns
 // when all askers have been answered.
-func ServeRights(ctx context.Context, ln net.Listener, allowed func(from netip.Addr, port uint16) bool) {
+func ServeRightsFor(ctx context.Context, ln net.Listener, allowed func(from netip.Addr, protocol Protocol, port uint16) bool) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	slots := make(chan struct{}, maxAsks)
@@ -87,7 +104,7 @@ func ServeRights(ctx context.Context, ln net.Listener, allowed func(from netip.A
 	}
 }
 
-func answer(ctx context.Context, conn net.Conn, allowed func(netip.Addr, uint16) bool) {
+func answer(ctx context.Context, conn net.Conn, allowed func(netip.Addr, Protocol, uint16) bool) {
 	defer conn.Close()
 	if conn.SetDeadline(time.Now().Add(rightsTimeout)) != nil {
 		return
@@ -96,18 +113,40 @@ func answer(ctx context.Context, conn net.Conn, allowed func(netip.Addr, uint16)
 	if err != nil {
 		return
 	}
-	port, err := strconv.ParseUint(strings.TrimSpace(line), 10, 16)
+	protocol, port, err := parseAsk(line)
 	from, err2 := netip.ParseAddrPort(conn.RemoteAddr().String())
 	if err != nil || err2 != nil {
 		return
 	}
 	word := "denied"
-	if allowed(from.Addr(), uint16(port)) {
-		word = "closed"
-		if local, err := DialLocal(ctx, uint16(port)); err == nil {
-			local.Close()
-			word = "allowed"
+	if allowed(from.Addr(), protocol, port) {
+		word = "allowed"
+		if protocol == TCP && !listens(ctx, port) {
+			word = "closed"
 		}
 	}
 	_, _ = io.WriteString(conn, word+"\n")
+}
+
+// listens reports whether a TCP port of this machine's localhost is open.
+func listens(ctx context.Context, port uint16) bool {
+	local, err := DialLocal(ctx, port)
+	if err != nil {
+		return false
+	}
+	local.Close()
+	return true
+}
+
+// parseAsk reads the asker's line. It errs if it is none.
+func parseAsk(line string) (Protocol, uint16, error) {
+	digits, protocol := strings.TrimSpace(line), TCP
+	if before, is := strings.CutSuffix(digits, "/"+string(UDP)); is {
+		digits, protocol = before, UDP
+	}
+	port, err := strconv.ParseUint(digits, 10, 16)
+	if err != nil {
+		return "", 0, fmt.Errorf("forward: not a question for a port: %w", err)
+	}
+	return protocol, uint16(port), nil
 }

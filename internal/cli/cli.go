@@ -15,9 +15,12 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"math"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -75,8 +78,11 @@ func (e *env) run(ctx context.Context, args []string) int {
 	if err == nil {
 		return exitOK
 	}
-	status := e.report(ctx, err)
-	return status
+	var other *exec.ExitError
+	if errors.As(err, &other) { // of a program that was run, which has said why
+		return other.ExitCode()
+	}
+	return e.report(ctx, err)
 }
 
 func (e *env) rootCommand() *cobra.Command {
@@ -85,13 +91,14 @@ func (e *env) rootCommand() *cobra.Command {
 		Short: "Pair two devices with a code; they know each other for good",
 		Long: `kith pairs two devices with a code, and they know each other for good. From then
 on they find each other, reconnect after every restart and every move, and carry
-chat and ports through user-mode WireGuard. No account, no server, no root.
+chat, files and ports through user-mode WireGuard. No account, no server, no root.
 
 On one device:      kith pair
 On the other one:   kith join
 On both, to stay:   kith up
 Then:               kith ping laptop
                     kith chat laptop
+                    kith send report.pdf laptop
                     kith allow phone 80        (on laptop)
                     kith forward 8080 laptop:80
 ` + exitHelp,
@@ -105,12 +112,25 @@ Then:               kith ping laptop
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
 		return usage(err.Error(), "kith help shows the commands")
 	})
-	root.AddCommand(
-		e.pairCommand(), e.joinCommand(), e.nearbyCommand(), e.devicesCommand(), e.renameCommand(), e.unpairCommand(),
-		e.upCommand(), e.downCommand(), e.statusCommand(), e.pingCommand(), e.chatCommand(),
-		e.forwardCommand(), e.allowCommand(), e.denyCommand(), e.configCommand(), e.demoCommand(), e.versionCommand(),
-		e.hubCommand(),
-	)
+	cobra.EnableCommandSorting = false
+	for _, g := range []struct {
+		title    string
+		commands []*cobra.Command
+	}{
+		{"Pair:", []*cobra.Command{e.pairCommand(), e.joinCommand(), e.nearbyCommand(), e.devicesCommand(), e.renameCommand(), e.unpairCommand()}},
+		{"Connect:", []*cobra.Command{e.upCommand(), e.downCommand(), e.statusCommand(), e.pingCommand(), e.chatCommand()}},
+		{"Files:", []*cobra.Command{e.sendCommand(), e.inboxCommand(), e.getCommand(), e.shareCommand(), e.unshareCommand()}},
+		{"Ports:", []*cobra.Command{e.forwardCommand(), e.proxyCommand(), e.sshCommand(), e.httpCommand(), e.dialCommand()}},
+		{"Rights:", []*cobra.Command{e.rightsCommand(), e.allowCommand(), e.denyCommand(), e.blockCommand(), e.unblockCommand()}},
+		{"This device:", []*cobra.Command{e.configCommand(), e.hubCommand(), e.demoCommand(), e.versionCommand()}},
+	} {
+		root.AddGroup(&cobra.Group{ID: g.title, Title: g.title})
+		for _, c := range g.commands {
+			c.GroupID = g.title
+			root.AddCommand(c)
+		}
+	}
+	root.SetHelpCommandGroupID("This device:")
 	return root
 }
 
@@ -132,12 +152,27 @@ func usage(text, hint string) error {
 func noArgs(cmd *cobra.Command, args []string) error { return exactArgs(0)(cmd, args) }
 
 // exactArgs is cobra.ExactArgs with a message that shows the usage line.
-func exactArgs(n int) cobra.PositionalArgs {
+func exactArgs(n int) cobra.PositionalArgs { return argsBetween(n, n) }
+
+// atLeastArgs is cobra.MinimumNArgs with a message that shows the usage line.
+func atLeastArgs(n int) cobra.PositionalArgs { return argsBetween(n, math.MaxInt) }
+
+// atMostArgs is cobra.MaximumNArgs with a message that shows the usage line.
+func atMostArgs(n int) cobra.PositionalArgs { return argsBetween(0, n) }
+
+func argsBetween(least, most int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if len(args) == n {
+		if len(args) >= least && len(args) <= most {
 			return nil
 		}
-		return usage(fmt.Sprintf("%s takes %d arguments, not %d", cmd.Name(), n, len(args)), "usage: "+cmd.UseLine())
+		want := strconv.Itoa(least)
+		switch {
+		case most == math.MaxInt:
+			want = fmt.Sprintf("at least %d", least)
+		case least != most:
+			want = fmt.Sprintf("at most %d", most)
+		}
+		return usage(fmt.Sprintf("%s takes %s arguments, not %d", cmd.Name(), want, len(args)), "usage: "+cmd.UseLine())
 	}
 }
 
@@ -266,7 +301,7 @@ func (e *env) client(ctx context.Context) (*control.Client, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	srv, err := control.NewServer(node, orDiscard(e.logger()))
+	srv, err := control.NewServer(node, e.inboxFolder(node.Dir()), orDiscard(e.logger()))
 	if err != nil {
 		return nil, nil, errors.Join(err, node.Close())
 	}

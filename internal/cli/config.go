@@ -31,6 +31,7 @@ type settings struct {
 	NoMQTT   bool     `json:"no_mqtt,omitempty"` // the brokers are kept, and left alone
 	DHT      []string `json:"dht,omitempty"`     // host:port of nodes of a private table
 	Loopback bool     `json:"loopback,omitempty"`
+	Inbox    string   `json:"inbox,omitempty"` // folder for files that others send; absolute
 	MQTT     []broker `json:"mqtt,omitempty"`
 
 	NoWaku      bool     `json:"no_waku,omitempty"` // the nodes are kept, and left alone
@@ -149,6 +150,17 @@ start; a new hub at once.
 				return usage(fmt.Sprintf("%q is not a port", v), "a port is a number from 0 to 65535")
 			}
 			s.Port = uint16(port)
+			return nil
+		}),
+		e.settingCommand("inbox FOLDER", "Where files go that other devices send", func(s *settings, v string) error {
+			abs, err := filepath.Abs(v)
+			if err != nil {
+				return err
+			}
+			if err := os.MkdirAll(abs, 0o700); err != nil {
+				return usage(fmt.Sprintf("%s cannot be made: %v", v, err), "choose a folder that this user may write to")
+			}
+			s.Inbox = abs
 			return nil
 		}),
 		e.settingCommand("loopback on|off", "Whether two nodes on this machine may meet", func(s *settings, v string) error {

@@ -312,7 +312,7 @@ func (d *demoRun) bytes(ctx context.Context, from, to *control.Client, toName, f
 	}
 	defer ln.Close()
 	port := uint16(ln.Addr().(*net.TCPAddr).Port)
-	if _, err := to.Do(ctx, control.Request{Op: control.OpAllow, Device: fromName, Port: port}); err != nil {
+	if _, err := to.Do(ctx, control.Request{Op: control.OpRights, Device: fromName, Change: &control.Change{Ports: []control.Port{{Network: "tcp", Number: port}}}}); err != nil {
 		return "", err
 	}
 	sums := make(chan received, 1)

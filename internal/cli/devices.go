@@ -1,11 +1,9 @@
 package cli
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -53,10 +51,13 @@ func (e *env) listDevices(devices []kith.Device) error {
 	fmt.Fprintln(w, "NAME\tID\tSTATE\tLAST SEEN\tMAY REACH")
 	for _, d := range devices {
 		state := string(d.State)
-		if d.Connected {
+		switch {
+		case d.Rights.Blocked:
+			state = "blocked"
+		case d.Connected:
 			state = "connected"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", d.Name, d.ID.Short(), state, ago(d.LastSeen), ports(d.Ports))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", d.Name, d.ID.Short(), state, ago(d.LastSeen), mayReach(d.Rights))
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -67,17 +68,6 @@ func (e *env) listDevices(devices []kith.Device) error {
 		}
 	}
 	return nil
-}
-
-func ports(list []uint16) string {
-	if len(list) == 0 {
-		return "-"
-	}
-	texts := make([]string, len(list))
-	for i, p := range list {
-		texts[i] = strconv.Itoa(int(p))
-	}
-	return strings.Join(texts, ",")
 }
 
 // ago says how long ago a time was, in one unit.
@@ -135,52 +125,6 @@ appears within 90 days. The two can be paired again with a new code.
 			return err
 		},
 	}
-}
-
-func (e *env) allowCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "allow DEVICE PORT", Short: "Let a device reach a port of this machine's localhost", Args: exactArgs(2),
-		Long: `Let a device reach a TCP port of this machine's localhost, which it does with
-kith forward. Until then every port is denied. It is remembered; kith deny takes
-it back.
-` + exitHelp,
-		Example: "  kith allow phone 80",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			d, port, err := e.setRight(cmd.Context(), control.OpAllow, args)
-			if err != nil {
-				return err
-			}
-			_, err = fmt.Fprintf(e.out, "%s may reach port %d of this machine.\n", d.Name, port)
-			return err
-		},
-	}
-}
-
-func (e *env) denyCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "deny DEVICE PORT", Short: "Take back what allow gave", Args: exactArgs(2),
-		Long: "Take back what allow gave, and end the device's connections to that port.\n" + exitHelp,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			d, port, err := e.setRight(cmd.Context(), control.OpDeny, args)
-			if err != nil {
-				return err
-			}
-			_, err = fmt.Fprintf(e.out, "%s may not reach port %d of this machine.\n", d.Name, port)
-			return err
-		},
-	}
-}
-
-func (e *env) setRight(ctx context.Context, op string, args []string) (*kith.Device, uint16, error) {
-	port, err := parsePort(args[1])
-	if err != nil {
-		return nil, 0, err
-	}
-	r, err := e.do(ctx, control.Request{Op: op, Device: args[0], Port: port})
-	if err != nil {
-		return nil, 0, err
-	}
-	return r.Device, port, nil
 }
 
 func parsePort(text string) (uint16, error) {

@@ -52,6 +52,10 @@ func TestScripts(t *testing.T) {
 			"daemon": awaitDaemon,
 			"words":  extractWords,
 			"serve":  serveHTTP,
+			"echo":   serveEcho,
+			"udp":    askUDP,
+
+			"freeport": freePort,
 		},
 	})
 }
@@ -144,5 +148,71 @@ func serveHTTP(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Defer(func() { srv.Close(); <-done })
 	_, port, err := net.SplitHostPort(ln.Addr().String())
 	ts.Check(err)
+	ts.Setenv(args[0], port)
+}
+
+// serveEcho: echo VARIABLE answers each datagram at a UDP port of localhost with itself.
+func serveEcho(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: echo VARIABLE")
+	}
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	ts.Check(err)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		buf := make([]byte, 2000)
+		for {
+			n, from, err := pc.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			_, _ = pc.WriteTo(buf[:n], from)
+		}
+	}()
+	ts.Defer(func() { pc.Close(); <-done })
+	_, port, err := net.SplitHostPort(pc.LocalAddr().String())
+	ts.Check(err)
+	ts.Setenv(args[0], port)
+}
+
+// askUDP: udp ADDRESS TEXT sends a datagram until it comes back; ! udp holds that it
+// does not for a second.
+func askUDP(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: [!] udp ADDRESS TEXT")
+	}
+	conn, err := net.Dial("udp", args[0])
+	ts.Check(err)
+	defer conn.Close()
+	limit := time.Now().Add(scriptWait)
+	if neg {
+		limit = time.Now().Add(time.Second)
+	}
+	buf := make([]byte, 2000)
+	for time.Now().Before(limit) {
+		_, _ = conn.Write([]byte(args[1])) // a port that is closed may say so: then again
+		ts.Check(conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond)))
+		if n, err := conn.Read(buf); err == nil && string(buf[:n]) == args[1] {
+			if neg {
+				ts.Fatalf("%q came back", args[1])
+			}
+			return
+		}
+	}
+	if !neg {
+		ts.Fatalf("%q did not come back", args[1])
+	}
+}
+
+// freePort: freeport VARIABLE finds a UDP port that nobody uses at the moment.
+func freePort(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: freeport VARIABLE")
+	}
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	ts.Check(err)
+	_, port, err := net.SplitHostPort(pc.LocalAddr().String())
+	ts.Check(errors.Join(err, pc.Close()))
 	ts.Setenv(args[0], port)
 }

@@ -56,13 +56,17 @@ func TestAnswers(t *testing.T) {
 }
 
 func TestLocalAddress(t *testing.T) {
-	for in, want := range map[string]string{"8080": "127.0.0.1:8080", "0": "127.0.0.1:0", "0.0.0.0:80": "0.0.0.0:80", "[::1]:80": "[::1]:80"} {
-		if got, err := localAddress(in); err != nil || got != want {
+	for in, want := range map[string]string{"8080": "127.0.0.1:8080", "0": "127.0.0.1:0", "0.0.0.0:80": "0.0.0.0:80", "[::1]:80": "[::1]:80", "53/udp": "127.0.0.1:53/udp", "1.2.3.4:53/udp": "1.2.3.4:53/udp", "80/tcp": "127.0.0.1:80"} {
+		got, network, err := localAddress(in)
+		if network == "udp" {
+			got += "/udp"
+		}
+		if err != nil || got != want {
 			t.Errorf("%q: %q, %v", in, got, err)
 		}
 	}
-	for _, bad := range []string{"", "x", "-1", "70000", "a:b:c", "host:"} {
-		if got, err := localAddress(bad); err == nil {
+	for _, bad := range []string{"", "x", "-1", "70000", "a:b:c", "host:", "53/sctp", "/udp"} {
+		if got, _, err := localAddress(bad); err == nil {
 			t.Errorf("%q became %q", bad, got)
 		}
 	}

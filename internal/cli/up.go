@@ -35,7 +35,7 @@ func (e *env) up(ctx context.Context, asJSON bool) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, node.Close()) }()
-	srv, err := control.NewServer(node, orDiscard(e.logger()))
+	srv, err := control.NewServer(node, e.inboxFolder(node.Dir()), orDiscard(e.logger()))
 	if err != nil {
 		return err
 	}

@@ -20,10 +20,12 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/kithproject/kith"
 	"github.com/kithproject/kith/app/chat"
+	"github.com/kithproject/kith/app/files"
 )
 
 const (
@@ -36,23 +38,32 @@ const (
 
 // The operations of a Request.
 const (
-	OpStatus  = "status"
-	OpRename  = "rename"
-	OpUnpair  = "unpair"
-	OpAllow   = "allow"
-	OpDeny    = "deny"
-	OpPing    = "ping"
-	OpOffer   = "offer"
-	OpJoin    = "join"
-	OpDial    = "dial"
-	OpAsk     = "ask" // may this device reach a port of the other?
-	OpChat    = "chat"
-	OpUseHub  = "use-hub"
-	OpNearby  = "nearby"   // who is in pairing mode on the LAN, until the client goes
-	OpWaiting = "announce" // this device waits to be given a code, until the client goes
-	OpEvents  = "events"
-	OpStop    = "stop"
-	OpVersion = "version"
+	OpStatus    = "status"
+	OpRename    = "rename"
+	OpUnpair    = "unpair"
+	OpRights    = "rights" // change what a device may do here
+	OpPing      = "ping"
+	OpOffer     = "offer"
+	OpJoin      = "join"
+	OpDial      = "dial"
+	OpAsk       = "ask" // may this device reach a port of the other?
+	OpChat      = "chat"
+	OpSend      = "send"     // files to a device, until they are there
+	OpGet       = "get"      // files of a folder that a device shares, until they are here
+	OpList      = "list"     // such a folder's names
+	OpInbox     = "inbox"    // offers that wait, and transfers under way
+	OpAccept    = "accept"   // an offer
+	OpDecline   = "decline"  // an offer
+	OpForward   = "forward"  // a port of this machine to one of a device, until the client goes or for good
+	OpForwards  = "forwards" // which there are
+	OpUnforward = "unforward"
+	OpProxy     = "proxy" // SOCKS5 and HTTP at a port of this machine, until the client goes
+	OpUseHub    = "use-hub"
+	OpNearby    = "nearby"   // who is in pairing mode on the LAN, until the client goes
+	OpWaiting   = "announce" // this device waits to be given a code, until the client goes
+	OpEvents    = "events"
+	OpStop      = "stop"
+	OpVersion   = "version"
 )
 
 // A Request says what the client wants. Fields that an operation does not name
@@ -69,10 +80,73 @@ type Request struct {
 	Offline  bool          `json:"offline,omitempty"`  // offer, join: notes are carried by hand
 	Hub      string        `json:"hub,omitempty"`      // use-hub: its whole address; never in a log
 	Hidden   bool          `json:"hidden,omitempty"`   // offer, join: not announced on the LAN
+	Change   *Change       `json:"change,omitempty"`   // rights
 	Via      string        `json:"via,omitempty"`      // chat: a medium of Node.NoteVia; empty: the tunnel
 	Wait     time.Duration `json:"wait,omitempty"`     // how long to wait for the device, nanoseconds
 
 	Endpoints []netip.AddrPort `json:"endpoints,omitempty"` // offer, join: where the other device may be
+
+	Network string `json:"network,omitempty"` // forward, ask: tcp or udp
+	Address string `json:"address,omitempty"` // forward, proxy: host:port of this machine; unforward: that and /tcp or /udp
+	Keep    bool   `json:"keep,omitempty"`    // forward: through restarts
+	Public  bool   `json:"public,omitempty"`  // proxy: also where others than this machine can reach it
+
+	Paths     []string `json:"paths,omitempty"`     // send: absolute
+	Stream    bool     `json:"stream,omitempty"`    // send: the Inputs' data, as a file called Name
+	Path      string   `json:"path,omitempty"`      // get, list: SHARE/below
+	Dir       string   `json:"dir,omitempty"`       // get, accept: where to; absolute
+	Overwrite bool     `json:"overwrite,omitempty"` // get, accept
+	Number    uint64   `json:"number,omitempty"`    // accept, decline: number of the offer
+}
+
+// A Change is what becomes of a device's rights: what is named is given or taken.
+type Change struct {
+	Take    bool        `json:"take,omitempty"`
+	Ports   []Port      `json:"ports,omitempty"`
+	Files   bool        `json:"files,omitempty"`   // to have its files taken without asking
+	Share   *kith.Share `json:"share,omitempty"`   // a folder; taking needs no path
+	Blocked bool        `json:"blocked,omitempty"` // to give this is to block
+}
+
+// A Port is one of this machine's localhost.
+type Port struct {
+	Network string `json:"network"` // tcp or udp
+	Number  uint16 `json:"number"`  // port number
+}
+
+// String is the number, and the network if that is not TCP.
+func (p Port) String() string {
+	if p.Network == "udp" {
+		return strconv.Itoa(int(p.Number)) + "/udp"
+	}
+	return strconv.Itoa(int(p.Number))
+}
+
+// apply changes rights. It errs if something that is to be taken is not there, or a
+// share cannot be given.
+func (c *Change) apply(r *kith.Rights) error {
+	for _, p := range c.Ports {
+		if c.Take {
+			r.Deny(p.Network, p.Number)
+		} else {
+			r.Allow(p.Network, p.Number)
+		}
+	}
+	if c.Files {
+		r.Files = !c.Take
+	}
+	if c.Blocked {
+		r.Blocked = !c.Take
+	}
+	switch {
+	case c.Share == nil:
+		return nil
+	case !c.Take:
+		return r.AddShare(*c.Share)
+	case !r.RemoveShare(c.Share.Name):
+		return &Error{Kind: KindNotFound, Text: fmt.Sprintf("no folder is shared with it as %q", c.Share.Name), Hint: "kith rights lists them"}
+	}
+	return nil
 }
 
 // An Input is what the client says while a request runs.
@@ -81,6 +155,8 @@ type Input struct {
 	Cancel bool    `json:"cancel,omitempty"`
 	Text   string  `json:"text,omitempty"` // chat: a line to send
 	Note   string  `json:"note,omitempty"` // offer, join: a note of the other device
+	Data   []byte  `json:"data,omitempty"` // send: a piece of the stream
+	End    bool    `json:"end,omitempty"`  // send: the stream is whole
 }
 
 // A Reply is one answer.
@@ -97,6 +173,13 @@ type Reply struct {
 	Event  *kith.Event      `json:"event,omitempty"`
 	Note   *Note            `json:"note,omitempty"`
 	Text   string           `json:"text,omitempty"`
+
+	Transfer  *Transfer      `json:"transfer,omitempty"`
+	Delivery  *Delivery      `json:"delivery,omitempty"`
+	Forwards  []Forward      `json:"forwards,omitempty"`
+	Offers    []FileOffer    `json:"offers,omitempty"`
+	Transfers []Transfer     `json:"transfers,omitempty"`
+	Listed    []files.Listed `json:"listed,omitempty"`
 
 	Nearby []kith.NearbyDevice `json:"nearby,omitempty"` // nearby: all of them
 }

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/kithproject/kith"
 	"github.com/kithproject/kith/app/chat"
+	"github.com/kithproject/kith/app/files"
 	"github.com/kithproject/kith/app/forward"
 	"github.com/kithproject/kith/code"
 	"github.com/kithproject/kith/hub/hubaddr"
@@ -21,8 +23,13 @@ import (
 
 // A Server answers requests with a node and its apps. Close ends it.
 type Server struct {
-	node   *kith.Node
-	chat   *chat.Service
+	node     *kith.Node
+	chat     *chat.Service
+	files    *files.Service
+	forwards *forwards
+
+	inboxDir string
+
 	log    *slog.Logger
 	ctx    context.Context //nolint:containedctx // ends all requests; Close cancels it
 	cancel context.CancelFunc
@@ -41,9 +48,10 @@ const maxClients = 256
 // defaultWait is how long a request waits for a device, unless it says so.
 const defaultWait = 15 * time.Second
 
-// NewServer returns a server for a node, which it does not close. It takes
-// chat from other devices from now on. It errs if the chat port is taken.
-func NewServer(node *kith.Node, log *slog.Logger) (*Server, error) {
+// NewServer returns a server for a node, which it does not close. It takes chat and
+// offers of files from other devices from now on; files that are taken go to inbox, a
+// folder. It errs if a port is taken.
+func NewServer(node *kith.Node, inbox string, log *slog.Logger) (*Server, error) {
 	ln, err := node.Listen("tcp", ":"+strconv.Itoa(chat.Port))
 	if err != nil {
 		return nil, err
@@ -61,6 +69,15 @@ func NewServer(node *kith.Node, log *slog.Logger) (*Server, error) {
 		},
 		Logger: log,
 	})
+	if err := s.openFiles(inbox); err != nil {
+		s.cancel()
+		return nil, errors.Join(err, s.chat.Close())
+	}
+	if s.forwards, err = newForwards(s); err != nil {
+		s.cancel()
+		s.wg.Wait()
+		return nil, errors.Join(err, s.files.Close(), s.chat.Close())
+	}
 	node.HandleNotes(func(from kith.Device, body []byte) bool { return s.chat.TakeNote(from.ID.String(), body) })
 	return s, nil
 }
@@ -74,7 +91,7 @@ func (s *Server) Close() error {
 	s.cancel()
 	s.wg.Wait()
 	s.node.HandleNotes(nil)
-	return s.chat.Close()
+	return errors.Join(s.forwards.set.Close(), s.files.Close(), s.chat.Close())
 }
 
 // Stopped is closed when a client has asked the daemon to end.
@@ -191,10 +208,12 @@ func (s *Server) answer(st *stream, req Request) (Reply, error) {
 			return Reply{}, err
 		}
 		return Reply{}, s.node.UseHub(a)
-	case OpAllow:
-		return s.withDevice(req, func() error { return s.node.Allow(req.Device, req.Port) })
-	case OpDeny:
-		return s.withDevice(req, func() error { return s.node.Deny(req.Device, req.Port) })
+	case OpRights:
+		if req.Change == nil {
+			return Reply{}, &Error{Kind: KindUsage, Text: "nothing is to be changed"}
+		}
+		d, err := s.node.SetRights(req.Device, req.Change.apply)
+		return Reply{Device: &d}, err
 	case OpUnpair:
 		return s.unpair(ctx, req)
 	case OpPing:
@@ -208,6 +227,24 @@ func (s *Server) answer(st *stream, req Request) (Reply, error) {
 		return s.pair(st, req)
 	case OpChat:
 		return s.converse(st, req, wait)
+	case OpForward:
+		return s.forward(st, req)
+	case OpForwards:
+		return Reply{Forwards: s.forwards.list()}, nil
+	case OpUnforward:
+		return Reply{}, s.forwards.remove(req.Address)
+	case OpProxy:
+		return s.proxy(st, req)
+	case OpSend:
+		return s.sendFiles(st, req)
+	case OpGet:
+		return s.getFiles(st, req)
+	case OpList:
+		return s.listFiles(ctx, req)
+	case OpInbox:
+		return s.inbox()
+	case OpAccept, OpDecline:
+		return s.decide(req)
 	case OpNearby:
 		return s.nearby(st)
 	case OpWaiting:
@@ -248,7 +285,7 @@ func (s *Server) ask(ctx context.Context, req Request) error {
 	if err != nil {
 		return err
 	}
-	return forward.Ask(conn, req.Port)
+	return forward.AskFor(conn, cmp.Or(forward.Protocol(req.Network), forward.TCP), req.Port)
 }
 
 func (s *Server) dial(ctx context.Context, st *stream, req Request) error {
@@ -380,10 +417,19 @@ func explain(err error) *Error {
 		pair         *kith.PairError
 		parse        *code.ParseError
 		ambiguous    *registry.AmbiguousError
+		blocked      *kith.BlockedError
 	)
 	switch {
 	case errors.As(err, &done):
 		return done
+	case errors.As(err, &blocked):
+		return &Error{Kind: KindRefused, Text: blocked.Device.Name + " is blocked on this device", Hint: "to end that: kith unblock " + blocked.Device.Name}
+	case errors.Is(err, files.ErrDeclined):
+		return &Error{Kind: KindRefused, Text: "the other side declined", Hint: ""}
+	case errors.Is(err, files.ErrNotShared):
+		return &Error{Kind: KindDenied, Text: "the other device does not share this", Hint: "kith get DEVICE: lists what it shares; on it: kith share FOLDER THIS-DEVICE"}
+	case errors.Is(err, registry.ErrShare):
+		return &Error{Kind: KindUsage, Text: err.Error(), Hint: "choose another name with --as"}
 	case errors.As(err, &notConnected):
 		return &Error{Kind: KindNotConnected, Text: notConnected.Device.Name + " is not connected: " + notConnected.Device.Looking,
 			Hint: "is kith up running there, and are both devices on one network or on a common broker?"}

@@ -1,0 +1,251 @@
+//go:build unix
+
+package files
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// killEnv makes this test binary one end of a transfer: "receive DIR" or
+// "send ADDRESS PATH".
+const killEnv = "KITH_FILES_TEST_END"
+
+func runEnd(args string) error {
+	f := strings.Fields(args)
+	ctx := context.Background()
+	if f[0] == "receive" {
+		s, err := New(Config{Dir: f[1], Policy: acceptAll})
+		if err != nil {
+			return err
+		}
+		ln, err := net.Listen("tcp", f[2])
+		if err != nil {
+			return err
+		}
+		fmt.Println("ready", ln.Addr())
+		return s.Serve(ctx, ln, func(net.Conn) (string, error) { return "a", nil })
+	}
+	s, err := New(Config{redial: time.Millisecond, Dial: func(ctx context.Context, _ string, _ Lane) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "tcp", f[1])
+	}})
+	if err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	// What is acknowledged is said as it grows: a process that is killed says nothing
+	// at its end.
+	started := func(tr *Transfer) {
+		go func() {
+			for last := int64(0); ; {
+				<-tr.meter.changed
+				if n := tr.Progress().Bytes; n > last+1<<20 || n < last {
+					fmt.Println("acked", n)
+					last = n
+				}
+			}
+		}()
+	}
+	res, err := s.Send(ctx, "b", []string{f[2]}, SendOptions{Lanes: Lanes(LaneTunnel, 2), Started: started})
+	if err != nil {
+		return err
+	}
+	fmt.Println("sent", res.Progress.Bytes, res.Progress.Resumed, len(res.Notes))
+	return nil
+}
+
+// An end is a process that runs one end.
+type end struct {
+	cmd *exec.Cmd
+	out *bufio.Scanner
+	in  io.Closer
+}
+
+func startEnd(t *testing.T, args string) *end {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe)
+	cmd.Env = append(os.Environ(), killEnv+"="+args)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return &end{cmd: cmd, out: bufio.NewScanner(out), in: out}
+}
+
+func (e *end) line(t *testing.T) []string {
+	t.Helper()
+	if !e.out.Scan() {
+		t.Fatalf("the end says nothing: %v", e.out.Err())
+	}
+	return strings.Fields(e.out.Text())
+}
+
+// sent reads what a sender says until it is done, and keeps the most that was
+// acknowledged.
+func (e *end) sent(acked *atomic.Int64) []string {
+	for e.out.Scan() {
+		l := strings.Fields(e.out.Text())
+		if l[0] == "sent" {
+			return l
+		}
+		if n, err := strconv.ParseInt(l[1], 10, 64); err == nil && n > acked.Load() {
+			acked.Store(n)
+		}
+	}
+	return nil
+}
+
+func (e *end) kill() {
+	_ = e.cmd.Process.Kill()
+	_ = e.cmd.Wait()
+}
+
+// A tap passes streams to the receiver and counts what the sender sends. It kills
+// one end when a number of bytes has passed.
+type tap struct {
+	to     atomic.Value // string
+	passed atomic.Int64
+	at     atomic.Int64
+	hit    chan struct{}
+}
+
+func (p *tap) serve(ln net.Listener) {
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			d, err := net.Dial("tcp", p.to.Load().(string))
+			if err != nil {
+				return
+			}
+			defer d.Close()
+			go func() { _, _ = io.Copy(c, d); c.Close() }()
+			buf := make([]byte, 32<<10)
+			for {
+				n, err := c.Read(buf)
+				if n > 0 {
+					if v := p.passed.Add(int64(n)); v > p.at.Load() {
+						p.at.Store(1 << 60)
+						p.hit <- struct{}{}
+					}
+					if _, err := d.Write(buf[:n]); err != nil {
+						return
+					}
+				}
+				if err != nil {
+					return
+				}
+			}
+		}()
+	}
+}
+
+// TestKill9 kills either end at random moments, starts it again, and holds that all
+// is right in the end and that hardly a byte that was acknowledged went twice.
+// KITH_FILES_KILLS says how often; the default is 6.
+func TestKill9(t *testing.T) {
+	kills := 6
+	if v, err := strconv.Atoi(os.Getenv("KITH_FILES_KILLS")); err == nil {
+		kills = v
+	}
+	src := tree(t, 2000, 0)
+	size := int64(96 << 20)
+	want := sha256.Sum256(write(t, filepath.Join(src, "huge"), int(size)))
+	var small int64
+	for i := range 2000 {
+		small += int64(i * 37 % 5000)
+	}
+	dir := t.TempDir()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	p := &tap{hit: make(chan struct{}, 8)}
+	go p.serve(ln)
+
+	recv := startEnd(t, "receive "+dir+" 127.0.0.1:0")
+	p.to.Store(recv.line(t)[1])
+	done := 0
+	for done < kills {
+		// Kills are spread over one transfer, and then over the next.
+		per := min(kills-done, 6)
+		p.passed.Store(0)
+		total := size + small
+		send := startEnd(t, "send "+ln.Addr().String()+" "+src)
+		send.line(t)
+		var acked atomic.Int64
+		said := make(chan []string, 1)
+		go func(e *end) { said <- e.sent(&acked) }(send)
+		before := int64(0)
+		for i := range per {
+			p.at.Store(total * int64(i+1) / int64(per+2) * int64(90+rand.IntN(20)) / 100)
+			<-p.hit
+			if rand.IntN(2) == 0 {
+				before = acked.Load()
+				recv.kill()
+				recv = startEnd(t, "receive "+dir+" 127.0.0.1:0")
+				p.to.Store(recv.line(t)[1])
+			} else {
+				_ = send.cmd.Process.Kill()
+				<-said // all that it said
+				before = acked.Load()
+				_ = send.cmd.Wait()
+				send = startEnd(t, "send "+ln.Addr().String()+" "+src)
+				send.line(t)
+				go func(e *end) { said <- e.sent(&acked) }(send)
+			}
+			done++
+		}
+		p.at.Store(1 << 60)
+		l := <-said
+		if len(l) != 4 || l[3] != "0" {
+			t.Fatalf("the sender says %q", l)
+		}
+		// All that was acknowledged before the last kill was there for the run after it.
+		resumed, err := strconv.ParseInt(l[2], 10, 64)
+		if err != nil || resumed < before*99/100 {
+			t.Errorf("%d of %d acknowledged bytes were kept", resumed, before)
+		}
+		_ = send.cmd.Wait()
+		got, err := os.ReadFile(filepath.Join(dir, "src", "huge"))
+		if err != nil || sha256.Sum256(got) != want {
+			t.Fatalf("the file is not the same (%d bytes, %v)", len(got), err)
+		}
+		same(t, src, filepath.Join(dir, "src"))
+		t.Logf("%d kills, the last at %d of %d bytes acknowledged, of which %d were kept; %d were on their way and sent again",
+			per, before, total, resumed, p.passed.Load()-total)
+		if err := os.RemoveAll(filepath.Join(dir, "src")); err != nil {
+			t.Fatal(err)
+		}
+		// The same is sent as new the next time.
+		if err := os.RemoveAll(filepath.Join(dir, partialName)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	recv.kill()
+}

@@ -1,0 +1,106 @@
+package files
+
+import (
+	"slices"
+	"sync"
+	"time"
+)
+
+// Progress is what is known of a transfer at one moment.
+type Progress struct {
+	ID      TransferID
+	Peer    string // who is at the other end, as the caller names peers
+	Name    string // the first top-level name
+	Sending bool
+	State   State
+
+	Files      int64 // files, folders and symlinks that are there: a count
+	Bytes      int64 // bytes that are there, acknowledged by the receiver
+	Resumed    int64 // of Bytes: bytes that an earlier run brought
+	TotalFiles int64 // a count; grows while TotalKnown is false
+	TotalBytes int64 // bytes; grows while TotalKnown is false
+	TotalKnown bool
+	Lanes      int // how many streams carry data
+	Notes      int // how many names did not arrive as they were
+	Started    time.Time
+}
+
+// State is where a transfer is.
+type State uint8
+
+// States of a transfer.
+const (
+	StateWaiting  State = iota // for the receiver to accept
+	StateRunning               // bytes flow
+	StateBroken                // no connection; it goes on when there is one
+	StateFinished              // all is there
+	StateFailed                // it ended with an error
+)
+
+// String is the state in one word.
+func (s State) String() string {
+	return [...]string{"waiting", "running", "broken", "finished", "failed"}[min(s, StateFailed)]
+}
+
+// A meter counts one transfer over all its runs. All methods may be called at once.
+type meter struct {
+	mu      sync.Mutex
+	p       Progress
+	sofar   int64 // bytes of this run
+	files   int64
+	notes   []Note
+	noted   map[string]bool
+	changed chan struct{}
+}
+
+func newMeter(p Progress) *meter {
+	return &meter{p: p, noted: make(map[string]bool), changed: make(chan struct{}, 1)}
+}
+
+func (m *meter) update(f func(p *Progress)) {
+	m.mu.Lock()
+	f(&m.p)
+	m.mu.Unlock()
+	select {
+	case m.changed <- struct{}{}:
+	default:
+	}
+}
+
+func (m *meter) add(n int64)     { m.update(func(p *Progress) { p.Bytes += n }) }
+func (m *meter) file(n int64)    { m.update(func(p *Progress) { p.Bytes += n; p.Files++ }) }
+func (m *meter) state(s State)   { m.update(func(p *Progress) { p.State = s }) }
+func (m *meter) lanes(n int)     { m.update(func(p *Progress) { p.Lanes += n }) }
+func (m *meter) resumed(n int64) { m.update(func(p *Progress) { p.Bytes += n; p.Resumed += n }) }
+
+// restart forgets what was counted: the next run counts what is there again.
+func (m *meter) restart() {
+	m.update(func(p *Progress) {
+		p.Files, p.Bytes, p.Resumed, p.TotalFiles, p.TotalBytes, p.TotalKnown = 0, 0, 0, 0, 0, false
+	})
+}
+
+func (m *meter) note(n Note) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.noted[n.Path] {
+		return
+	}
+	m.p.Notes++
+	if len(m.notes) < maxNotes {
+		m.noted[n.Path] = true
+		m.notes = append(m.notes, n)
+	}
+}
+
+func (m *meter) progress() Progress {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.p
+}
+
+func (m *meter) allNotes() []Note {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.notes)
+}

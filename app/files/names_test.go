@@ -1,0 +1,104 @@
+package files
+
+import (
+	"strings"
+	"testing"
+	"unicode/utf8"
+)
+
+func TestSafeName(t *testing.T) {
+	for _, name := range []string{
+		"report.pdf", "Grüße aus Köln.txt", "日本語", "a b", ".hidden", "👩‍👩‍👧.png", "x~1", "README", "console.log", "a.con",
+	} {
+		if got := safeName(name, NamesPortable); got != name {
+			t.Errorf("%q became %q", name, got)
+		}
+	}
+	for _, name := range []string{
+		"a\nb", "\x1b[31mred", "gpj.\u202eexe", "x\u2066y", "bad\xff", "a:b", `a\b`, "what?", "a*", "con", "NUL.txt", "Com1.tar.gz",
+		"lpt\u00b9", "trailing.", "trailing ", " leading", "...", partialName, ".KITH-partial", "a\u2028b", "a\x7f", "zero\u200bwidth",
+		strings.Repeat("é", 127) + "ab", "aux .txt",
+	} {
+		got := safeName(name, NamesPortable)
+		if got == name && len(name) <= maxName {
+			t.Errorf("%q was kept", name)
+		}
+		checkSafe(t, got)
+	}
+	if a, b := safeName("a:b", NamesPortable), safeName("a?b", NamesPortable); a == b {
+		t.Errorf("two names became %q", a)
+	}
+	for name, keep := range map[string]bool{"a:b": true, "con": true, "end.": true, "a\nb": false, "\u202ex": false, "\xff": false, partialName: false} {
+		if got := safeName(name, NamesLocal); (got == name) != keep {
+			t.Errorf("NamesLocal: %q became %q", name, got)
+		}
+	}
+}
+
+// checkSafe fails the test if a name is one that some system cannot hold or shows
+// as something else.
+func checkSafe(t *testing.T, got string) {
+	t.Helper()
+	if got == "" || got == "." || got == ".." || len(got) > maxName || !utf8.ValidString(got) || strings.ContainsAny(got, "/\\:*?\"<>|") ||
+		strings.EqualFold(got, partialName) || strings.HasSuffix(got, ".") || strings.HasSuffix(got, " ") || reservedName(got) {
+		t.Errorf("%q is not safe", got)
+	}
+	for _, r := range got {
+		if unsafeRune(r) {
+			t.Errorf("%q has %U", got, r)
+		}
+	}
+	if again := safeName(got, NamesPortable); again != got {
+		t.Errorf("%q becomes %q in turn", got, again)
+	}
+}
+
+func FuzzSafeName(f *testing.F) {
+	for _, s := range []string{"a", "con", "a\u202eb", "\xff\xfe", "..", " . ", strings.Repeat("x", 300) + ".pdf", "a.", "~"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, name string) {
+		if !validPath(name) || strings.Contains(name, "/") {
+			return
+		}
+		checkSafe(t, safeName(name, NamesPortable))
+		if shown := ShowName(name); len(shown) > maxName || strings.ContainsAny(shown, "\n\r\x1b") {
+			t.Errorf("%q is shown as %q", name, shown)
+		}
+	})
+}
+
+func TestLinkInside(t *testing.T) {
+	for _, c := range []struct {
+		path, target string
+		in           bool
+	}{
+		{"d/l", "f", true}, {"d/l", "./f", true}, {"d/e/l", "../f", true}, {"d/e/l", "..", true}, {"d/l", "e/f", true},
+		{"l", "f", false}, {"d/l", "..", false}, {"d/l", "../f", false}, {"d/e/l", "../../f", false}, {"d/l", "/etc", false},
+		{"d/l", "e/../f", false}, {"d/e/l", "x/../../f", false}, {"d/l", "", false}, {"d/l", "C:/x", false}, {"d/l", `..\x`, false},
+		{"d/l", "f\x00", false}, {"d/e/l", "../g/../../f", false},
+	} {
+		if got := linkInside(c.path, c.target); got != c.in {
+			t.Errorf("%s -> %q: %v", c.path, c.target, got)
+		}
+	}
+}
+
+func TestNumbered(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		n    int
+		dir  bool
+		want string
+	}{
+		{"report.pdf", 0, false, "report.pdf"},
+		{"report.pdf", 1, false, "report (1).pdf"},
+		{"v1.2", 2, true, "v1.2 (2)"},
+		{".profile", 1, false, ".profile (1)"},
+		{strings.Repeat("x", 255), 1, false, strings.Repeat("x", 251) + " (1)"},
+	} {
+		if got := numbered(c.name, c.n, c.dir); got != c.want {
+			t.Errorf("%q %d: %q", c.name, c.n, got)
+		}
+	}
+}

@@ -1,0 +1,493 @@
+package files
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// A Received says how a transfer ended that another device sent here.
+type Received struct {
+	Progress Progress
+	Dir      string   // the folder with what has arrived
+	Names    []string // final names there
+	Notes    []Note
+	Err      error // nil: all is there but what the notes say
+}
+
+// A ticket is what the stage of an accepted transfer remembers of it.
+type ticket struct {
+	run       token
+	peer      string
+	sum       Sum
+	tops      []string
+	overwrite bool
+	maxBytes  int64
+	boot      string
+	synced    int64 // nanoseconds since 1970: what was written before is on the disk
+	since     int64 // nanoseconds since 1970: what was written later is there; 0: all is
+}
+
+func (t *ticket) put(w *writer) {
+	w.byte(1)
+	w.b = append(w.b, t.run[:]...)
+	w.string(t.peer)
+	w.byte(byte(t.sum))
+	w.bool(t.overwrite)
+	w.uint(uint64(t.maxBytes))
+	w.string(t.boot)
+	w.int(t.synced)
+	w.int(t.since)
+	putStrings(w, t.tops)
+}
+
+func (t *ticket) get(b []byte) error {
+	r := reader{b: b}
+	if r.byte() != 1 || len(r.b) < len(t.run) {
+		return errMessage
+	}
+	copy(t.run[:], r.b)
+	r.b = r.b[len(t.run):]
+	t.peer = r.string(1024)
+	t.sum = Sum(r.byte())
+	t.overwrite = r.bool()
+	t.maxBytes = int64(r.uint(1 << 60))
+	t.boot = r.string(64)
+	t.synced, t.since = r.int(), r.int()
+	var err error
+	t.tops, err = parseStrings(&r, maxTops, maxName)
+	return err
+}
+
+func (s *stage) save(t *ticket) error {
+	var w writer
+	t.put(&w)
+	return s.writeFile("offer", w.b)
+}
+
+// ticket returns what was saved, or nil.
+func (s *stage) ticket() *ticket {
+	b, err := s.readFile("offer", 1<<20)
+	var t ticket
+	if err != nil || t.get(b) != nil {
+		return nil
+	}
+	return &t
+}
+
+// findStage opens the stage that an earlier run of a transfer left, with its ticket;
+// nil if there is none.
+func (s *Service) findStage(dir, key string, o *offerMsg) (*stage, *ticket, error) {
+	where := filepath.Join(dir, partialName, key)
+	if _, err := os.Lstat(where); err != nil {
+		return nil, nil, nil
+	}
+	if at, err := os.ReadFile(where + ".at"); err == nil {
+		dir = string(at)
+	}
+	st, err := openStage(dir, key, s.cfg.Names)
+	if err != nil {
+		return nil, nil, err
+	}
+	t := st.ticket()
+	same := t != nil && t.sum == o.sum && len(t.tops) == len(o.tops)
+	for i := 0; same && i < len(t.tops); i++ {
+		same = t.tops[i] == o.tops[i]
+	}
+	if !same {
+		err := st.remove()
+		st.close()
+		return nil, nil, err
+	}
+	if boot := bootID(); boot == "" || boot != t.boot {
+		t.boot, t.since = boot, time.Now().UnixNano()
+	}
+	if t.since != 0 {
+		st.synced, st.since = time.Unix(0, t.synced), time.Unix(0, t.since)
+	}
+	return st, t, nil
+}
+
+// recentDone is how long a finished transfer whose sender did not hear so is
+// remembered as finished for another call of Send.
+const recentDone = time.Hour
+
+// doneNames returns the final names of a stage that is finished or was about to be.
+func (s *stage) doneNames(t *ticket, o *offerMsg, durable bool, note func(Note)) ([]string, bool, error) {
+	b, err := s.readFile("done", 1<<20)
+	if errors.Is(err, fs.ErrNotExist) || len(b) == 0 {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	if fi, err := s.home.Stat("done"); t.run != o.run && (err != nil || time.Since(fi.ModTime()) > recentDone) {
+		return nil, false, nil
+	}
+	names, err := s.finish(t.tops, t.overwrite, durable, note)
+	return names, err == nil, err
+}
+
+// keepPartial is how long a transfer that was broken is kept for another try.
+const keepPartial = 30 * 24 * time.Hour
+
+// sweep removes stages that nobody will come back for.
+func sweep(dir string, now time.Time) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return
+	}
+	defer root.Close()
+	hidden, err := root.OpenRoot(partialName)
+	if err != nil {
+		return
+	}
+	defer hidden.Close()
+	names, err := fs.ReadDir(hidden.FS(), ".")
+	if err != nil {
+		return
+	}
+	for _, d := range names {
+		age := func(name string) time.Duration {
+			fi, err := hidden.Lstat(name)
+			if err != nil {
+				return -1
+			}
+			return now.Sub(fi.ModTime())
+		}
+		if age(d.Name()+"/done") > recentDone || age(d.Name()+"/offer") > keepPartial {
+			_ = hidden.RemoveAll(d.Name())
+			_ = hidden.Remove(d.Name() + ".at")
+		}
+	}
+	_ = root.Remove(partialName)
+}
+
+func (s *Service) offerOf(peer string, o *offerMsg) Offer {
+	out := Offer{
+		ID: o.id, Peer: peer, Files: o.files, Bytes: o.bytes, Known: o.known, Stream: o.stream, Folder: o.folderTops, Since: time.Now(),
+	}
+	for _, t := range o.tops {
+		out.Names = append(out.Names, ShowName(t))
+	}
+	return out
+}
+
+// receiveOffer takes one offer of a peer from the first question to the last byte.
+func (s *Service) receiveOffer(ctx context.Context, peer string, ctl *control, o *offerMsg) error {
+	if s.cfg.Dir == "" {
+		return ErrDeclined
+	}
+	key := stageKey(peer, o.id)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	leave, err := s.replace(ctx, key, func() { cancel(errReplaced) })
+	if err != nil {
+		return err
+	}
+	defer leave()
+	st, t, err := s.findStage(s.cfg.Dir, key, o)
+	if err != nil {
+		return err
+	}
+	offer := s.offerOf(peer, o)
+	d := s.cfg.Policy(offer)
+	if d.Action == Wait && t == nil {
+		d, err = s.wait(ctx, ctl, offer)
+	}
+	if err == nil && d.Action == Decline {
+		err = ErrDeclined
+	}
+	if err != nil {
+		if st != nil {
+			st.close()
+		}
+		return err
+	}
+	return s.receive(ctx, cancel, &incoming{peer: peer, ctl: ctl, offer: o, stage: st, ticket: t, decision: d, key: key})
+}
+
+var errReplaced = errors.New("files: the same transfer has begun again")
+
+// replace ends an older run of the same transfer, whose connection may be dead
+// without anybody knowing, and takes its place. It errs when ctx ends.
+func (s *Service) replace(ctx context.Context, key string, cancel func()) (leave func(), err error) {
+	own := &receiving{cancel: cancel, done: make(chan struct{})}
+	for {
+		s.mu.Lock()
+		old := s.active[key]
+		if old == nil {
+			s.active[key] = own
+			s.mu.Unlock()
+			return func() {
+				s.mu.Lock()
+				delete(s.active, key)
+				s.mu.Unlock()
+				close(own.done)
+			}, nil
+		}
+		s.mu.Unlock()
+		old.cancel()
+		select {
+		case <-old.done:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// wait lets an offer wait until somebody decides or the sender leaves.
+func (s *Service) wait(ctx context.Context, ctl *control, o Offer) (Decision, error) {
+	w := s.inbox.add(o, s.cfg.MaxWaiting)
+	if w == nil {
+		return Decision{}, ErrBusy
+	}
+	defer s.inbox.remove(w)
+	if s.cfg.OnOffer != nil {
+		s.cfg.OnOffer(w.offer)
+	}
+	select {
+	case d := <-w.decided:
+		return d, nil
+	case <-ctx.Done():
+		return Decision{}, context.Cause(ctx)
+	case m, ok := <-ctl.in:
+		if ok && m.kind == msgCancel {
+			return Decision{}, parseCancel(&reader{b: m.body})
+		}
+		if ok {
+			return Decision{}, fmt.Errorf("files: %w: message %d before the answer", ErrProtocol, m.kind)
+		}
+		return Decision{}, ctl.err
+	}
+}
+
+// An incoming is an accepted transfer; its stage and ticket are nil the first time.
+type incoming struct {
+	peer     string
+	ctl      *control
+	offer    *offerMsg
+	stage    *stage
+	ticket   *ticket
+	decision Decision
+	key      string
+	transfer *Transfer // of a Get; otherwise made here
+	dial     func(ctx context.Context, lane Lane) (net.Conn, error)
+	names    []string // the final names, once all is in place
+}
+
+// prepare opens the stage of a transfer that begins.
+func (s *Service) prepare(in *incoming) error {
+	if in.stage != nil {
+		return nil
+	}
+	dir := in.decision.Dir
+	if dir == "" {
+		dir = s.cfg.Dir
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	limit := in.decision.MaxBytes
+	if limit == 0 {
+		limit = s.cfg.MaxBytes
+	}
+	if limit > 0 && in.offer.bytes > limit {
+		return fmt.Errorf("%w: %d bytes", ErrLimit, limit)
+	}
+	if in.stage, err = openStage(dir, in.key, s.cfg.Names); err != nil {
+		return err
+	}
+	in.ticket = &ticket{
+		run: in.offer.run, peer: in.peer, sum: in.offer.sum, tops: in.offer.tops, overwrite: in.decision.Overwrite,
+		maxBytes: limit, boot: bootID(),
+	}
+	if s.cfg.Dir != "" && dir != s.cfg.Dir {
+		// So that the stage is found again.
+		if err := os.MkdirAll(filepath.Join(s.cfg.Dir, partialName, in.key), 0o700); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(s.cfg.Dir, partialName, in.key+".at"), []byte(dir), 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// receive runs one run of an accepted transfer.
+func (s *Service) receive(ctx context.Context, cancel context.CancelCauseFunc, in *incoming) (err error) {
+	resume := in.ticket != nil
+	if err := s.prepare(in); err != nil {
+		return err
+	}
+	st, t, o := in.stage, in.ticket, in.offer
+	defer st.close()
+	tr := in.transfer
+	if tr == nil {
+		tr = &Transfer{cancel: cancel, meter: newMeter(Progress{
+			ID: o.id, Peer: in.peer, Name: ShowName(o.tops[0]), Started: time.Now(),
+		})}
+		defer s.track(tr)()
+	}
+	tr.meter.update(func(p *Progress) {
+		p.State, p.TotalFiles, p.TotalBytes, p.TotalKnown = StateRunning, o.files, o.bytes, o.known
+	})
+	defer func() {
+		if in.transfer == nil {
+			s.received(tr, st, in.names, err)
+		}
+	}()
+	answer := answerMsg{verdict: verdictAccept, resume: resume, session: newToken()}
+	if resume {
+		final, done, err := st.doneNames(t, o, s.cfg.Durable, tr.meter.note)
+		if err != nil {
+			return err
+		}
+		if done {
+			in.names = final
+			return s.answerDone(ctx, in, st, final)
+		}
+		_ = st.home.Remove("done")
+	}
+	t.run = o.run
+	if err := st.save(t); err != nil {
+		return &finalError{fmt.Errorf("files: %w", plainError(err))}
+	}
+	if free, ok := freeSpace(st.target.Name()); ok && !resume && o.bytes > free-spaceReserve && !o.stream {
+		// A sparse file needs less than its size, but who can know.
+		_ = st.remove()
+		return fmt.Errorf("%w (%d bytes are needed, %d free)", ErrDiskFull, o.bytes, max(free-spaceReserve, 0))
+	}
+	sk, err := newSink(st, st.target.Name(), o.sum, o.tops, tr.meter)
+	if err != nil {
+		return err
+	}
+	defer sk.close()
+	sk.maxBytes, sk.maxFiles = t.maxBytes, s.cfg.MaxFiles
+	r := &run{ctl: in.ctl, meter: tr.meter, quiet: s.cfg.Quiet}
+	fatal := make(chan error, 1)
+	fail := func(err error) {
+		select {
+		case fatal <- err:
+		default:
+		}
+	}
+	start := func(ctx context.Context) func() {
+		stopSync := s.keepSynced(ctx, st, t)
+		if in.dial == nil {
+			stop := s.open(ctx, in.peer, answer.session, func(ctx context.Context, conn net.Conn) {
+				var fatal *sinkError
+				if err := sk.lane(ctx, conn, nil, s.cfg.Quiet); errors.As(err, &fatal) {
+					fail(fatal.err)
+				}
+			})
+			w := writer{}
+			answer.put(&w)
+			_ = in.ctl.send(msgAnswer, &w)
+			return func() { stop(); stopSync() }
+		}
+		w := writer{}
+		answer.put(&w)
+		_ = in.ctl.send(msgAnswer, &w)
+		stop := tr.run(ctx, s.cfg.redial, in.dial, sk.laneRunner(s.cfg.Quiet), fail)
+		return func() { stop(); stopSync() }
+	}
+	in.names, err = r.receiveRun(ctx, sk, t.overwrite, s.cfg.Durable, o.tops, start, fatal)
+	return err
+}
+
+// answerDone tells a sender that all is there already.
+func (s *Service) answerDone(ctx context.Context, in *incoming, st *stage, names []string) error {
+	w := writer{}
+	(&answerMsg{verdict: verdictDone}).put(&w)
+	if err := in.ctl.send(msgAnswer, &w); err != nil {
+		return err
+	}
+	w = writer{}
+	putStrings(&w, names)
+	if err := in.ctl.send(msgDone, &w); err != nil {
+		return err
+	}
+	if kind, _, err := in.ctl.receive(ctx); err == nil && kind == msgBye {
+		_ = st.remove()
+	}
+	return nil
+}
+
+// received tells how a transfer ended.
+func (s *Service) received(tr *Transfer, st *stage, names []string, err error) {
+	state := StateFinished
+	var final *finalError
+	var remote *remoteError
+	if err != nil {
+		state = StateBroken
+		if errors.As(err, &final) || errors.As(err, &remote) {
+			state = StateFailed
+		}
+	}
+	tr.meter.state(state)
+	if err == nil && s.cfg.Dir != "" {
+		dir := filepath.Join(s.cfg.Dir, partialName)
+		key := filepath.Base(st.path)
+		if os.Remove(filepath.Join(dir, key+".at")) == nil {
+			_ = os.Remove(filepath.Join(dir, key))
+			_ = os.Remove(dir)
+		}
+	}
+	if s.cfg.OnReceived != nil {
+		s.cfg.OnReceived(Received{
+			Progress: tr.Progress(), Dir: st.target.Name(), Names: names, Notes: tr.Notes(), Err: err,
+		})
+	}
+}
+
+// syncEvery is how often what arrives is brought to the disk, so that little is to
+// be sent again after a power cut.
+const syncEvery = time.Minute
+
+// keepSynced notes now and then up to when all is on the disk, until stop.
+func (s *Service) keepSynced(ctx context.Context, st *stage, t *ticket) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(syncEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return
+			}
+			if st.sync(t) != nil {
+				return
+			}
+		}
+	}()
+	return func() { cancel(); <-done }
+}
+
+// sync brings the stage to the disk and notes it in the ticket.
+func (s *stage) sync(t *ticket) error {
+	now := time.Now()
+	f, err := s.target.Open(".")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := syncAll(f); err != nil {
+		return err
+	}
+	if t.since != 0 {
+		// Of what was written before the restart nothing more is known than before.
+		return nil
+	}
+	t.synced = now.UnixNano()
+	return s.save(t)
+}

@@ -1,0 +1,72 @@
+package files
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+func TestSendOneFile(t *testing.T) {
+	for _, size := range []int{0, 1, 1000, chunkSize, chunkSize + 1, 5*chunkSize - 3, 40 << 20} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			l, dir := newLab(t)
+			src := filepath.Join(t.TempDir(), "report.pdf")
+			write(t, src, size)
+			res, err := l.a.Send(t.Context(), "b", []string{src}, SendOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(res.Names) != 1 || res.Names[0] != "report.pdf" || len(res.Notes) > 0 {
+				t.Errorf("result %+v", res)
+			}
+			if p := res.Progress; p.Bytes != int64(size) || p.Files != 1 || p.TotalBytes != int64(size) || p.State != StateFinished {
+				t.Errorf("progress %+v", p)
+			}
+			same(t, src, filepath.Join(dir, "report.pdf"))
+			clean(t, l, dir)
+		})
+	}
+}
+
+func TestSendTree(t *testing.T) {
+	src := filepath.Join(t.TempDir(), "photos")
+	for i := range 1200 {
+		write(t, filepath.Join(src, fmt.Sprint("d", i%7), fmt.Sprint("e", i%5), fmt.Sprint(i)), i)
+	}
+	write(t, filepath.Join(src, "large"), 3<<20+17)
+	if err := os.Mkdir(filepath.Join(src, "empty"), 0o750); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(src, "locked", "in"), 5)
+	for _, s := range [][2]string{{"large", "link"}, {"../../large", "d1/e1/up"}, {"d1", "folder"}} {
+		if err := os.Symlink(s[0], filepath.Join(src, s[1])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(filepath.Join(src, "d1/e1/1"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Join(src, "locked"), 0o555); err != nil {
+		t.Fatal(err)
+	}
+	old := time.Date(2001, 2, 3, 4, 5, 6, 789, time.UTC)
+	if err := os.Chtimes(filepath.Join(src, "d2"), old, old); err != nil {
+		t.Fatal(err)
+	}
+	for _, lanes := range []int{1, 5} {
+		t.Run(fmt.Sprint(lanes, " lanes"), func(t *testing.T) {
+			l, dir := newLab(t)
+			res, err := l.a.Send(t.Context(), "b", []string{src}, SendOptions{Lanes: Lanes(LaneTunnel, lanes)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(res.Notes) > 0 {
+				t.Errorf("notes %v", res.Notes)
+			}
+			same(t, src, filepath.Join(dir, "photos"))
+			clean(t, l, dir)
+		})
+	}
+}

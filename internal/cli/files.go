@@ -1,0 +1,416 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/kithproject/kith/app/files"
+	"github.com/kithproject/kith/internal/control"
+)
+
+// sendFlags are those of send and get.
+type sendFlags struct {
+	json      bool
+	name      string
+	dir       string
+	overwrite bool
+	wait      time.Duration
+}
+
+func (e *env) sendCommand() *cobra.Command {
+	var f sendFlags
+	cmd := &cobra.Command{
+		Use: "send PATH... DEVICE", Short: "Send files and folders to a device", Args: atLeastArgs(2),
+		Long: `Send files and folders to a device. It is asked there, unless it has allowed this
+device to send without asking: kith allow THIS-DEVICE files. What arrives is in its
+inbox folder (kith inbox shows which).
+
+A transfer goes on by itself after any break, and where it stopped when the same is
+sent again. Names, times and permissions are kept. The path - sends standard input, as
+a file called by --name.
+` + exitHelp,
+		Example: "  kith send report.pdf photos laptop\n  pg_dump shop | kith send - laptop --name shop.sql",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return e.send(cmd.Context(), args[:len(args)-1], args[len(args)-1], f)
+		},
+	}
+	cmd.Flags().BoolVar(&f.json, "json", false, "print events as JSON, one a line")
+	cmd.Flags().StringVar(&f.name, "name", "stdin", "what standard input is `called` there")
+	cmd.Flags().DurationVar(&f.wait, "wait", 10*time.Minute, "how `long` to try while there is no connection")
+	return cmd
+}
+
+func (e *env) send(ctx context.Context, paths []string, device string, f sendFlags) error {
+	req := control.Request{Op: control.OpSend, Device: device, Wait: f.wait}
+	if len(paths) == 1 && paths[0] == "-" {
+		req.Stream, req.Name = true, f.name
+	} else {
+		for _, p := range paths {
+			abs, err := filepath.Abs(p)
+			if err != nil {
+				return err
+			}
+			if _, err := os.Lstat(abs); err != nil {
+				return usage(fmt.Sprintf("%s cannot be read: %v", p, errors.Unwrap(err)), "the last argument is the device; kith send PATH... DEVICE")
+			}
+			req.Paths = append(req.Paths, abs)
+		}
+	}
+	return e.carry(ctx, req, f)
+}
+
+// carry runs a transfer and shows it.
+func (e *env) carry(ctx context.Context, req control.Request, f sendFlags) error {
+	c, end, err := e.client(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	call, err := c.Call(ctx, req)
+	if err != nil {
+		return err
+	}
+	defer call.Close()
+	if req.Stream {
+		go pump(call) // ends with standard input, at the latest with the process
+	}
+	bar := bar{e: e, json: f.json}
+	defer bar.clear()
+	for {
+		r, err := call.Next()
+		if err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return err
+		}
+		if r.Done {
+			bar.clear()
+			return e.delivered(req, r, f)
+		}
+		if r.Transfer != nil {
+			if err := bar.show(*r.Transfer); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// pump gives standard input to a transfer.
+func pump(call *control.Call) {
+	buf := make([]byte, 256<<10)
+	for {
+		n, err := os.Stdin.Read(buf)
+		if n > 0 && call.Send(control.Input{Data: buf[:n]}) != nil {
+			return
+		}
+		if errors.Is(err, io.EOF) {
+			_ = call.Send(control.Input{End: true})
+			return
+		}
+		if err != nil {
+			call.Close()
+			return
+		}
+	}
+}
+
+func (e *env) delivered(req control.Request, r control.Reply, f sendFlags) error {
+	t := r.Transfer
+	if f.json {
+		return e.printJSON(struct {
+			Event string `json:"event"`
+			*control.Transfer
+			*control.Delivery
+		}{"done", t, r.Delivery})
+	}
+	for _, n := range r.Delivery.Notes {
+		fmt.Fprintln(e.err, "note:", n)
+	}
+	what := fmt.Sprintf("%d files", t.Files)
+	if t.Files == 1 {
+		what = files.ShowName(t.Name)
+	}
+	took := max(time.Since(t.Started), time.Millisecond)
+	rate := control.Bytes(int64(float64(t.Bytes-t.Resumed) / took.Seconds()))
+	if req.Op == control.OpGet {
+		fmt.Fprintf(e.out, "%s of %s in %s: %s in %s, %s/s\n", what, t.Device, r.Delivery.Dir, control.Bytes(t.Bytes), round(took), rate)
+		return nil
+	}
+	fmt.Fprintf(e.out, "%s sent to %s: %s in %s, %s/s\n", what, t.Device, control.Bytes(t.Bytes), round(took), rate)
+	return nil
+}
+
+func round(d time.Duration) time.Duration {
+	if d < time.Second {
+		return d.Round(time.Millisecond)
+	}
+	return d.Round(100 * time.Millisecond)
+}
+
+// A bar is one line that says how far a transfer is: written over on a terminal, and
+// elsewhere only when it changes what it waits for.
+type bar struct {
+	e     *env
+	json  bool
+	shown bool
+	state files.State
+	any   bool
+
+	at    time.Time // of the rate
+	bytes int64
+	rate  float64 // bytes/s, of the last seconds
+}
+
+func (b *bar) show(t control.Transfer) error {
+	if b.json {
+		return b.e.printJSON(struct {
+			Event string `json:"event"`
+			control.Transfer
+		}{"progress", t})
+	}
+	now := time.Now()
+	if d := now.Sub(b.at); b.at.IsZero() {
+		b.at, b.bytes = now, t.Bytes
+	} else if d > time.Second/2 {
+		fresh := float64(t.Bytes-b.bytes) / d.Seconds()
+		if b.rate == 0 {
+			b.rate = fresh
+		}
+		b.rate += (fresh - b.rate) / 3
+		b.at, b.bytes = now, t.Bytes
+	}
+	out, ok := b.e.err.(*os.File)
+	if !ok || !term.IsTerminal(int(out.Fd())) {
+		if b.any && b.state == t.State {
+			return nil
+		}
+		b.any, b.state = true, t.State
+		if t.State == files.StateWaiting || t.State == files.StateBroken {
+			fmt.Fprintln(b.e.err, waitingFor(t))
+		}
+		return nil
+	}
+	width, _, err := term.GetSize(int(out.Fd()))
+	if err != nil {
+		width = 80
+	}
+	b.shown = true
+	fmt.Fprintf(out, "\r\x1b[K%s", cut(b.line(t), width-1))
+	return nil
+}
+
+// line is what is known of a transfer, in one line.
+func (b *bar) line(t control.Transfer) string {
+	if t.State == files.StateWaiting || t.State == files.StateBroken {
+		return waitingFor(t)
+	}
+	parts := []string{files.ShowName(t.Name)}
+	switch {
+	case t.TotalKnown && t.TotalBytes > 0:
+		parts = append(parts, fmt.Sprintf("%3d %%", 100*t.Bytes/t.TotalBytes), control.Bytes(t.Bytes)+" of "+control.Bytes(t.TotalBytes))
+	default:
+		parts = append(parts, control.Bytes(t.Bytes))
+	}
+	if b.rate > 0 {
+		parts = append(parts, control.Bytes(int64(b.rate))+"/s")
+		if left := float64(t.TotalBytes-t.Bytes) / b.rate; t.TotalKnown && left >= 0 {
+			parts = append(parts, (time.Duration(left)*time.Second).String()+" left")
+		}
+	}
+	return strings.Join(parts, "  ")
+}
+
+func waitingFor(t control.Transfer) string {
+	if t.State == files.StateBroken {
+		return fmt.Sprintf("no connection to %s; it goes on when there is one", t.Device)
+	}
+	return fmt.Sprintf("waiting for %s to take it: there, kith inbox", t.Device)
+}
+
+func cut(s string, width int) string {
+	if r := []rune(s); len(r) > width && width > 0 {
+		return string(r[:width])
+	}
+	return s
+}
+
+func (b *bar) clear() {
+	if b.shown {
+		fmt.Fprint(b.e.err, "\r\x1b[K")
+		b.shown = false
+	}
+}
+
+func (e *env) getCommand() *cobra.Command {
+	var f sendFlags
+	cmd := &cobra.Command{
+		Use: "get DEVICE:[SHARE[/PATH]]", Short: "Get files from a folder that a device shares, or list it", Args: exactArgs(1),
+		Long: `Get a file or a folder that another device shares with this one (kith share FOLDER
+THIS-DEVICE there). With nothing behind the colon, or with a slash at the end, list what
+there is. It goes on by itself after any break.
+` + exitHelp,
+		Example: "  kith get laptop:\n  kith get laptop:photos/\n  kith get laptop:photos/2026 --to ~/pictures",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			device, path, ok := strings.Cut(args[0], ":")
+			if !ok || device == "" {
+				return usage(fmt.Sprintf("%q is not DEVICE:PATH", args[0]), "for example: kith get laptop:photos/2026; kith get laptop: lists")
+			}
+			if path == "" || strings.HasSuffix(path, "/") {
+				return e.listShare(cmd.Context(), device, strings.TrimSuffix(path, "/"), f)
+			}
+			dir, err := filepath.Abs(f.dir)
+			if err != nil {
+				return err
+			}
+			return e.carry(cmd.Context(), control.Request{Op: control.OpGet, Device: device, Path: path, Dir: dir, Overwrite: f.overwrite, Wait: f.wait}, f)
+		},
+	}
+	cmd.Flags().BoolVar(&f.json, "json", false, "print JSON, one object a line")
+	cmd.Flags().StringVar(&f.dir, "to", ".", "the `folder` that it goes to")
+	cmd.Flags().BoolVar(&f.overwrite, "overwrite", false, "replace what has the same name")
+	cmd.Flags().DurationVar(&f.wait, "wait", 10*time.Minute, "how `long` to try while there is no connection")
+	return cmd
+}
+
+func (e *env) listShare(ctx context.Context, device, path string, f sendFlags) error {
+	r, err := e.do(ctx, control.Request{Op: control.OpList, Device: device, Path: path})
+	if err != nil {
+		return err
+	}
+	if f.json {
+		return e.printJSON(r.Listed)
+	}
+	if len(r.Listed) == 0 {
+		fmt.Fprintln(e.err, "nothing is there")
+	}
+	w := tabwriter.NewWriter(e.out, 0, 8, 2, ' ', 0)
+	for _, l := range r.Listed {
+		if l.Folder {
+			fmt.Fprintf(w, "%s/\t\t\n", l.Name)
+		} else {
+			fmt.Fprintf(w, "%s\t%s\t%s\n", l.Name, control.Bytes(l.Size), l.ModTime.Local().Format("2006-01-02 15:04"))
+		}
+	}
+	return w.Flush()
+}
+
+func (e *env) inboxCommand() *cobra.Command {
+	var f sendFlags
+	cmd := &cobra.Command{
+		Use: "inbox", Short: "Show what other devices offer, and what is on its way", Args: noArgs,
+		Long: `Show the files that other devices offer and that wait to be taken, and what is on its
+way. kith inbox accept takes an offer, kith inbox decline does not. Offers are kept while
+kith up runs.
+` + exitHelp,
+		RunE: func(cmd *cobra.Command, _ []string) error { return e.inbox(cmd.Context(), f.json) },
+	}
+	cmd.Flags().BoolVar(&f.json, "json", false, "print a JSON object")
+	accept := &cobra.Command{
+		Use: "accept NUMBER", Short: "Take an offer", Args: exactArgs(1),
+		Long: "Take an offer. What is there under the same name is kept, and the new file is called\n\"report (1).pdf\", unless --overwrite is given.\n" + exitHelp,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return e.decide(cmd.Context(), control.OpAccept, args[0], f)
+		},
+	}
+	accept.Flags().StringVar(&f.dir, "to", "", "the `folder` that it goes to (default: the inbox folder)")
+	accept.Flags().BoolVar(&f.overwrite, "overwrite", false, "replace what has the same name")
+	decline := &cobra.Command{
+		Use: "decline NUMBER", Short: "Do not take an offer", Args: exactArgs(1),
+		Long: "Do not take an offer; the other device is told.\n" + exitHelp,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return e.decide(cmd.Context(), control.OpDecline, args[0], f)
+		},
+	}
+	cmd.AddCommand(accept, decline)
+	return cmd
+}
+
+func (e *env) decide(ctx context.Context, op, number string, f sendFlags) error {
+	n, err := strconv.ParseUint(number, 10, 64)
+	if err != nil {
+		return usage(fmt.Sprintf("%q is not the number of an offer", number), "kith inbox lists them")
+	}
+	dir := f.dir
+	if dir != "" {
+		if dir, err = filepath.Abs(dir); err != nil {
+			return err
+		}
+	}
+	if _, err := e.do(ctx, control.Request{Op: op, Number: n, Dir: dir, Overwrite: f.overwrite}); err != nil {
+		return err
+	}
+	if op == control.OpAccept {
+		fmt.Fprintln(e.out, "It is on its way; kith inbox shows how far it is.")
+	} else {
+		fmt.Fprintln(e.out, "Declined.")
+	}
+	return nil
+}
+
+func (e *env) inbox(ctx context.Context, asJSON bool) error {
+	r, err := e.do(ctx, control.Request{Op: control.OpInbox})
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return e.printJSON(struct {
+			Folder    string              `json:"folder"`
+			Offers    []control.FileOffer `json:"offers"`
+			Transfers []control.Transfer  `json:"transfers"`
+		}{r.Text, r.Offers, r.Transfers})
+	}
+	if len(r.Offers)+len(r.Transfers) == 0 {
+		fmt.Fprintf(e.err, "Nothing waits. What other devices send goes to %s\n", r.Text)
+		return nil
+	}
+	w := tabwriter.NewWriter(e.out, 0, 8, 2, ' ', 0)
+	for _, o := range r.Offers {
+		names := strings.Join(o.Names[:min(len(o.Names), 3)], ", ")
+		if len(o.Names) > 3 {
+			names += fmt.Sprintf(" and %d more", len(o.Names)-3)
+		}
+		fmt.Fprintf(w, "%d\t%s offers\t%s\t%d files, %s\n", o.Number, o.Device, names, o.Files, control.Bytes(o.Bytes))
+	}
+	for _, t := range r.Transfers {
+		way := "from"
+		if t.Sending {
+			way = "to"
+		}
+		fmt.Fprintf(w, "\t%s %s\t%s\t%s\n", way, t.Device, files.ShowName(t.Name), percent(t))
+	}
+	return w.Flush()
+}
+
+func percent(t control.Transfer) string {
+	if t.TotalKnown && t.TotalBytes > 0 {
+		return fmt.Sprintf("%d %% of %s, %s", 100*t.Bytes/t.TotalBytes, control.Bytes(t.TotalBytes), t.Phase)
+	}
+	return control.Bytes(t.Bytes) + ", " + t.Phase
+}
+
+// inboxFolder is where files go that other devices send: the folder that was configured,
+// the user's folder of downloads if there is one, or else one in the state directory.
+func (e *env) inboxFolder(dir string) string {
+	if s, err := loadSettings(dir); err == nil && s.Inbox != "" {
+		return s.Inbox
+	}
+	if home, err := os.UserHomeDir(); err == nil {
+		downloads := filepath.Join(home, "Downloads")
+		if fi, err := os.Stat(downloads); err == nil && fi.IsDir() {
+			return downloads
+		}
+	}
+	return filepath.Join(dir, "inbox")
+}

@@ -1,0 +1,300 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/kithproject/kith"
+	"github.com/kithproject/kith/app/files"
+	"github.com/kithproject/kith/identity"
+)
+
+// A Transfer is where a transfer of files is.
+type Transfer struct {
+	files.Progress
+	Device string `json:"device"` // its name
+	Phase  string `json:"phase"`  // Progress.State in a word
+}
+
+// A Delivery is how a transfer ended.
+type Delivery struct {
+	Dir   string   `json:"dir,omitempty"`   // of a get: the folder with what has arrived
+	Names []string `json:"names,omitempty"` // as they are called there
+	Notes []string `json:"notes,omitempty"` // what did not arrive as it was
+}
+
+// A FileOffer waits for a person.
+type FileOffer struct {
+	files.Offer
+	Device string `json:"device"` // its name
+}
+
+// filesLane is the kind of lanes for files.
+const filesLane = "files"
+
+func (s *Server) openFiles(dir string) error {
+	ln, err := s.node.Listen("tcp", ":"+strconv.Itoa(files.Port))
+	if err != nil {
+		return err
+	}
+	s.inboxDir = dir
+	s.files, err = files.New(files.Config{
+		Dir: dir, Log: s.log, Lanes: startLanes,
+		Dial: func(ctx context.Context, peer string, way files.Lane) (net.Conn, error) {
+			if way.Kind == files.LaneDirect {
+				return s.node.OpenLane(ctx, peer, filesLane)
+			}
+			return s.node.Dial(ctx, "tcp", net.JoinHostPort(peer, strconv.Itoa(files.Port)))
+		},
+		Policy: func(o files.Offer) files.Decision {
+			d, err := s.node.Device(o.Peer)
+			switch {
+			case err != nil || d.State != kith.Paired || d.Rights.Blocked:
+				return files.Decision{Action: files.Decline}
+			case d.Rights.Files:
+				return files.Decision{Action: files.Accept}
+			}
+			return files.Decision{}
+		},
+		OnOffer: func(o files.Offer) {
+			s.tell(kith.EventOffer, o.Peer, fmt.Sprintf("offers %s; to take it: kith inbox accept %d", describeOffer(o), o.Number))
+		},
+		OnReceived: func(r files.Received) {
+			if r.Err != nil {
+				s.tell(kith.EventReceived, r.Progress.Peer, fmt.Sprintf("%s did not arrive whole: %v", files.ShowName(r.Progress.Name), r.Err))
+				return
+			}
+			s.tell(kith.EventReceived, r.Progress.Peer, fmt.Sprintf("%s is in %s", describeNames(r.Names), r.Dir))
+		},
+		Shares: func(peer string) (out []files.Share) {
+			d, err := s.node.Device(peer)
+			if err != nil || d.State != kith.Paired || d.Rights.Blocked {
+				return nil
+			}
+			for _, share := range d.Rights.Shares {
+				out = append(out, files.Share{Name: share.Name, Dir: share.Path})
+			}
+			return out
+		},
+	})
+	if err != nil {
+		return errors.Join(err, ln.Close())
+	}
+	s.node.HandleLane(filesLane, func(from kith.Device, conn net.Conn) {
+		if err := s.files.Handle(s.ctx, from.ID.String(), conn); err != nil {
+			s.log.Debug("lane ended", "peer", from.ID.Short(), "err", err)
+		}
+	})
+	s.wg.Go(func() {
+		err := s.files.Serve(s.ctx, ln, func(conn net.Conn) (string, error) {
+			d, err := s.node.WhoIs(conn.RemoteAddr())
+			if err == nil && (d.State != kith.Paired || d.Rights.Blocked) {
+				err = errors.New("control: not a paired device")
+			}
+			return d.ID.String(), err
+		})
+		if err != nil {
+			s.log.Error("files not served", "err", err)
+		}
+	})
+	s.wg.Go(s.watchRights)
+	return nil
+}
+
+// watchRights ends the transfers that a device may not go on with.
+func (s *Server) watchRights() {
+	events, stop := s.node.Events()
+	defer stop()
+	had := make(map[identity.DeviceID]kith.Rights)
+	for _, d := range s.node.Devices() {
+		had[d.ID] = d.Rights
+	}
+	for {
+		select {
+		case <-s.ctx.Done():
+			return
+		case ev, ok := <-events:
+			if !ok {
+				return
+			}
+			d := ev.Device
+			switch {
+			case ev.Kind == kith.EventUnpaired, ev.Kind == kith.EventRights && withdrawn(had[d.ID], d.Rights):
+				s.files.EndPeer(d.ID.String())
+			}
+			had[d.ID] = d.Rights
+		}
+	}
+}
+
+// withdrawn reports whether something of files that was allowed is no longer.
+func withdrawn(before, now kith.Rights) bool {
+	return now.Blocked || before.Files && !now.Files ||
+		slices.ContainsFunc(before.Shares, func(s kith.Share) bool { return !slices.Contains(now.Shares, s) })
+}
+
+func (s *Server) tell(kind kith.EventKind, peer, detail string) {
+	if d, err := s.node.Device(peer); err == nil {
+		s.node.Publish(kith.Event{Time: time.Now(), Kind: kind, Device: d, Detail: detail})
+	}
+}
+
+func describeNames(names []string) string {
+	switch len(names) {
+	case 0:
+		return "nothing"
+	case 1:
+		return files.ShowName(names[0])
+	}
+	return fmt.Sprintf("%s and %d more", files.ShowName(names[0]), len(names)-1)
+}
+
+func describeOffer(o files.Offer) string {
+	if o.Stream {
+		return describeNames(o.Names)
+	}
+	more := ""
+	if !o.Known {
+		more = " so far"
+	}
+	return fmt.Sprintf("%s (%d files, %s%s)", describeNames(o.Names), o.Files, Bytes(o.Bytes), more)
+}
+
+// Bytes is a number of bytes for a person.
+func Bytes(n int64) string {
+	const step = 1000
+	if n < step {
+		return fmt.Sprintf("%d B", n)
+	}
+	f, unit := float64(n), ""
+	for _, unit = range []string{"kB", "MB", "GB", "TB", "PB"} {
+		if f /= step; f < step {
+			break
+		}
+	}
+	return fmt.Sprintf("%.1f %s", f, unit)
+}
+
+// transfer runs one that the client asked for, and shows the client its progress; a
+// client that goes away cancels it.
+func (s *Server) transfer(st *stream, req Request, run func(ctx context.Context, peer string, show func(files.Progress), started func(*files.Transfer)) (files.Result, error)) (Reply, error) {
+	d, err := s.node.Device(req.Device)
+	if err != nil {
+		return Reply{}, err
+	}
+	if d.Rights.Blocked {
+		return Reply{}, &kith.BlockedError{Device: d}
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(s.ctx)
+	defer cancel()
+	started := func(t *files.Transfer) { wg.Go(func() { s.steer(ctx, d.ID.String(), t) }) }
+	var mu sync.Mutex // orders writes to the client
+	show := func(p files.Progress) {
+		mu.Lock()
+		defer mu.Unlock()
+		if st.send(Reply{Transfer: &Transfer{Progress: p, Device: d.Name, Phase: p.State.String()}}) != nil {
+			cancel()
+		}
+	}
+	r, err := run(ctx, d.ID.String(), show, started)
+	mu.Lock()
+	defer mu.Unlock()
+	final := &Delivery{Dir: r.Dir, Names: r.Names}
+	for _, n := range r.Notes {
+		final.Notes = append(final.Notes, n.String())
+	}
+	return Reply{Transfer: &Transfer{Progress: r.Progress, Device: d.Name, Phase: r.Progress.State.String()}, Delivery: final}, err
+}
+
+func (s *Server) sendFiles(st *stream, req Request) (Reply, error) {
+	return s.transfer(st, req, func(ctx context.Context, peer string, show func(files.Progress), started func(*files.Transfer)) (files.Result, error) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		opts := files.SendOptions{Progress: show, GiveUp: req.Wait, Started: started}
+		in := inputs(ctx, st)
+		if !req.Stream {
+			go func() { // ends with the connection or ctx
+				for range in {
+				}
+				cancel()
+			}()
+			return s.files.Send(ctx, peer, req.Paths, opts)
+		}
+		r, w := io.Pipe()
+		go func() { // ends with the connection or the pipe's reader
+			for i := range in {
+				if i.End {
+					w.Close()
+				} else if _, err := w.Write(i.Data); err != nil {
+					continue
+				}
+			}
+			w.CloseWithError(io.ErrUnexpectedEOF)
+			cancel()
+		}()
+		defer r.Close()
+		return s.files.SendReader(ctx, peer, req.Name, r, opts)
+	})
+}
+
+func (s *Server) getFiles(st *stream, req Request) (Reply, error) {
+	return s.transfer(st, req, func(ctx context.Context, peer string, show func(files.Progress), started func(*files.Transfer)) (files.Result, error) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		in := inputs(ctx, st)
+		go func() { // ends with the connection or ctx
+			for range in {
+			}
+			cancel()
+		}()
+		return s.files.Get(ctx, peer, req.Path, files.GetOptions{Dir: req.Dir, Overwrite: req.Overwrite, Progress: show, GiveUp: req.Wait, Started: started})
+	})
+}
+
+func (s *Server) listFiles(ctx context.Context, req Request) (Reply, error) {
+	d, err := s.node.Device(req.Device)
+	if err != nil {
+		return Reply{}, err
+	}
+	list, err := s.files.List(ctx, d.ID.String(), req.Path)
+	return Reply{Listed: list}, err
+}
+
+// inbox says what waits, and what goes on.
+func (s *Server) inbox() (Reply, error) {
+	r := Reply{Text: s.inboxDir}
+	for _, o := range s.files.Offers() {
+		if d, err := s.node.Device(o.Peer); err == nil {
+			r.Offers = append(r.Offers, FileOffer{Offer: o, Device: d.Name})
+		}
+	}
+	for _, t := range s.files.Transfers() {
+		p := t.Progress()
+		if d, err := s.node.Device(p.Peer); err == nil {
+			r.Transfers = append(r.Transfers, Transfer{Progress: p, Device: d.Name, Phase: p.State.String()})
+		}
+	}
+	return r, nil
+}
+
+func (s *Server) decide(req Request) (Reply, error) {
+	ok := false
+	if req.Op == OpAccept {
+		ok = s.files.Accept(req.Number, files.Decision{Action: files.Accept, Dir: req.Dir, Overwrite: req.Overwrite})
+	} else {
+		ok = s.files.Decline(req.Number)
+	}
+	if !ok {
+		return Reply{}, &Error{Kind: KindNotFound, Text: fmt.Sprintf("no offer %d waits", req.Number), Hint: "kith inbox lists those that do"}
+	}
+	return Reply{}, nil
+}

@@ -1,0 +1,343 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/kithproject/kith"
+	"github.com/kithproject/kith/app/forward"
+	"github.com/kithproject/kith/app/proxy"
+)
+
+// A Forward is a port of this machine that leads to one of another device.
+type Forward struct {
+	forward.Status
+	Name string `json:"name"` // of the device, or its ID if it is gone
+	Kept bool   `json:"kept"` // through restarts
+}
+
+// forwards are those that run here.
+type forwards struct {
+	s    *Server
+	set  *forward.Set
+	file string
+
+	mu      sync.Mutex // guards the fields below, and orders changes
+	specs   map[string]forward.Spec
+	kept    map[string]bool
+	changed map[string]chan struct{} // closed when something is known of a new one
+}
+
+const (
+	forwardsFile = "forwards.json"
+	maxForwards  = 64 << 10 // bytes of the file
+)
+
+func newForwards(s *Server) (*forwards, error) {
+	f := &forwards{
+		s: s, file: filepath.Join(s.node.Dir(), forwardsFile), specs: make(map[string]forward.Spec),
+		kept: make(map[string]bool), changed: make(map[string]chan struct{}),
+	}
+	f.set = forward.NewSet(forward.SetConfig{Network: network{s.node}, Changed: f.onChanged})
+	kept, err := f.read()
+	if err != nil {
+		return nil, errors.Join(err, f.set.Close())
+	}
+	for _, spec := range kept {
+		f.specs[spec.ID], f.kept[spec.ID] = spec, true
+	}
+	if err := f.set.Apply(f.wanted()); err != nil {
+		return nil, errors.Join(fmt.Errorf("control: %s: %w", f.file, err), f.set.Close())
+	}
+	return f, nil
+}
+
+func (f *forwards) read() (specs []forward.Spec, err error) {
+	file, err := os.Open(f.file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("control: %w", err)
+	}
+	defer file.Close()
+	raw, err := io.ReadAll(io.LimitReader(file, maxForwards+1))
+	if err == nil && len(raw) > maxForwards {
+		err = errors.New("too large")
+	}
+	if err == nil {
+		err = json.Unmarshal(raw, &specs)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("control: %s: %w; kith forward makes it anew when it is away", f.file, err)
+	}
+	return specs, nil
+}
+
+// write stores those that are kept; f.mu is held.
+func (f *forwards) write() error {
+	var kept []forward.Spec
+	for id := range f.kept {
+		kept = append(kept, f.specs[id])
+	}
+	slices.SortFunc(kept, func(a, b forward.Spec) int { return strings.Compare(a.ID, b.ID) })
+	raw, err := json.MarshalIndent(kept, "", "  ")
+	if err != nil {
+		return fmt.Errorf("control: %w", err)
+	}
+	return replaceFile(f.file, append(raw, '\n'))
+}
+
+// replaceFile writes a file that is whole whatever happens.
+func replaceFile(path string, raw []byte) error {
+	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
+	if err != nil {
+		return fmt.Errorf("control: %w", err)
+	}
+	defer os.Remove(tmp.Name())
+	_, err = tmp.Write(raw)
+	err = errors.Join(err, tmp.Sync(), tmp.Close())
+	if err == nil {
+		err = os.Rename(tmp.Name(), path)
+	}
+	if err != nil {
+		return fmt.Errorf("control: %w", err)
+	}
+	return nil
+}
+
+// wanted is all there are; f.mu is held, or nobody else knows f.
+func (f *forwards) wanted() []forward.Spec { return slices.Collect(maps.Values(f.specs)) }
+
+func (f *forwards) onChanged(st forward.Status) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if ch := f.changed[st.ID]; ch != nil {
+		close(ch)
+		delete(f.changed, st.ID)
+	}
+}
+
+// add begins a forward, and returns a channel that is closed when it is known whether it
+// listens.
+func (f *forwards) add(spec forward.Spec, keep bool) (<-chan struct{}, error) {
+	f.mu.Lock()
+	if _, there := f.specs[spec.ID]; there {
+		f.mu.Unlock()
+		return nil, &Error{Kind: KindUsage, Text: spec.ID + " is forwarded already", Hint: "kith forward lists the forwards, kith forward --remove ends one"}
+	}
+	known := make(chan struct{})
+	f.changed[spec.ID] = known
+	f.specs[spec.ID] = spec
+	if keep {
+		f.kept[spec.ID] = true
+	}
+	specs := f.wanted()
+	var err error
+	if keep {
+		err = f.write()
+	}
+	f.mu.Unlock() // Apply may call onChanged
+	if err == nil {
+		err = f.set.Apply(specs)
+	}
+	if err != nil {
+		_ = f.remove(spec.ID)
+		return nil, err
+	}
+	return known, nil
+}
+
+// remove ends a forward. It errs if there is none, or the file cannot be written.
+func (f *forwards) remove(id string) error {
+	f.mu.Lock()
+	if _, there := f.specs[id]; !there {
+		f.mu.Unlock()
+		return &Error{Kind: KindNotFound, Text: id + " is not forwarded", Hint: "kith forward lists the forwards"}
+	}
+	delete(f.specs, id)
+	delete(f.changed, id)
+	kept := f.kept[id]
+	delete(f.kept, id)
+	var err error
+	if kept {
+		err = f.write()
+	}
+	specs := f.wanted()
+	f.mu.Unlock()
+	return errors.Join(err, f.set.Apply(specs))
+}
+
+func (f *forwards) list() (out []Forward) {
+	for _, st := range f.set.Status() {
+		one := Forward{Status: st, Name: st.Device}
+		if d, err := f.s.node.Device(st.Device); err == nil {
+			one.Name = d.Name
+		}
+		f.mu.Lock()
+		one.Kept = f.kept[st.ID]
+		f.mu.Unlock()
+		out = append(out, one)
+	}
+	return out
+}
+
+func (f *forwards) status(id string) (Forward, bool) {
+	for _, one := range f.list() {
+		if one.ID == id {
+			return one, true
+		}
+	}
+	return Forward{}, false
+}
+
+const forwardLook = 500 * time.Millisecond
+
+// forward begins a forward. One that is not kept ends with the client, which hears of
+// connections that fail.
+func (s *Server) forward(st *stream, req Request) (Reply, error) {
+	d, err := s.node.Device(req.Device)
+	if err != nil {
+		return Reply{}, err
+	}
+	protocol := forward.Protocol(req.Network)
+	spec := forward.Spec{
+		ID: req.Address + "/" + req.Network, Protocol: protocol, Address: req.Address, Device: d.ID.String(), Port: req.Port,
+	}
+	known, err := s.forwards.add(spec, req.Keep)
+	if err != nil {
+		return Reply{}, err
+	}
+	ctx, cancel := context.WithCancel(s.ctx)
+	defer cancel()
+	if !req.Keep {
+		defer func() { _ = s.forwards.remove(spec.ID) }() // of a file that it is not in
+	}
+	select {
+	case <-known:
+	case <-ctx.Done():
+		return Reply{}, net.ErrClosed
+	}
+	now, _ := s.forwards.status(spec.ID)
+	if now.Err != "" {
+		if req.Keep {
+			_ = s.forwards.remove(spec.ID) // what cannot begin is not kept
+		}
+		return Reply{}, &Error{Kind: KindOther, Text: now.Err, Hint: now.Hint}
+	}
+	if req.Keep {
+		return Reply{Forwards: []Forward{now}}, nil
+	}
+	if st.send(Reply{Forwards: []Forward{now}}) != nil {
+		return Reply{}, errTaken
+	}
+	in := inputs(ctx, st)
+	look := time.NewTicker(forwardLook)
+	defer look.Stop()
+	for failed := now.FailedAt; ; {
+		select {
+		case <-in:
+			return Reply{}, errTaken
+		case <-ctx.Done():
+			return Reply{}, nil
+		case <-look.C:
+		}
+		if now, _ := s.forwards.status(spec.ID); now.FailedAt.After(failed) {
+			failed = now.FailedAt
+			if st.send(Reply{Text: now.LastFailure}) != nil {
+				return Reply{}, errTaken
+			}
+		}
+	}
+}
+
+// network is the other devices as forwards see them.
+type network struct{ node *kith.Node }
+
+func (n network) Dial(ctx context.Context, protocol forward.Protocol, device string, port uint16) (net.Conn, error) {
+	conn, err := n.node.Dial(ctx, string(protocol), net.JoinHostPort(device, strconv.Itoa(int(port))))
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		// Refused alone cannot tell "not allowed" from "nothing listens".
+		if told := n.ask(ctx, protocol, device, port); told != nil {
+			return nil, told
+		}
+	}
+	return conn, err
+}
+
+func (n network) ask(ctx context.Context, protocol forward.Protocol, device string, port uint16) error {
+	conn, err := n.node.Dial(ctx, "tcp", net.JoinHostPort(device, strconv.Itoa(forward.RightsPort)))
+	if err != nil {
+		return nil //nolint:nilerr // then what is known is all there is to say
+	}
+	return forward.AskFor(conn, protocol, port)
+}
+
+func (n network) Listen(_ context.Context, port uint16) (net.Listener, error) {
+	return n.node.Listen("tcp", ":"+strconv.Itoa(int(port)))
+}
+
+func (n network) ListenPacket(context.Context, uint16) (net.PacketConn, error) {
+	return nil, errors.New("control: UDP is exposed by kith allow")
+}
+
+// Admit lets the device that a port is exposed to in, and no other.
+func (n network) Admit(spec forward.Spec, from net.Addr, _ io.Closer) (func(), error) {
+	d, err := n.node.WhoIs(from)
+	if err != nil || d.State != kith.Paired || d.Rights.Blocked || d.ID.String() != spec.Device {
+		return nil, forward.ErrDenied
+	}
+	return func() {}, nil
+}
+
+// proxy serves SOCKS5 and HTTP at an address of this machine until the client goes.
+func (s *Server) proxy(st *stream, req Request) (Reply, error) {
+	var lc net.ListenConfig
+	ln, err := lc.Listen(s.ctx, "tcp", req.Address)
+	if err != nil {
+		return Reply{}, &Error{Kind: KindOther, Text: "cannot listen: " + err.Error(), Hint: "choose another address, or port 0 for any that is free"}
+	}
+	if err := st.send(Reply{Text: ln.Addr().String()}); err != nil {
+		ln.Close()
+		return Reply{}, errTaken
+	}
+	ctx, cancel := context.WithCancel(s.ctx)
+	defer cancel()
+	in := inputs(ctx, st)
+	go func() { // ends with the connection or ctx
+		for range in {
+		}
+		cancel()
+	}()
+	n := network{s.node}
+	err = proxy.Serve(ctx, ln, proxy.Config{
+		Public: req.Public, Logger: s.log,
+		Resolve: func(host string) (string, bool) {
+			d, err := s.node.Device(strings.TrimSuffix(host, ".kith"))
+			return d.ID.String(), err == nil
+		},
+		Dial: func(ctx context.Context, protocol forward.Protocol, peer string, port uint16) (net.Conn, error) {
+			conn, err := n.Dial(ctx, protocol, peer, port)
+			var away *kith.NotConnectedError
+			if errors.As(err, &away) {
+				err = fmt.Errorf("%w: %w", proxy.ErrNotConnected, err)
+			}
+			return conn, err
+		},
+	})
+	return Reply{}, err
+}

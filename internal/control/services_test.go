@@ -1,0 +1,186 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/kithproject/kith"
+	"github.com/kithproject/kith/app/chat"
+	"github.com/kithproject/kith/app/files"
+	"github.com/kithproject/kith/app/forward"
+	"github.com/kithproject/kith/code"
+	"github.com/kithproject/kith/lane"
+	"github.com/kithproject/kith/pairing"
+	"github.com/kithproject/kith/rendezvous"
+	"github.com/kithproject/kith/rendezvous/rendezvoustest"
+)
+
+// services are all ports at which a daemon listens inside the tunnel, and what a paired
+// device without rights gets there. Whoever adds one says here what it refuses.
+func services(b *Server, from string) map[uint16]func(ctx context.Context, a *Server) error {
+	to := b.node.ID().String()
+	return map[uint16]func(ctx context.Context, a *Server) error{
+		chat.Port: func(ctx context.Context, a *Server) error { // every paired device may chat
+			_, err := a.chat.Send(ctx, to, "hello")
+			return err
+		},
+		forward.RightsPort: func(ctx context.Context, a *Server) error { // says no, to everything
+			for _, p := range []forward.Protocol{forward.TCP, forward.UDP} {
+				conn, err := a.node.Dial(ctx, "tcp", net.JoinHostPort(to, strconv.Itoa(forward.RightsPort)))
+				if err != nil {
+					return err
+				}
+				if err := forward.AskFor(conn, p, 22); !errors.Is(err, forward.ErrDenied) {
+					return fmt.Errorf("port 22 of %s: %w, want ErrDenied", p, err)
+				}
+			}
+			return nil
+		},
+		files.Port: func(ctx context.Context, a *Server) error { // an offer waits; nothing is shared
+			if list, err := a.files.List(ctx, to, ""); err != nil || len(list) > 0 {
+				return fmt.Errorf("shares %v, %w", list, err)
+			}
+			for _, path := range []string{"x", "..", "/etc/passwd", "x/../../etc/passwd"} {
+				_, err := a.files.Get(ctx, to, path, files.GetOptions{GiveUp: -1, Dir: a.inboxDir})
+				if err == nil {
+					return fmt.Errorf("got %s", path)
+				}
+			}
+			sending, stop := context.WithCancel(ctx)
+			defer stop()
+			done := make(chan error, 1)
+			go func() {
+				_, err := a.files.SendReader(sending, to, "x", io.LimitReader(zeros{}, 10), files.SendOptions{})
+				done <- err
+			}()
+			for len(b.files.Offers()) == 0 {
+				select {
+				case err := <-done:
+					return fmt.Errorf("sent without being asked for: %w", err)
+				case <-ctx.Done():
+					return ctx.Err()
+				case <-time.After(10 * time.Millisecond):
+				}
+			}
+			if offers := b.files.Offers(); offers[0].Peer != from {
+				return fmt.Errorf("offers %+v", offers)
+			}
+			stop()
+			<-done
+			return nil
+		},
+		lane.Port: func(ctx context.Context, a *Server) error { // for files, which asks again; for nothing else
+			for _, kind := range []string{"forward", "ssh", "x"} {
+				conn, err := a.node.OpenLane(ctx, to, kind)
+				if err == nil {
+					conn.Close()
+				}
+				if !errors.Is(err, lane.ErrRefused) {
+					return fmt.Errorf("a lane for %s: %w, want ErrRefused", kind, err)
+				}
+			}
+			return nil
+		},
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+// TestServices holds that every listener of a daemon is known here, and what a device
+// without rights, one that is blocked, and one whose pair has ended get there.
+func TestServices(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	medium := rendezvoustest.NewNetwork(1, rendezvoustest.Faults{})
+	a, b := openServer(t, medium, "desk"), openServer(t, medium, "laptop")
+	pair(ctx, t, a.node, b.node)
+	all := services(b, a.node.ID().String())
+	if got, want := b.node.Ports(), slices.Sorted(maps.Keys(all)); !slices.Equal(got, want) {
+		t.Fatalf("the daemon listens at %v; this test knows of %v", got, want)
+	}
+	for port, try := range all {
+		if err := try(ctx, a); err != nil {
+			t.Errorf("port %d: %v", port, err)
+		}
+	}
+	// No other port answers, allowed or not listened at.
+	for _, port := range []uint16{1, 22, 80, 27490, 27495, 65535} {
+		conn, err := a.node.Dial(ctx, "tcp", net.JoinHostPort("laptop", strconv.Itoa(int(port))))
+		if !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("port %d: %v, %v, want refused", port, conn, err)
+		}
+	}
+	if _, err := b.node.SetRights("desk", func(r *kith.Rights) error { r.Blocked = true; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	for port := range all {
+		short, stop := context.WithTimeout(ctx, 300*time.Millisecond)
+		if conn, err := a.node.Dial(short, "tcp", net.JoinHostPort("laptop", strconv.Itoa(int(port)))); err == nil {
+			t.Errorf("port %d answers a device that is blocked: %v", port, conn)
+		}
+		stop()
+		if _, err := b.node.Dial(ctx, "tcp", net.JoinHostPort("desk", strconv.Itoa(int(port)))); !errors.As(err, new(*kith.BlockedError)) {
+			t.Errorf("port %d of a device that is blocked: %v", port, err)
+		}
+	}
+}
+
+func openServer(t *testing.T, medium *rendezvoustest.Network, name string) *Server {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), name)
+	n, err := kith.Open(t.Context(), kith.Config{
+		Dir: dir, Name: name, NoLAN: true, NoDHT: true, Loopback: true, Exchanges: []rendezvous.Exchange{medium.Exchange("memory")},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := NewServer(n, filepath.Join(dir, "inbox"), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(s.Close(), n.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+func pair(ctx context.Context, t *testing.T, a, b *kith.Node) {
+	t.Helper()
+	offer, err := a.Offer(ctx, kith.OfferConfig{Method: code.MethodWords, AutoAccept: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := code.Parse(offer.Code().Words(), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	join, err := b.Join(ctx, c, kith.JoinConfig{AutoAccept: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []*kith.Pairing{offer, join} {
+		for ev := range p.Events() {
+			if ev.Kind == pairing.EventPaired {
+				break
+			}
+		}
+		if _, err := p.Wait(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
