@@ -42,6 +42,7 @@ const (
 	exitNotConnected = 5 // the device cannot be reached
 	exitDenied       = 6 // the device has not allowed it
 	exitInUse        = 7 // the state directory is in use or not usable
+	exitSystem       = 8 // this system cannot do it, or not for this user
 	exitInterrupted  = 130
 )
 
@@ -49,7 +50,8 @@ const exitHelp = `
 Exit status: 0 done, 1 error, 2 wrong usage or unreadable code, 3 not found (no
 such device; code expired, used, or nobody there), 4 refused (wrong code or check
 number, or the other side said no), 5 device not connected, 6 not allowed by the
-other device, 7 state directory in use or not usable, 130 interrupted.`
+other device, 7 state directory in use or not usable, 8 this system cannot do it,
+or not for this user (kith up --tun), 130 interrupted.`
 
 // env is what a command may touch of the world.
 type env struct {
@@ -130,6 +132,7 @@ Then:               kith ping laptop
 			root.AddCommand(c)
 		}
 	}
+	root.AddCommand(e.guardCommand())
 	root.SetHelpCommandGroupID("This device:")
 	return root
 }
@@ -224,6 +227,8 @@ func statusOf(k control.Kind) int {
 		return exitNotConnected
 	case control.KindDenied:
 		return exitDenied
+	case control.KindSystem:
+		return exitSystem
 	}
 	return exitError
 }

@@ -30,12 +30,15 @@ func (e *env) statusCommand() *cobra.Command {
 			case asJSON && media:
 				return e.printJSON(r.Status.Rendezvous)
 			case asJSON:
-				return e.printJSON(r.Status)
+				return e.printJSON(struct {
+					*kith.Status
+					Interface *control.Interface `json:"interface,omitempty"`
+				}{r.Status, r.Interface})
 			case media:
 				writeMedia(e.out, r.Status.Rendezvous)
 				return nil
 			}
-			return e.showStatus(cmd.Context(), *r.Status)
+			return e.showStatus(cmd.Context(), *r.Status, r.Interface)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON object")
@@ -43,10 +46,13 @@ func (e *env) statusCommand() *cobra.Command {
 	return cmd
 }
 
-func (e *env) showStatus(ctx context.Context, st kith.Status) error {
+func (e *env) showStatus(ctx context.Context, st kith.Status, i *control.Interface) error {
 	fmt.Fprintf(e.out, "%s  %s  kith %s\n", st.Name, st.ID.Short(), st.Version)
 	fmt.Fprintf(e.out, "  address in the tunnel  %s\n", st.Addr)
 	fmt.Fprintf(e.out, "  UDP port               %d\n", st.Port)
+	if i != nil {
+		fmt.Fprintf(e.out, "  interface              %s, %s\n", i.Name, namesLine(i))
+	}
 	if st.NAT != "" {
 		fmt.Fprintf(e.out, "  seen from outside      %s\n", st.NAT)
 	}
@@ -96,6 +102,14 @@ func (e *env) showStatus(ctx context.Context, st kith.Status) error {
 		}
 	}
 	return w.Flush()
+}
+
+// namesLine says how programs find names in .kith.
+func namesLine(i *control.Interface) string {
+	if i.Names == "" {
+		return "without names in .kith: " + i.Problem
+	}
+	return "names in .kith by " + i.Names
 }
 
 // trafficLines say what a device's tunnel carries: a line per direction while

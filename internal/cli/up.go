@@ -4,16 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/kithproject/kith"
 	"github.com/kithproject/kith/internal/control"
+	"github.com/kithproject/kith/internal/netif"
 )
 
 func (e *env) upCommand() *cobra.Command {
-	var asJSON bool
+	var asJSON, tun bool
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Stay connected to all paired devices until stopped",
@@ -21,15 +25,28 @@ func (e *env) upCommand() *cobra.Command {
 the other commands. It runs until it is interrupted or kith down is called, and
 prints what changes: devices that connect, disconnect or unpair, and connections
 that were refused.
+
+With --tun, which needs root or CAP_NET_ADMIN on Linux, any program reaches the
+devices by their addresses and by NAME.kith, through a network interface (kith0)
+that is gone when kith up ends: docs/tun.md.
 ` + exitHelp,
 		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return e.up(cmd.Context(), asJSON) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return e.up(cmd.Context(), asJSON, tun) },
 	}
+	cmd.Flags().BoolVar(&tun, "tun", false, "also make a network interface to the devices (Linux, root)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print events as JSON, one a line")
 	return cmd
 }
 
-func (e *env) up(ctx context.Context, asJSON bool) (err error) {
+func (e *env) up(ctx context.Context, asJSON, tun bool) (err error) {
+	if tun {
+		if err := control.CheckInterface(); err != nil {
+			return err
+		}
+	}
+	if err := netif.Mend(); err != nil {
+		fmt.Fprintln(e.err, "warning:", oneLine(err.Error()))
+	}
 	node, err := e.openPatiently(ctx)
 	if err != nil {
 		return err
@@ -49,7 +66,13 @@ func (e *env) up(ctx context.Context, asJSON bool) (err error) {
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ln) }() // ends with srv.Close
 
-	if err := e.hello(node, asJSON); err != nil {
+	var inter *control.Interface
+	if tun {
+		if inter, err = e.openInterface(ctx, srv); err != nil {
+			return err
+		}
+	}
+	if err := e.hello(node, inter, asJSON); err != nil {
 		return err
 	}
 	for {
@@ -59,6 +82,8 @@ func (e *env) up(ctx context.Context, asJSON bool) (err error) {
 		case <-srv.Stopped():
 			return nil
 		case err := <-served:
+			return err
+		case err := <-srv.InterfaceFailed():
 			return err
 		case ev := <-events:
 			if err := e.showEvent(ev, asJSON); err != nil {
@@ -103,15 +128,19 @@ func (e *env) openPatiently(ctx context.Context) (*kith.Node, error) {
 	}
 }
 
-func (e *env) hello(node *kith.Node, asJSON bool) error {
+func (e *env) hello(node *kith.Node, i *control.Interface, asJSON bool) error {
 	st := node.Status()
 	if asJSON {
 		return e.printJSON(struct {
-			Event  string      `json:"event"`
-			Status kith.Status `json:"status"`
-		}{"up", st})
+			Event     string             `json:"event"`
+			Status    kith.Status        `json:"status"`
+			Interface *control.Interface `json:"interface,omitempty"`
+		}{"up", st, i})
 	}
 	fmt.Fprintf(e.out, "kith %s: %s (%s) is up, UDP port %d\n", kith.Version, st.Name, st.ID.Short(), st.Port)
+	if i != nil {
+		fmt.Fprintf(e.out, "interface %s, %s\n", i.Name, namesLine(i))
+	}
 	for _, r := range st.Rendezvous {
 		line := r.Detail
 		if r.Error != "" {
@@ -128,6 +157,36 @@ func (e *env) hello(node *kith.Node, asJSON bool) error {
 		fmt.Fprintf(e.out, "looking for %d devices\n", n)
 	}
 	return nil
+}
+
+// guardName is the command that calls netif.Guard.
+const guardName = "tun-guard"
+
+// openInterface makes the interface of kith up --tun. Without names it goes on.
+func (e *env) openInterface(ctx context.Context, srv *control.Server) (*control.Interface, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find this program: %w", err)
+	}
+	i, err := srv.OpenInterface(ctx, []string{self, guardName})
+	if err != nil {
+		return nil, err
+	}
+	if i.Problem != "" {
+		fmt.Fprintln(e.err, "warning: names in .kith work only through kith proxy:", oneLine(i.Problem))
+	}
+	return &i, nil
+}
+
+// guardCommand is what kith up --tun runs beside itself.
+func (e *env) guardCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: guardName + " FILE RUN", Hidden: true, Args: exactArgs(2), Short: "Bring a file back when kith up --tun is killed",
+		RunE: func(_ *cobra.Command, args []string) error {
+			signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP) // its end is that of kith up
+			return netif.Guard(e.in, args[0], args[1])
+		},
+	}
 }
 
 func (e *env) showEvent(ev kith.Event, asJSON bool) error {

@@ -181,6 +181,8 @@ type Reply struct {
 	Transfers []Transfer     `json:"transfers,omitempty"`
 	Listed    []files.Listed `json:"listed,omitempty"`
 
+	Interface *Interface `json:"interface,omitempty"` // status: of kith up --tun
+
 	Nearby []kith.NearbyDevice `json:"nearby,omitempty"` // nearby: all of them
 }
 
@@ -224,6 +226,7 @@ const (
 	KindRefused      Kind = "refused"       // wrong code, wrong check, the other side said no
 	KindNotConnected Kind = "not-connected" // no path to the device
 	KindDenied       Kind = "denied"        // the other device has not allowed it
+	KindSystem       Kind = "system"        // this system cannot do it, or not for this user
 )
 
 // An Error is an error that crosses the socket.

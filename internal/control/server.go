@@ -38,6 +38,7 @@ type Server struct {
 
 	mu     sync.Mutex // guards closed and orders wg.Go before Close's wait
 	closed bool
+	inter  *openInterface // nil: none; guarded by mu
 	wg     sync.WaitGroup
 }
 
@@ -82,16 +83,17 @@ func NewServer(node *kith.Node, inbox string, log *slog.Logger) (*Server, error)
 	return s, nil
 }
 
-// Close ends all requests and waits for them. It errs if the chat's listener
-// cannot be closed.
+// Close ends all requests, removes the interface, and waits for them. It errs if the
+// chat's listener cannot be closed, or names cannot be taken back.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
 	s.cancel()
+	err := s.closeInterface()
 	s.wg.Wait()
 	s.node.HandleNotes(nil)
-	return errors.Join(s.forwards.set.Close(), s.files.Close(), s.chat.Close())
+	return errors.Join(err, s.forwards.set.Close(), s.files.Close(), s.chat.Close())
 }
 
 // Stopped is closed when a client has asked the daemon to end.
@@ -199,7 +201,7 @@ func (s *Server) answer(st *stream, req Request) (Reply, error) {
 		return Reply{Text: kith.Version}, nil
 	case OpStatus:
 		status := s.node.Status()
-		return Reply{Status: &status}, nil
+		return Reply{Status: &status, Interface: s.theInterface()}, nil
 	case OpRename:
 		return s.withDevice(req, func() error { return s.node.Rename(req.Device, req.Name) })
 	case OpUseHub:

@@ -90,7 +90,7 @@ func prefix(a net.Addr) (netip.Prefix, bool) {
 
 // virtualNames are how VPNs, containers and bridges name their interfaces.
 var virtualNames = []string{ //nolint:gochecknoglobals // a table
-	"tun", "tap", "wg", "utun", "ppp", "tailscale", "zt", "nebula", "docker", "br-", "veth", "virbr", "vmnet",
+	"kith", "tun", "tap", "wg", "utun", "ppp", "tailscale", "zt", "nebula", "docker", "br-", "veth", "virbr", "vmnet",
 	"vboxnet", "lxc", "lxd", "cni", "flannel", "cali", "podman", "ham", "ipsec", "gif", "stf", "awdl", "llw", "bridge",
 }
 

@@ -1,0 +1,283 @@
+// Package tun gives any program the paired devices as ordinary IPv6 hosts: it takes
+// packets from a network interface of the system and answers for the devices. It is
+// given the interface, a way to find devices and to dial and ping them, and nothing
+// else; it knows nothing of the network between, and adds no right to what the dialer
+// has.
+//
+//	program ── kernel ── interface ── Tun (a TCP stack of its own) ── Dial ══ device
+//
+// What a program sees:
+//
+//	                               TCP                  UDP and ping
+//	the port answers               connected            answers
+//	refused, or not allowed        reset                port unreachable
+//	the device is away             address unreachable, after DialTimeout
+//	the device is blocked here     administratively prohibited
+//	no device has the address      no route, at once
+//
+// A connection is accepted only after the dial has worked, and an echo request is
+// answered only after the device has answered one. Connections are carried by
+// forward.Splice, so that half-closed ones stay half-closed, and a reset is a reset.
+//
+// At Config.Resolver there is a DNS server, over UDP and TCP, for names in .kith and
+// for the devices' addresses (PTR). There are AAAA records alone: the devices have no
+// IPv4 address, so a program that knows only IPv4 needs kith forward or kith proxy.
+//
+// The interface is expected to have an MTU of up to 65535 bytes: both TCPs are on this
+// machine, so that one packet as large as can be does what segmentation offload and
+// merging do elsewhere.
+//
+// Bounds: connections and dials (Config.MaxConns, 64 dials to one device), flows of
+// UDP (1024, the oldest goes), echo requests (64, 8 to one device), DNS queries (256).
+// Packets whose source is not Config.Addr are dropped: the interface forwards for
+// nobody. Fragments are dropped, too: the interface's MTU leaves none to TCP.
+package tun
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+
+	"github.com/kithproject/kith/app/forward"
+)
+
+var (
+	// ErrNotConnected is for Config.Dial and Config.Ping to wrap: the device cannot be
+	// reached now.
+	ErrNotConnected = errors.New("tun: the device is not connected")
+	// ErrBlocked is for Config.Dial and Config.Ping to wrap: the device is blocked here.
+	ErrBlocked = errors.New("tun: the device is blocked here")
+	// errNoDevice reports an address that no device has.
+	errNoDevice = errors.New("tun: no device has this address")
+)
+
+// A Device is a network interface as golang.zx2c4.com/wireguard/tun has it: whole IP
+// packets, which lie at an offset in their buffers.
+type Device interface {
+	// Read fills bufs with packets, and returns how many they are. It errs with
+	// os.ErrClosed after Close, and passing errors are errors of one packet.
+	Read(bufs [][]byte, sizes []int, offset int) (int, error)
+	// Write sends packets; the offset bytes before them may be overwritten. It errs if
+	// one could not be sent.
+	Write(bufs [][]byte, offset int) (int, error)
+	MTU() (int, error)
+	BatchSize() int
+	Close() error
+}
+
+// Config is what a Tun needs. All functions may be called from any goroutine.
+type Config struct {
+	// Device is the interface. Close closes it.
+	Device Device
+	// Addr is this device's address, which the interface has.
+	Addr netip.Addr
+	// Prefix has all devices' addresses.
+	Prefix netip.Prefix
+	// Resolver is the address in Prefix at which DNS is answered.
+	Resolver netip.Addr
+	// Peer returns the device that has an address.
+	Peer func(addr netip.Addr) (peer string, ok bool)
+	// Dial opens a connection to a port of a device. It errs with ErrNotConnected,
+	// ErrBlocked, syscall.ECONNREFUSED, the context's error or any other. Of UDP each
+	// Read and each Write is one datagram.
+	Dial func(ctx context.Context, protocol forward.Protocol, peer string, port uint16) (net.Conn, error)
+	// Ping asks a device for a sign of life. It errs as Dial does.
+	Ping func(ctx context.Context, peer string) error
+	// Lookup returns the address of a name, which is in lower case and without .kith.
+	Lookup func(name string) (netip.Addr, bool)
+	// Name returns the name of an address, without .kith.
+	Name func(addr netip.Addr) (string, bool)
+	// Forward answers a DNS query for another name, over TCP if stream is set; nil
+	// refuses those. It errs if there is no answer.
+	Forward func(ctx context.Context, query []byte, stream bool) ([]byte, error)
+	// DialTimeout is how long a connection waits for its device; default 15 s.
+	DialTimeout time.Duration
+	// MaxConns is how many TCP connections there may be at once; default 4096.
+	MaxConns int
+	// Logger is told of connections that fail; nil tells nobody.
+	Logger *slog.Logger
+}
+
+const (
+	defaultDialTimeout = 15 * time.Second
+	defaultMaxConns    = 4096
+	// maxFlows is how many flows of UDP there may be at once, in number.
+	maxFlows = 1024
+	// maxEchoes is how many echo requests are waited for at once, and maxEchoesPerPeer
+	// how many of one device, in number.
+	maxEchoes, maxEchoesPerPeer = 64, 8
+	// maxDialsPerPeer is how many connections may wait for one device, in number.
+	maxDialsPerPeer = 64
+	// maxQueries is how many DNS queries are answered at once, and maxStreams how many
+	// connections to the DNS server there may be, in number.
+	maxQueries, maxStreams = 256, 64
+	// pingTimeout is how long an echo request waits for its device.
+	pingTimeout = 5 * time.Second
+)
+
+// A Tun answers for the devices at an interface. Run does the work; Close ends it.
+type Tun struct {
+	cfg       Config
+	nic       *nic
+	stack     *stack.Stack
+	forwarder *tcp.Forwarder
+	flows     *forward.Flows[flow]
+	echoes    *places[netip.Addr]
+	queries   *places[struct{}]
+	streams   *places[struct{}]
+
+	ctx    context.Context    //nolint:containedctx // ends every goroutine; Close cancels it
+	cancel context.CancelFunc // idempotent
+	once   sync.Once
+	closed chan struct{} // everything has ended
+	err    error         // of closing the device; read after closed
+
+	mu   sync.Mutex // guards the fields below; never held while calling out
+	over bool
+	wg   sync.WaitGroup
+	tcp  connections
+}
+
+// New returns a Tun, whose Run is to be called. It errs if the Config is incomplete;
+// the Device is then the caller's to close.
+func New(cfg Config) (*Tun, error) {
+	if cfg.Device == nil || cfg.Peer == nil || cfg.Dial == nil || cfg.Ping == nil || cfg.Lookup == nil || cfg.Name == nil {
+		return nil, errors.New("tun: Config is incomplete")
+	}
+	if !cfg.Addr.Is6() || !cfg.Prefix.Contains(cfg.Addr) || !cfg.Prefix.Contains(cfg.Resolver) {
+		return nil, fmt.Errorf("tun: %s and %s must be addresses in %s", cfg.Addr, cfg.Resolver, cfg.Prefix)
+	}
+	if cfg.DialTimeout <= 0 {
+		cfg.DialTimeout = defaultDialTimeout
+	}
+	if cfg.MaxConns <= 0 {
+		cfg.MaxConns = defaultMaxConns
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	t := &Tun{
+		cfg: cfg, closed: make(chan struct{}),
+		echoes:  newPlaces[netip.Addr](maxEchoes, maxEchoesPerPeer),
+		queries: newPlaces[struct{}](maxQueries, maxQueries),
+		streams: newPlaces[struct{}](maxStreams, maxStreams),
+		tcp: connections{
+			waiting: make(map[flow]*waiting), open: make(map[flow]struct{}), dials: make(map[netip.Addr]int),
+		},
+	}
+	t.ctx, t.cancel = context.WithCancel(context.Background())
+	if err := t.openStack(); err != nil {
+		t.cancel()
+		return nil, err
+	}
+	t.flows = forward.NewFlows(t.ctx, forward.FlowsConfig[flow]{
+		Dial: t.dialUDP, Reply: t.replyUDP, Options: forward.Options{MaxConns: maxFlows},
+	})
+	return t, nil
+}
+
+// Run reads packets until Close, and returns nil then. It errs if the interface fails.
+func (t *Tun) Run() error {
+	batch := max(t.cfg.Device.BatchSize(), 1)
+	bufs, sizes := make([][]byte, batch), make([]int, batch)
+	for i := range bufs {
+		bufs[i] = make([]byte, maxPacket) // of which the system gives what is written to
+	}
+	for failed := 0; ; {
+		n, err := t.cfg.Device.Read(bufs, sizes, 0)
+		for i := range n {
+			t.receive(bufs[i][:sizes[i]])
+		}
+		switch {
+		case t.ctx.Err() != nil:
+			return nil
+		case err == nil:
+			failed = 0
+		case errorOfOnePacket(err) && failed < 100:
+			failed++ // and read on
+		default:
+			return fmt.Errorf("tun: the interface has failed: %w", err)
+		}
+	}
+}
+
+// Close resets all connections, closes the interface and waits for everything. It is
+// idempotent; its error is that of closing the interface.
+func (t *Tun) Close() error {
+	t.once.Do(func() {
+		t.mu.Lock()
+		t.over = true
+		t.mu.Unlock()
+		t.cancel()
+		t.stack.Close() // resets what is open
+		t.wg.Wait()
+		_ = t.flows.Close() // always nil
+		t.stack.Wait()
+		t.err = t.cfg.Device.Close()
+		close(t.closed)
+	})
+	<-t.closed
+	return t.err
+}
+
+// start runs f as one of the goroutines that Close waits for, unless it was called.
+func (t *Tun) start(f func()) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.over {
+		return false
+	}
+	t.wg.Go(f)
+	return true
+}
+
+// peer returns the device that has an address. It errs with errNoDevice.
+func (t *Tun) peer(addr netip.Addr) (string, error) {
+	if peer, ok := t.cfg.Peer(addr); ok {
+		return peer, nil
+	}
+	return "", errNoDevice
+}
+
+// A places is a bound on how much is done at once, in all and for each key. It is safe
+// for concurrent use.
+type places[K comparable] struct {
+	all, each int
+
+	mu    sync.Mutex
+	used  int
+	usedK map[K]int
+}
+
+func newPlaces[K comparable](all, each int) *places[K] {
+	return &places[K]{all: all, each: each, usedK: make(map[K]int)}
+}
+
+// take reports whether there is a place, which give gives back.
+func (p *places[K]) take(key K) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.used >= p.all || p.usedK[key] >= p.each {
+		return false
+	}
+	p.used++
+	p.usedK[key]++
+	return true
+}
+
+func (p *places[K]) give(key K) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.used--
+	if p.usedK[key]--; p.usedK[key] == 0 {
+		delete(p.usedK, key)
+	}
+}

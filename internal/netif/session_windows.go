@@ -1,0 +1,5 @@
+package netif
+
+import "syscall"
+
+func ownSession() *syscall.SysProcAttr { return nil }
