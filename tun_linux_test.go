@@ -1,0 +1,516 @@
+package kith_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/kithproject/kith/identity"
+	"github.com/kithproject/kith/internal/nettest"
+)
+
+// A tunStation is a station whose daemon has an interface, and an /etc of its own.
+type tunStation struct {
+	*station
+	etc    string // what is /etc for the daemon and for ask
+	mount  bool   // resolv.conf is a mount of its own, as in a container
+	before map[string]string
+}
+
+// formerConf is what the machine's resolv.conf says before.
+const formerConf = "search lan.test\nnameserver 127.0.0.1\n"
+
+func newTunStation(t *testing.T, h *nettest.Host, mount bool) *tunStation {
+	t.Helper()
+	for _, tool := range []string{"unshare", "nsenter", "curl", "getent"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			nettest.Skip(t, "the test of the interface needs the command "+tool)
+		}
+	}
+	if _, err := os.Stat("/dev/net/tun"); err != nil {
+		nettest.Skip(t, "the kernel offers no TUN: "+err.Error())
+	}
+	s := &tunStation{station: newStation(t, h), mount: mount}
+	s.etc = filepath.Join(filepath.Dir(s.home), "etc")
+	if out, err := exec.Command("cp", "-a", "/etc", s.etc).CombinedOutput(); err != nil {
+		t.Fatalf("copy /etc: %v: %s", err, out)
+	}
+	for name, text := range map[string]string{"resolv.conf": formerConf, "nsswitch.conf": "hosts: files dns\n", "hosts": "127.0.0.1 localhost\n"} {
+		path := filepath.Join(s.etc, name)
+		_ = os.Remove(path) // it may be a link
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.before = s.conf()
+	return s
+}
+
+// conf returns resolv.conf and what lies beside it.
+func (s *tunStation) conf() map[string]string {
+	s.t.Helper()
+	all, err := filepath.Glob(filepath.Join(s.etc, "*resolv.conf*"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	out := make(map[string]string)
+	for _, path := range all {
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		out[filepath.Base(path)] = string(raw)
+	}
+	return out
+}
+
+// daemon starts kith up --tun.
+func (s *tunStation) daemon(ctx context.Context) {
+	s.t.Helper()
+	script := `mount --make-rprivate / && mount --bind "$0" /etc && `
+	if s.mount {
+		script += `mount --bind "$0/resolv.conf" /etc/resolv.conf && `
+	}
+	args := append([]string{"-m", "sh", "-c", script + `exec "$@"`, s.etc, s.kith}, s.args("up", "--json", "--tun")...)
+	if os.Getenv("KITH_TEST_VERBOSE") != "" {
+		args = append(args, "-v")
+	}
+	s.up = s.host.Start("unshare", args...)
+	s.up.Await(ctx, `"event":"up"`)
+}
+
+// ask runs a program beside the daemon, with its /etc, and returns what it says.
+func (s *tunStation) ask(ctx context.Context, args ...string) (string, error) {
+	s.t.Helper()
+	cmd := s.host.Command(ctx, "nsenter", append([]string{"-t", strconv.Itoa(s.up.PID()), "-m", "--"}, args...)...)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// must is ask for what works.
+func (s *tunStation) must(ctx context.Context, args ...string) string {
+	s.t.Helper()
+	out, err := s.ask(ctx, args...)
+	if err != nil {
+		s.t.Fatalf("%s: %v: %s", strings.Join(args, " "), err, out)
+	}
+	return out
+}
+
+// gone checks that nothing of the interface is left.
+func (s *tunStation) gone(ctx context.Context) {
+	s.t.Helper()
+	for _, args := range [][]string{{"link", "show"}, {"-6", "route", "show", "table", "all"}, {"-6", "addr", "show"}} {
+		if out := s.host.Output(ctx, "ip", args...); strings.Contains(out, "kith0") || strings.Contains(out, "fd6b:6974") {
+			s.t.Errorf("ip %s: %s", strings.Join(args, " "), out)
+		}
+	}
+	// The guard of a daemon that was killed works on its own.
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		now := s.conf()
+		if equalFiles(now, s.before) {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			s.t.Fatalf("resolv.conf was %q, is %q", s.before, now)
+		}
+	}
+}
+
+func equalFiles(a, b map[string]string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for k, v := range a {
+		if b[k] != v {
+			return false
+		}
+	}
+	return true
+}
+
+// A tunLab is two paired devices: desk has an interface, laptop serves a web page, and
+// echoes datagrams, at ports of its localhost.
+type tunLab struct {
+	desk   *tunStation
+	laptop *station
+	addr   netip.Addr // laptop's
+}
+
+const (
+	webPort, echoPort, closedPort = 8080, 8081, 8082
+	pageText                      = "a page of the laptop"
+)
+
+func newTunLab(ctx context.Context, t *testing.T, mount bool) *tunLab {
+	t.Helper()
+	lab := nettest.New(t)
+	sw := lab.Bridge("lan")
+	l := &tunLab{
+		desk:   newTunStation(t, lab.Host("desk").Attach(sw, "10.0.0.1/24"), mount),
+		laptop: newStation(t, lab.Host("laptop").Attach(sw, "10.0.0.2/24")),
+	}
+	l.laptop.daemon(ctx)
+	l.desk.station.daemon(ctx)
+	pairStations(ctx, t, l.laptop, l.desk.station, "words")
+	l.desk.up.Stop()
+	l.desk.daemon(ctx)
+	var st struct{ Devices []struct{ ID identity.DeviceID } }
+	if err := json.Unmarshal([]byte(l.desk.run(ctx, "status", "--json")), &st); err != nil {
+		t.Fatal(err)
+	}
+	l.addr = st.Devices[0].ID.Addr()
+	l.laptop.run(ctx, "allow", "desk", strconv.Itoa(webPort))
+	l.laptop.run(ctx, "allow", "desk", strconv.Itoa(echoPort)+"/udp")
+	l.desk.run(ctx, "ping", "-c", "1", "laptop")
+	l.serve(t)
+	return l
+}
+
+// serve answers at the laptop's ports. /endless never ends.
+func (l *tunLab) serve(t *testing.T) {
+	t.Helper()
+	var ln net.Listener
+	var pc net.PacketConn
+	var err1, err2 error
+	l.laptop.host.Do(func() {
+		ln, err1 = net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(webPort))
+		pc, err2 = net.ListenPacket("udp", "127.0.0.1:"+strconv.Itoa(echoPort))
+	})
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, pageText) })
+	mux.HandleFunc("/bytes", func(w http.ResponseWriter, r *http.Request) {
+		n, _ := strconv.ParseInt(r.URL.RawQuery, 10, 64)
+		_, _ = io.CopyN(w, zeroReader{}, n)
+	})
+	mux.HandleFunc("/endless", func(w http.ResponseWriter, r *http.Request) {
+		for r.Context().Err() == nil {
+			if _, err := w.Write(make([]byte, 1<<16)); err != nil {
+				return
+			}
+		}
+	})
+	srv := &http.Server{Handler: mux}
+	go func() { _ = srv.Serve(ln) }()
+	go func() {
+		buf := make([]byte, 65535)
+		for {
+			n, from, err := pc.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			_, _ = pc.WriteTo(buf[:n], from)
+		}
+	}()
+	t.Cleanup(func() { srv.Close(); pc.Close() })
+}
+
+type zeroReader struct{}
+
+func (zeroReader) Read(b []byte) (int, error) { clear(b); return len(b), nil }
+
+// dial connects from the desk, as a program would.
+func (l *tunLab) dial(network string, port int) (conn net.Conn, took time.Duration, err error) {
+	start := time.Now()
+	l.desk.host.Do(func() {
+		conn, err = net.DialTimeout(network, net.JoinHostPort(l.addr.String(), strconv.Itoa(port)), time.Minute)
+	})
+	return conn, time.Since(start), err
+}
+
+// TestNetworkTun reaches a device as any program would: by address and by name, over
+// TCP, UDP and ICMP, for as long as it has the right to.
+func TestNetworkTun(t *testing.T) {
+	for _, mount := range []bool{false, true} {
+		t.Run(map[bool]string{false: "a file", true: "a mount"}[mount], func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 2*netTimeout)
+			defer cancel()
+			l := newTunLab(ctx, t, mount)
+			l.names(ctx, t)
+			l.reach(ctx, t)
+			if !mount {
+				l.withdraw(ctx, t)
+				l.away(ctx, t)
+			}
+			l.desk.up.Stop()
+			l.desk.gone(ctx)
+		})
+	}
+}
+
+func (l *tunLab) names(ctx context.Context, t *testing.T) {
+	t.Helper()
+	web := ":" + strconv.Itoa(webPort) + "/"
+	for _, host := range []string{"[" + l.addr.String() + "]", "laptop.kith", "LAPTOP.Kith"} {
+		if out := l.desk.must(ctx, "curl", "-gsS", "--noproxy", "*", "http://"+host+web); out != pageText {
+			t.Errorf("%s: %q", host, out)
+		}
+	}
+	if out, err := l.desk.ask(ctx, "curl", "-sS", "--noproxy", "*", "http://nobody.kith"+web); exitCode(err) != 6 {
+		t.Errorf("nobody.kith: %v: %s", err, out) // 6: could not resolve
+	}
+	if out := l.desk.must(ctx, "getent", "hosts", l.addr.String()); !strings.Contains(out, "laptop.kith") {
+		t.Errorf("the name of %s: %s", l.addr, out)
+	}
+	l.otherNames(t)
+	if out := l.desk.must(ctx, "getent", "ahostsv4", "elsewhere.test"); !strings.Contains(out, "192.0.2.7") {
+		t.Errorf("a name that is not ours: %s", out)
+	}
+	if out := l.desk.run(ctx, "status"); !strings.Contains(out, "kith0, names in .kith by /etc/resolv.conf") {
+		t.Errorf("status: %s", out)
+	}
+}
+
+// otherNames has a DNS server where the former resolv.conf says.
+func (l *tunLab) otherNames(t *testing.T) {
+	t.Helper()
+	var pc net.PacketConn
+	var err error
+	l.desk.host.Do(func() { pc, err = net.ListenPacket("udp", "127.0.0.1:53") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &dns.Server{PacketConn: pc, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+		m := new(dns.Msg).SetReply(q)
+		if q.Question[0].Name == "elsewhere.test." && q.Question[0].Qtype == dns.TypeA {
+			rr, _ := dns.NewRR("elsewhere.test. 60 IN A 192.0.2.7")
+			m.Answer = append(m.Answer, rr)
+		}
+		_ = w.WriteMsg(m)
+	})}
+	go func() { _ = srv.ActivateAndServe() }()
+	t.Cleanup(func() { _ = srv.Shutdown() })
+}
+
+func exitCode(err error) int {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return exit.ExitCode()
+	}
+	return -1
+}
+
+func (l *tunLab) reach(ctx context.Context, t *testing.T) {
+	t.Helper()
+	const size = 64 << 20
+	out := l.desk.must(ctx, "sh", "-c", fmt.Sprintf("curl -sS --noproxy '*' 'http://laptop.kith:%d/bytes?%d' | wc -c", webPort, size))
+	if got := strings.TrimSpace(out); got != strconv.Itoa(size) {
+		t.Errorf("%s bytes of %d came", got, size)
+	}
+	// What is not allowed is refused fast, and so is an address that is nobody's.
+	if _, took, err := l.dial("tcp", closedPort); !errors.Is(err, syscall.ECONNREFUSED) || took > 2*time.Second {
+		t.Errorf("a port without a right: %v after %v", err, took)
+	}
+	stranger := l.addr.As16()
+	stranger[15] ^= 1
+	real := l.addr
+	l.addr = netip.AddrFrom16(stranger)
+	if _, took, err := l.dial("tcp", webPort); !errors.Is(err, syscall.ENETUNREACH) || took > 2*time.Second {
+		t.Errorf("nobody's address: %v after %v", err, took)
+	}
+	l.addr = real
+	for _, n := range []int{1, 1200, 1400, 9000} {
+		conn, _, err := l.dial("udp", echoPort)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := roundTrip(ctx, conn, bytes.Repeat([]byte{'x'}, n)); err != nil || len(got) != n {
+			t.Errorf("a datagram of %d bytes: %d came back, %v", n, len(got), err)
+		}
+		conn.Close()
+	}
+	conn, _, err := l.dial("udp", closedPort)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := roundTrip(ctx, conn, []byte("x")); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("a UDP port without a right: %v", err)
+	}
+	if err := l.ping(ctx); err != nil {
+		t.Errorf("ping: %v", err)
+	}
+}
+
+// roundTrip sends a datagram until one comes back.
+func roundTrip(ctx context.Context, conn net.Conn, b []byte) ([]byte, error) {
+	buf := make([]byte, 65535)
+	for ctx.Err() == nil {
+		if _, err := conn.Write(b); err != nil {
+			return nil, err
+		}
+		if err := conn.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+			return nil, err
+		}
+		n, err := conn.Read(buf)
+		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return buf[:n], err
+		}
+	}
+	return nil, ctx.Err()
+}
+
+// ping sends an echo request from the desk, with a raw socket.
+func (l *tunLab) ping(ctx context.Context) error {
+	var conn net.PacketConn
+	var err error
+	l.desk.host.Do(func() { conn, err = net.ListenPacket("ip6:ipv6-icmp", "::") })
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	deadline, _ := ctx.Deadline()
+	if err := conn.SetDeadline(deadline); err != nil {
+		return err
+	}
+	request := append([]byte{128, 0, 0, 0, 0x12, 0x34, 0, 1}, "hello"...) // the kernel sets the checksum
+	if _, err := conn.WriteTo(request, &net.IPAddr{IP: l.addr.AsSlice()}); err != nil {
+		return err
+	}
+	buf := make([]byte, 1500)
+	for {
+		n, _, err := conn.ReadFrom(buf)
+		if err != nil {
+			return err
+		}
+		if n >= 8 && buf[0] == 129 {
+			if !bytes.Equal(buf[4:n], request[4:]) {
+				return fmt.Errorf("the answer is %q", buf[:n])
+			}
+			return nil
+		}
+		if buf[0] == 1 {
+			return fmt.Errorf("unreachable, code %d", buf[1])
+		}
+	}
+}
+
+// withdraw takes the right back while a download runs.
+func (l *tunLab) withdraw(ctx context.Context, t *testing.T) {
+	t.Helper()
+	conn, _, err := l.dial("tcp", webPort)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "GET /endless HTTP/1.1\r\nHost: laptop\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 1<<20)
+	if _, err := io.ReadFull(conn, buf); err != nil {
+		t.Fatal(err)
+	}
+	l.laptop.run(ctx, "deny", "desk", strconv.Itoa(webPort))
+	start := time.Now()
+	for err == nil {
+		_, err = conn.Read(buf)
+	}
+	if took := time.Since(start); !errors.Is(err, syscall.ECONNRESET) || took > 2*time.Second {
+		t.Errorf("the connection ended with %v after %v", err, took)
+	}
+	if _, took, err := l.dial("tcp", webPort); !errors.Is(err, syscall.ECONNREFUSED) || took > 2*time.Second {
+		t.Errorf("a withdrawn right: %v after %v", err, took)
+	}
+	l.laptop.run(ctx, "allow", "desk", strconv.Itoa(webPort))
+}
+
+// away lets the laptop go, and come back.
+func (l *tunLab) away(ctx context.Context, t *testing.T) {
+	t.Helper()
+	l.laptop.up.Stop()
+	if _, took, err := l.dial("tcp", webPort); !errors.Is(err, syscall.EHOSTUNREACH) || took < 5*time.Second || took > 25*time.Second {
+		t.Errorf("a device that is away: %v after %v", err, took)
+	}
+	if err := l.ping(ctx); err == nil || !strings.Contains(err.Error(), "unreachable, code 3") {
+		t.Errorf("ping: %v", err)
+	}
+	l.laptop.daemon(ctx)
+	if out := l.desk.must(ctx, "curl", "-sS", "--noproxy", "*", "http://laptop.kith:"+strconv.Itoa(webPort)+"/"); out != pageText {
+		t.Errorf("back again: %q", out)
+	}
+}
+
+// TestNetworkTunLeavesNothing ends the daemon in each way, with a connection open, and
+// starts it again.
+func TestNetworkTunLeavesNothing(t *testing.T) {
+	for _, mount := range []bool{false, true} {
+		t.Run(map[bool]string{false: "a file", true: "a mount"}[mount], func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), netTimeout)
+			defer cancel()
+			l := newTunLab(ctx, t, mount)
+			for _, end := range []struct {
+				name string
+				end  func()
+			}{
+				{"SIGTERM", func() { _ = syscall.Kill(l.desk.up.PID(), syscall.SIGTERM); l.desk.up.Wait(ctx) }},
+				{"SIGKILL", func() { l.desk.up.Kill() }},
+				{"kith down", func() { l.desk.run(ctx, "down"); l.desk.up.Wait(ctx) }},
+				{"SIGINT", func() { l.desk.up.Stop() }},
+			} {
+				if now := l.desk.conf(); equalFiles(now, l.desk.before) {
+					t.Fatalf("%s: resolv.conf is as it was", end.name)
+				}
+				conn, _, err := l.dial("tcp", webPort)
+				if err != nil {
+					t.Fatal(err)
+				}
+				end.end()
+				l.desk.gone(ctx)
+				conn.Close()
+				l.desk.daemon(ctx)
+				l.desk.must(ctx, "curl", "-sS", "--noproxy", "*", "http://laptop.kith:"+strconv.Itoa(webPort)+"/")
+			}
+			l.desk.up.Stop()
+			l.desk.gone(ctx)
+		})
+	}
+}
+
+// TestNetworkTunRefused says what is missing: a right of the system's, or that there is
+// one already.
+func TestNetworkTunRefused(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), netTimeout)
+	defer cancel()
+	lab := nettest.New(t)
+	h := lab.Host("desk")
+	s := newTunStation(t, h, false)
+	s.daemon(ctx)
+	other := newStation(t, h)
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{other.kith, "--home", other.home, "up", "--tun"}, "kith0 leads to"},
+		{[]string{"setpriv", "--bounding-set", "-net_admin", other.kith, "--home", other.home, "up", "--tun"}, "needs root, or the capability CAP_NET_ADMIN"},
+	} {
+		out, err := h.Command(ctx, c.args[0], c.args[1:]...).CombinedOutput()
+		if exitCode(err) != 8 || !strings.Contains(string(out), c.want) || strings.Count(string(out), "\n") != 2 {
+			t.Errorf("%v: %v: %s", c.args, err, out)
+		}
+	}
+}
