@@ -404,7 +404,7 @@ func (l *tunLab) ping(ctx context.Context) error {
 			}
 			return nil
 		}
-		if buf[0] == 1 {
+		if of := l.addr.AsSlice(); buf[0] == 1 && n >= 48 && bytes.Equal(buf[32:48], of) { // not of another packet
 			return fmt.Errorf("unreachable, code %d", buf[1])
 		}
 	}
