@@ -92,7 +92,7 @@ var home = map[string][]string{
 	"golang.org/x/crypto":            {"code", "pairing", "internal/wire", "link"},
 	"golang.org/x/net":               {"rendezvous/lan", "link", "link/portmap", "link/punch", "hub", "app/tun"},
 	"golang.org/x/sys":               {".", "app/files", "rendezvous/lan", "link", "link/portmap", "link/punch", "internal/cli", "internal/netif", "internal/nettest", "internal/train"},
-	"golang.zx2c4.com/wireguard":     {"link", "tunnel", "internal/bench", "internal/netif"},
+	"golang.zx2c4.com/wireguard":     {"link", "tunnel", "internal/bench"},
 	"gvisor.dev/gvisor":              {"tunnel", "app/tun"},
 
 	"github.com/VictoriaMetrics/metrics": {"hub"},

@@ -175,7 +175,9 @@ func newTunLab(ctx context.Context, t *testing.T, mount bool) *tunLab {
 	pairStations(ctx, t, l.laptop, l.desk.station, "words")
 	l.desk.up.Stop()
 	l.desk.daemon(ctx)
-	var st struct{ Devices []struct{ ID identity.DeviceID } }
+	var st struct {
+		Devices []struct{ ID identity.DeviceID }
+	}
 	if err := json.Unmarshal([]byte(l.desk.run(ctx, "status", "--json")), &st); err != nil {
 		t.Fatal(err)
 	}
@@ -511,6 +513,33 @@ func TestNetworkTunRefused(t *testing.T) {
 		out, err := h.Command(ctx, c.args[0], c.args[1:]...).CombinedOutput()
 		if exitCode(err) != 8 || !strings.Contains(string(out), c.want) || strings.Count(string(out), "\n") != 2 {
 			t.Errorf("%v: %v: %s", c.args, err, out)
+		}
+	}
+}
+
+// TestNetworkTunSpeed compares one download through the interface with one through
+// kith forward, in turn, KITH_TUN (1) times.
+func TestNetworkTunSpeed(t *testing.T) {
+	runs, err := strconv.Atoi(os.Getenv("KITH_TUN"))
+	if err != nil || runs < 1 {
+		runs = 1
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(runs+1)*netTimeout)
+	defer cancel()
+	l := newTunLab(ctx, t, false)
+	fwd := l.desk.start("forward", "18080", "laptop:"+strconv.Itoa(webPort))
+	defer fwd.Stop()
+	fwd.Await(ctx, "is port "+strconv.Itoa(webPort))
+	size := 128 << 20 * min(runs, 4)
+	for run := range runs {
+		for _, host := range []string{"laptop.kith:" + strconv.Itoa(webPort), "127.0.0.1:18080"} {
+			out := l.desk.must(ctx, "curl", "-sS", "--noproxy", "*", "-o", "/dev/null", "-w", "%{speed_download} %{size_download}",
+				fmt.Sprintf("http://%s/bytes?%d", host, size))
+			var speed, got float64
+			if _, err := fmt.Sscan(out, &speed, &got); err != nil || int(got) != size {
+				t.Fatalf("%s: %q, %v", host, out, err)
+			}
+			t.Logf("run %d, %s: %.0f Mbit/s", run+1, host, speed*8/1e6)
 		}
 	}
 }

@@ -1,9 +1,7 @@
 package tun
 
 import (
-	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"time"
 
@@ -23,18 +21,10 @@ const (
 	maxBuffer     = 4 << 20
 )
 
-// errorOfOnePacket reports whether a read may be tried again.
-func errorOfOnePacket(err error) bool {
-	return !errors.Is(err, os.ErrClosed) && !errors.Is(err, os.ErrInvalid)
-}
-
 // openStack makes the TCP that ends the kernel's connections: for every address, as
 // the devices'.
 func (t *Tun) openStack() error {
-	mtu, err := t.cfg.Device.MTU()
-	if err != nil {
-		return fmt.Errorf("tun: %w", err)
-	}
+	mtu := t.cfg.Device.MTU()
 	if mtu < header.IPv6MinimumMTU || mtu > maxPacket {
 		return fmt.Errorf("tun: an MTU of %d bytes is not between %d and %d", mtu, header.IPv6MinimumMTU, maxPacket)
 	}
@@ -100,9 +90,9 @@ func (n *nic) SetOnCloseAction(func())                 {}
 func (n *nic) ParseHeader(*stack.PacketBuffer) bool    { return true }
 func (n *nic) ARPHardwareType() header.ARPHardwareType { return header.ARPHardwareNone }
 
-// Capabilities: what comes from the kernel has not been anywhere.
+// Capabilities: what goes to and comes from the kernel has not been anywhere.
 func (n *nic) Capabilities() stack.LinkEndpointCapabilities {
-	return stack.CapabilityRXChecksumOffload
+	return stack.CapabilityRXChecksumOffload | stack.CapabilityTXChecksumOffload
 }
 
 func (n *nic) Attach(d stack.NetworkDispatcher) {
@@ -124,7 +114,8 @@ func (n *nic) WritePackets(list stack.PacketBufferList) (int, tcpip.Error) {
 		if p.Size() > maxPacket {
 			continue // it cannot be: the MTU is less
 		}
-		n.t.write(func(b []byte) int {
+		partial := p.TransportProtocolNumber == header.TCPProtocolNumber
+		n.t.write(partial, func(b []byte) int {
 			size := 0
 			views, skip := p.AsViewList()
 			for v := views.Front(); v != nil; v = v.Next() {
@@ -132,6 +123,11 @@ func (n *nic) WritePackets(list stack.PacketBufferList) (int, tcpip.Error) {
 				cut := min(skip, len(s))
 				skip -= cut
 				size += copy(b[size:], s[cut:])
+			}
+			if partial {
+				ip := header.IPv6(b[:size])
+				header.TCP(ip[ipHeader:]).SetChecksum(header.PseudoHeaderChecksum(
+					header.TCPProtocolNumber, ip.SourceAddress(), ip.DestinationAddress(), uint16(size-ipHeader)))
 			}
 			return size
 		})

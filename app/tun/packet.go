@@ -13,9 +13,6 @@ import (
 const (
 	// maxPacket is the largest packet, in bytes: what an MTU can be at most.
 	maxPacket = 65535
-	// headroom is what lies before a packet that is written, in bytes: the kernel's
-	// offload header has 10.
-	headroom  = 16
 	ipHeader  = header.IPv6MinimumSize
 	udpHeader = header.UDPMinimumSize
 	// maxUDP is the largest datagram in one packet, in bytes.
@@ -80,15 +77,16 @@ func (t *Tun) receive(b []byte) {
 // outs are buffers for packets that are written.
 //
 //nolint:gochecknoglobals // a pool holds no state, only memory
-var outs = sync.Pool{New: func() any { return new([headroom + maxPacket]byte) }}
+var outs = sync.Pool{New: func() any { return new([Headroom + maxPacket]byte) }}
 
-// write sends a packet that fill puts together in a buffer; fill returns its length.
-func (t *Tun) write(fill func(b []byte) int) {
-	buf := outs.Get().(*[headroom + maxPacket]byte)
+// write sends a packet that fill puts together in a buffer; fill returns its length. One
+// that cannot be sent is lost, as packets are.
+func (t *Tun) write(partial bool, fill func(b []byte) int) {
+	buf := outs.Get().(*[Headroom + maxPacket]byte)
 	defer outs.Put(buf)
-	n := fill(buf[headroom:])
-	// One that cannot be sent is lost, as packets are.
-	_, _ = t.cfg.Device.Write([][]byte{buf[: headroom+n : headroom+n]}, headroom)
+	if err := t.cfg.Device.Write(buf[:Headroom+fill(buf[Headroom:])], partial); err != nil {
+		t.cfg.Logger.Debug("packet not written", "err", err)
+	}
 }
 
 // fillHeader writes an IPv6 header for length bytes of body.
@@ -105,16 +103,12 @@ func sum(next tcpip.TransportProtocolNumber, src, dst netip.Addr, body []byte) u
 	return ^checksum.Checksum(body, pseudo)
 }
 
-// valid reports whether the checksum of a packet's body, which is at an offset in it,
-// is right.
-func (p *packet) valid() bool { return sum(p.next, p.src, p.dst, p.body) == 0 }
-
 // writeUDP sends a datagram to this machine.
 func (t *Tun) writeUDP(f flow, data []byte) {
 	if len(data) > maxUDP {
 		return
 	}
-	t.write(func(b []byte) int {
+	t.write(false, func(b []byte) int {
 		src, dst := f.dst.Addr(), t.cfg.Addr
 		body := b[ipHeader : ipHeader+udpHeader+len(data)]
 		fillHeader(b, header.UDPProtocolNumber, src, dst, len(body))
@@ -139,7 +133,7 @@ const (
 
 // unreachable says why a packet of this machine does not arrive.
 func (t *Tun) unreachable(raw []byte, code header.ICMPv6Code) {
-	t.write(func(b []byte) int {
+	t.write(false, func(b []byte) int {
 		const errorHeader = header.ICMPv6DstUnreachableMinimumSize
 		src, dst := t.cfg.Resolver, t.cfg.Addr
 		n := errorHeader + min(len(raw), maxError-ipHeader-errorHeader)

@@ -40,6 +40,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"time"
 
@@ -59,17 +60,22 @@ var (
 	errNoDevice = errors.New("tun: no device has this address")
 )
 
-// A Device is a network interface as golang.zx2c4.com/wireguard/tun has it: whole IP
-// packets, which lie at an offset in their buffers.
+// Headroom is what a Device has before each packet in a buffer for itself, in bytes: the
+// kernel's header for offloads is as large.
+const Headroom = 10
+
+// A Device is a network interface. Read and Write may be called at the same time, Write
+// from several goroutines. The checksums of packets that are read are not looked at: they
+// have not been anywhere. A TCP packet may be larger than the MTU.
 type Device interface {
-	// Read fills bufs with packets, and returns how many they are. It errs with
-	// os.ErrClosed after Close, and passing errors are errors of one packet.
-	Read(bufs [][]byte, sizes []int, offset int) (int, error)
-	// Write sends packets; the offset bytes before them may be overwritten. It errs if
-	// one could not be sent.
-	Write(bufs [][]byte, offset int) (int, error)
-	MTU() (int, error)
-	BatchSize() int
+	// Read reads one packet to b[Headroom:], and returns its length. It errs with
+	// os.ErrClosed after Close; any other error is that of one packet.
+	Read(b []byte) (int, error)
+	// Write sends the packet b[Headroom:]. If partial, it is TCP over IPv6 without
+	// extension headers, and its checksum covers the pseudo-header alone: the kernel
+	// completes it where it is needed. It errs if the packet is not sent.
+	Write(b []byte, partial bool) error
+	MTU() int
 	Close() error
 }
 
@@ -186,25 +192,20 @@ func New(cfg Config) (*Tun, error) {
 
 // Run reads packets until Close, and returns nil then. It errs if the interface fails.
 func (t *Tun) Run() error {
-	batch := max(t.cfg.Device.BatchSize(), 1)
-	bufs, sizes := make([][]byte, batch), make([]int, batch)
-	for i := range bufs {
-		bufs[i] = make([]byte, maxPacket) // of which the system gives what is written to
-	}
+	const maxFailures = 100 // in a row
+	buf := make([]byte, Headroom+ipHeader+maxPacket)
 	for failed := 0; ; {
-		n, err := t.cfg.Device.Read(bufs, sizes, 0)
-		for i := range n {
-			t.receive(bufs[i][:sizes[i]])
-		}
+		n, err := t.cfg.Device.Read(buf)
 		switch {
 		case t.ctx.Err() != nil:
 			return nil
 		case err == nil:
 			failed = 0
-		case errorOfOnePacket(err) && failed < 100:
-			failed++ // and read on
-		default:
+			t.receive(buf[Headroom : Headroom+n])
+		case errors.Is(err, os.ErrClosed) || failed >= maxFailures:
 			return fmt.Errorf("tun: the interface has failed: %w", err)
+		default:
+			failed++
 		}
 	}
 }

@@ -115,7 +115,7 @@ func (t *Tun) receiveICMP(p packet) {
 
 // echo answers an echo request.
 func (t *Tun) echo(p packet) {
-	t.write(func(b []byte) int {
+	t.write(false, func(b []byte) int {
 		fillHeader(b, header.ICMPv6ProtocolNumber, p.dst, p.src, len(p.body))
 		body := b[ipHeader : ipHeader+copy(b[ipHeader:], p.body)]
 		body[0] = byte(header.ICMPv6EchoReply)

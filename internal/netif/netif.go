@@ -14,11 +14,12 @@
 package netif
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
-
-	"golang.zx2c4.com/wireguard/tun"
+	"os"
 )
 
 // MTU is that of the interface, in bytes: the largest there is. Nothing goes over a
@@ -35,11 +36,52 @@ type Config struct {
 	Prefix netip.Prefix
 }
 
-// An Interface is a network interface. Close removes it.
+// headerSize is what the kernel has before each packet, in bytes (struct virtio_net_hdr).
+const headerSize = 10
+
+// An Interface is a network interface, from which whole IP packets are read and to which
+// they are written. It is safe for concurrent use. Close removes it.
+//
+// The kernel leaves checksums and the splitting of large TCP packets to whom it gives
+// them, and takes packets whose checksum is not computed. (The library of WireGuard does
+// the one and the other, for packets that leave the machine.)
 type Interface struct {
-	tun.Device
 	Name string
+	file *os.File
 }
+
+// Read reads one packet to b[10:], and returns its length. It errs with os.ErrClosed
+// after Close.
+func (i *Interface) Read(b []byte) (int, error) {
+	n, err := i.file.Read(b)
+	if err == nil && n < headerSize {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return 0, err
+	}
+	return n - headerSize, nil
+}
+
+// Write sends the packet b[10:], and overwrites what is before it. If partial, it is TCP
+// over IPv6 without extension headers, and its checksum covers the pseudo-header alone.
+// It errs if the system does not take it, and with os.ErrClosed after Close.
+func (i *Interface) Write(b []byte, partial bool) error {
+	clear(b[:headerSize])
+	if partial {
+		b[0] = 1 // VIRTIO_NET_HDR_F_NEEDS_CSUM
+		binary.NativeEndian.PutUint16(b[6:], 40)
+		binary.NativeEndian.PutUint16(b[8:], 16)
+	}
+	_, err := i.file.Write(b)
+	return err
+}
+
+// MTU returns the largest packet that should be written, in bytes.
+func (i *Interface) MTU() int { return MTU }
+
+// Close removes the interface. A Read that waits ends.
+func (i *Interface) Close() error { return i.file.Close() }
 
 // An Error says why there is no interface, and what a person can do.
 type Error struct {

@@ -11,7 +11,6 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-	"golang.zx2c4.com/wireguard/tun"
 )
 
 const clonePath = "/dev/net/tun"
@@ -50,17 +49,17 @@ func Open(cfg Config) (_ *Interface, err error) {
 		req.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
 		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
 	}
+	if err == nil {
+		err = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, unix.TUN_F_CSUM|unix.TUN_F_TSO4|unix.TUN_F_TSO6)
+	}
+	if err == nil {
+		err = unix.SetNonblock(fd, true)
+	}
 	if err != nil {
 		unix.Close(fd)
 		return nil, &Error{Text: "the system makes no network interface", Err: err, Hint: "it needs root, or CAP_NET_ADMIN"}
 	}
-	// The library's other constructor watches the interface with goroutines that poll.
-	dev, name, err := tun.CreateUnmonitoredTUNFromFD(fd)
-	if err != nil {
-		unix.Close(fd)
-		return nil, fmt.Errorf("netif: %w", err)
-	}
-	i := &Interface{Device: dev, Name: name}
+	i := &Interface{Name: req.Name(), file: os.NewFile(uintptr(fd), clonePath)}
 	if err := i.configure(cfg); err != nil {
 		return nil, errors.Join(err, i.Close())
 	}
