@@ -42,6 +42,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -125,6 +126,8 @@ const (
 	// maxQueries is how many DNS queries are answered at once, and maxStreams how many
 	// connections to the DNS server there may be, in number.
 	maxQueries, maxStreams = 256, 64
+	// farewell is how long Close leaves connections that begin to be told.
+	farewell = 200 * time.Millisecond
 	// pingTimeout is how long an echo request waits for its device.
 	pingTimeout = 5 * time.Second
 )
@@ -143,6 +146,7 @@ type Tun struct {
 	ctx    context.Context    //nolint:containedctx // ends every goroutine; Close cancels it
 	cancel context.CancelFunc // idempotent
 	once   sync.Once
+	deaf   atomic.Bool   // packets are not answered any more
 	closed chan struct{} // everything has ended
 	err    error         // of closing the device; read after closed
 
@@ -197,7 +201,7 @@ func (t *Tun) Run() error {
 	for failed := 0; ; {
 		n, err := t.cfg.Device.Read(buf)
 		switch {
-		case t.ctx.Err() != nil:
+		case t.deaf.Load():
 			return nil
 		case err == nil:
 			failed = 0
@@ -217,9 +221,16 @@ func (t *Tun) Close() error {
 		t.mu.Lock()
 		t.over = true
 		t.mu.Unlock()
-		t.cancel()
-		t.stack.Close() // resets what is open
-		t.wg.Wait()
+		t.cancel() // resets what is open
+		ended := make(chan struct{})
+		go func() { t.wg.Wait(); close(ended) }()
+		select {
+		case <-ended: // Run still hears programs that begin, and can tell them
+		case <-time.After(farewell):
+		}
+		t.deaf.Store(true)
+		t.stack.Close() // ends the wait for a kernel that does not answer
+		<-ended
 		_ = t.flows.Close() // always nil
 		t.stack.Wait()
 		t.err = t.cfg.Device.Close()
