@@ -85,24 +85,21 @@ type query struct {
 	edns     bool
 }
 
-// parseQuery reads a query with one question. It errs if b is no query; if it is one
-// that cannot be answered, code says why.
-func parseQuery(b []byte) (q query, code dnsmessage.RCode, err error) {
+// parseQuery reads a query with one question. It reports false if b is no query; if it
+// is one that cannot be answered, code says why.
+func parseQuery(b []byte) (q query, code dnsmessage.RCode, ok bool) {
 	var p dnsmessage.Parser
-	if q.header, err = p.Start(b); err != nil {
-		return q, 0, err
-	}
-	if q.header.Response {
-		return q, 0, errors.New("tun: a response")
+	var err error
+	if q.header, err = p.Start(b); err != nil || q.header.Response {
+		return q, 0, false
 	}
 	if q.header.OpCode != 0 {
-		return q, dnsmessage.RCodeNotImplemented, nil
+		return q, dnsmessage.RCodeNotImplemented, true
 	}
-	if q.question, err = p.Question(); err != nil {
-		return q, dnsmessage.RCodeFormatError, nil //nolint:nilerr // the code says it
-	}
-	if _, err := p.Question(); !errors.Is(err, dnsmessage.ErrSectionDone) {
-		return q, dnsmessage.RCodeFormatError, nil
+	q.question, err = p.Question()
+	_, more := p.Question()
+	if err != nil || !errors.Is(more, dnsmessage.ErrSectionDone) {
+		return q, dnsmessage.RCodeFormatError, true
 	}
 	if p.SkipAllAnswers() == nil && p.SkipAllAuthorities() == nil {
 		for h, err := p.AdditionalHeader(); err == nil; h, err = p.AdditionalHeader() {
@@ -111,17 +108,17 @@ func parseQuery(b []byte) (q query, code dnsmessage.RCode, err error) {
 				break
 			}
 			if p.SkipAdditional() != nil {
-				break
+				break // then there is none that can be read
 			}
 		}
 	}
-	return q, dnsmessage.RCodeSuccess, nil
+	return q, dnsmessage.RCodeSuccess, true
 }
 
 // answer returns the reply to a query, or nil if it is none.
 func (t *Tun) answer(ctx context.Context, b []byte, stream bool) []byte {
-	q, code, err := parseQuery(b)
-	if err != nil {
+	q, code, ok := parseQuery(b)
+	if !ok {
 		return nil
 	}
 	if code != dnsmessage.RCodeSuccess {

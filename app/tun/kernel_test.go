@@ -32,7 +32,6 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // patience is how long a test waits for what must happen.
 const patience = 20 * time.Second
 
-//nolint:gochecknoglobals // constants
 var (
 	prefix   = netip.MustParsePrefix("fd6b:6974:6800::/40")
 	own      = netip.MustParseAddr("fd6b:6974:6801::1")

@@ -107,7 +107,7 @@ func (t *Tun) connect(ctx context.Context, f flow, w *waiting) {
 		t.refuse(ctx, f, w, err)
 		return
 	}
-	conn, err := t.accept(ctx, f, w)
+	conn, err := t.accept(ctx, w)
 	t.settle(f, err == nil)
 	if err != nil {
 		end()
@@ -144,7 +144,7 @@ func (t *Tun) dialTCP(ctx context.Context, f flow) (carry func(net.Conn), end fu
 var errGone = errors.New("tun: the stack does not take the connection")
 
 // accept answers the program: it has the stack make its end of the connection.
-func (t *Tun) accept(ctx context.Context, f flow, w *waiting) (net.Conn, error) {
+func (t *Tun) accept(ctx context.Context, w *waiting) (net.Conn, error) {
 	t.mu.Lock()
 	w.offered = ctx.Err() == nil
 	offered := w.offered

@@ -50,8 +50,8 @@ const exitHelp = `
 Exit status: 0 done, 1 error, 2 wrong usage or unreadable code, 3 not found (no
 such device; code expired, used, or nobody there), 4 refused (wrong code or check
 number, or the other side said no), 5 device not connected, 6 not allowed by the
-other device, 7 state directory in use or not usable, 8 this system cannot do it,
-or not for this user (kith up --tun), 130 interrupted.`
+other device, 7 state directory in use or not usable, 8 this system cannot do
+it, or not for this user (kith up --tun), 130 interrupted.`
 
 // env is what a command may touch of the world.
 type env struct {

@@ -86,7 +86,7 @@ func ipNet(p netip.Prefix) *net.IPNet {
 func (i *Interface) configure(cfg Config) error {
 	// A system without IPv6 elsewhere can have it here; where there is none at all, the
 	// address says so.
-	_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+i.Name+"/disable_ipv6", []byte("0"), 0) //nolint:gosec // a switch of the kernel's
+	_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+i.Name+"/disable_ipv6", []byte("0"), 0)
 	link, err := netlink.LinkByName(i.Name)
 	if err != nil {
 		return fmt.Errorf("netif: %s: %w", i.Name, err)

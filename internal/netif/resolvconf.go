@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 )
@@ -27,8 +28,8 @@ const (
 	// servers programs ask, in number.
 	maxResolvConf = 64 << 10
 	maxServers    = 3
-	// marker begins a file of ours; the run, the interface, whether there was a file, and
-	// a checksum of what follows the line come after it.
+	// marker begins a file of ours; the run, the interface, the process, whether there was
+	// a file, and a checksum of what follows the line come after it.
 	marker = "# kith up --tun wrote this: "
 )
 
@@ -41,12 +42,13 @@ type resolvConf struct {
 	path string
 	run  string // tells this run's file from others'
 	ifi  string
+	proc string // as processOf says
 }
 
 func newResolvConf(path, ifi string) *resolvConf {
 	var id [8]byte
 	_, _ = rand.Read(id[:]) // never errs
-	return &resolvConf{path: path, run: hex.EncodeToString(id[:]), ifi: ifi}
+	return &resolvConf{path: path, run: hex.EncodeToString(id[:]), ifi: ifi, proc: processOf(os.Getpid())}
 }
 
 func (r *resolvConf) kept() string { return r.path + keptSuffix }
@@ -71,6 +73,7 @@ func readBounded(path string) ([]byte, error) {
 // A mark is what the first line of a file of ours says.
 type mark struct {
 	run, ifi string
+	proc     string
 	none     bool // there was no file before
 	whole    bool // what follows is as it was written
 }
@@ -80,10 +83,10 @@ func markOf(raw []byte) (mark, bool) {
 	line, body, _ := bytes.Cut(raw, []byte("\n"))
 	rest, ours := strings.CutPrefix(string(line), marker)
 	words := strings.Fields(rest)
-	if !ours || len(words) != 4 {
+	if !ours || len(words) != 5 {
 		return mark{}, false
 	}
-	return mark{run: words[0], ifi: words[1], none: words[2] == "none", whole: words[3] == digest(body)}, true
+	return mark{run: words[0], ifi: words[1], proc: words[2], none: words[3] == "none", whole: words[4] == digest(body)}, true
 }
 
 func digest(body []byte) string {
@@ -108,7 +111,7 @@ func (r *resolvConf) content(former []byte, server netip.Addr) []byte {
 	if former == nil {
 		was = "none"
 	}
-	return append(fmt.Appendf(nil, "%s%s %s %s %s\n", marker, r.run, r.ifi, was, digest(body.Bytes())), body.Bytes()...)
+	return append(fmt.Appendf(nil, "%s%s %s %s %s %s\n", marker, r.run, r.ifi, r.proc, was, digest(body.Bytes())), body.Bytes()...)
 }
 
 // servers returns whom a file has programs ask, at most three.
@@ -188,9 +191,9 @@ func writeNew(path string, raw []byte) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(tmp.Name())
+	defer func() { _ = os.Remove(tmp.Name()) }() // it is there only if something failed
 	_, err = tmp.Write(raw)
-	if err := errors.Join(err, tmp.Chmod(0o644), tmp.Sync(), tmp.Close()); err != nil { //nolint:gosec // everybody reads it
+	if err := errors.Join(err, tmp.Chmod(0o644), tmp.Sync(), tmp.Close()); err != nil {
 		return err
 	}
 	return os.Rename(tmp.Name(), path)
@@ -253,19 +256,41 @@ func bringBack(path, kept string) error {
 	return os.Remove(kept)
 }
 
-// mend brings the former file back if the file is ours and the interface that it is for
-// is gone.
+// alive reports whether the run of a mark goes on: its interface exists, or, for one in
+// another network namespace, its process.
+func (m *mark) alive() bool {
+	if _, err := net.InterfaceByName(m.ifi); err == nil {
+		return true
+	}
+	number, _, _ := strings.Cut(m.proc, "@")
+	pid, err := strconv.Atoi(number)
+	return err == nil && pid > 0 && processOf(pid) == m.proc
+}
+
+// processOf names a process that runs, by its number and when it started; "-" is none,
+// or cannot be told (proc_pid_stat(5)).
+func processOf(pid int) string {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return "-"
+	}
+	const state, started = 0, 19 // after the command's name
+	fields := strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+1:]))
+	if len(fields) <= started || strings.ContainsAny(fields[state], "ZX") {
+		return "-"
+	}
+	return fmt.Sprintf("%d@%s", pid, fields[started])
+}
+
+// mend brings the former file back if the file is ours and its run has ended.
 func mend(path string) error {
 	raw, err := readBounded(path)
 	if err != nil {
 		return fmt.Errorf("netif: %w", err)
 	}
 	m, ours := markOf(raw)
-	if !ours {
+	if !ours || m.alive() {
 		return nil
-	}
-	if _, err := net.InterfaceByName(m.ifi); err == nil {
-		return nil // in use
 	}
 	return restore(path, m.run)
 }

@@ -3,6 +3,7 @@ package netif
 import (
 	"bytes"
 	"errors"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -10,7 +11,6 @@ import (
 	"testing"
 )
 
-//nolint:gochecknoglobals // a constant
 var server = netip.MustParseAddr("fd6b:6974:6800::53")
 
 const former = "search lan\nnameserver 192.0.2.1\nnameserver fe80::1%eth0\noptions edns0\n"
@@ -96,7 +96,7 @@ func TestResolvConf(t *testing.T) {
 			if s := servers(raw); len(s) != 1 || s[0].Addr() != server {
 				t.Errorf("the file has servers %v", s)
 			}
-			if tc.want != nil && !(bytes.Contains(raw, []byte("\nsearch lan\n")) && bytes.Contains(raw, []byte("\noptions edns0\n"))) {
+			if tc.want != nil && (!bytes.Contains(raw, []byte("\nsearch lan\n")) || !bytes.Contains(raw, []byte("\noptions edns0\n"))) {
 				t.Errorf("search and options are lost:\n%s", raw)
 			}
 			if err := restore(path, "another run"); err != nil {
@@ -151,13 +151,28 @@ func TestResolvConfOfOthers(t *testing.T) {
 }
 
 // TestMend brings back what a killed run left, and not what a run uses: an interface
-// that exists.
+// or a process that exists.
 func TestMend(t *testing.T) {
-	for ifi, mended := range map[string]bool{"kith9": true, "lo": false} {
+	loopback := "lo"
+	if all, err := net.Interfaces(); err != nil || len(all) == 0 {
+		t.Fatalf("interfaces: %v, %v", all, err)
+	} else {
+		loopback = all[0].Name
+	}
+	type run struct{ ifi, proc string }
+	cases := map[run]bool{
+		{"kith9", "1@1"}: true, {"kith9", "-"}: true, {"kith9", "0@0"}: true, {"kith9", "999999999@1"}: true, {loopback, "-"}: false,
+	}
+	if own := processOf(os.Getpid()); own != "-" { // where there is /proc
+		cases[run{"kith9", own}] = false
+	}
+	for of, mended := range cases {
+		ifi := of.ifi
 		dir := t.TempDir()
 		path := filepath.Join(dir, "resolv.conf")
 		write(t, dir, "resolv.conf", former)
 		r := newResolvConf(path, ifi)
+		r.proc = of.proc
 		if _, err := r.take(server); err != nil {
 			t.Fatal(err)
 		}
@@ -165,10 +180,10 @@ func TestMend(t *testing.T) {
 			t.Fatal(err)
 		}
 		if raw, err := os.ReadFile(path); err != nil || (string(raw) == former) != mended {
-			t.Errorf("%s: %q, %v", ifi, raw, err)
+			t.Errorf("%v: %q, %v", of, raw, err)
 		}
 		if _, err := newResolvConf(path, "kith8").take(server); (err == nil) != mended {
-			t.Errorf("%s: taken by another run: %v", ifi, err)
+			t.Errorf("%v: taken by another run: %v", of, err)
 		}
 	}
 }
@@ -208,7 +223,7 @@ func TestGuard(t *testing.T) {
 // FuzzResolvConf takes over files of any content: ours names our server alone, and the
 // former one comes back as it was.
 func FuzzResolvConf(f *testing.F) {
-	for _, s := range []string{former, "", "nameserver", "nameserver x\nsearch\x00\n", marker + "a b kept c\nnameserver ::1\n", strings.Repeat("nameserver 1.1.1.1\n", 9)} {
+	for _, s := range []string{former, "", "nameserver", "nameserver x\nsearch\x00\n", marker + "a b c kept d\nnameserver ::1\n", strings.Repeat("nameserver 1.1.1.1\n", 9)} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, was []byte) {
