@@ -246,11 +246,13 @@ func TestNetworkTunLeavesNothing(t *testing.T) {
 			for _, end := range []struct {
 				name string
 				end  func()
+				left bool // resolv.conf is mended by the next start
 			}{
-				{"SIGTERM", func() { _ = syscall.Kill(l.desk.up.PID(), syscall.SIGTERM); l.desk.up.Wait(ctx) }},
-				{"SIGKILL", func() { l.desk.up.Kill() }},
-				{"kith down", func() { l.desk.run(ctx, "down"); l.desk.up.Wait(ctx) }},
-				{"SIGINT", func() { l.desk.up.Stop() }},
+				{"SIGTERM", func() { _ = syscall.Kill(l.desk.up.PID(), syscall.SIGTERM); l.desk.up.Wait(ctx) }, false},
+				{"SIGKILL", func() { l.desk.up.Kill() }, false},
+				{"SIGKILL, also to the guard", func() { l.desk.killGuard(t); l.desk.up.Kill() }, true},
+				{"kith down", func() { l.desk.run(ctx, "down"); l.desk.up.Wait(ctx) }, false},
+				{"SIGINT", func() { l.desk.up.Stop() }, false},
 			} {
 				if now := l.desk.conf(); equalFiles(now, l.desk.before) {
 					t.Fatalf("%s: resolv.conf is as it was", end.name)
@@ -260,7 +262,9 @@ func TestNetworkTunLeavesNothing(t *testing.T) {
 					t.Fatal(err)
 				}
 				end.end()
-				l.desk.gone(ctx)
+				if !end.left {
+					l.desk.gone(ctx)
+				}
 				conn.Close()
 				l.desk.daemon(ctx)
 				l.desk.must(ctx, "curl", "-sS", "--noproxy", "*", "http://laptop.kith:"+strconv.Itoa(webPort)+"/")

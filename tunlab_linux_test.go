@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -129,6 +131,30 @@ func (s *tunStation) gone(ctx context.Context) {
 		case <-ctx.Done():
 			s.t.Fatalf("resolv.conf was %q, is %q", s.before, now)
 		}
+	}
+}
+
+// killGuard ends the process that would bring resolv.conf back.
+func (s *tunStation) killGuard(t *testing.T) {
+	t.Helper()
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", s.up.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var children []string
+	for _, list := range lists {
+		raw, _ := os.ReadFile(list) // a thread may have ended
+		children = append(children, strings.Fields(string(raw))...)
+	}
+	guard := 0
+	if len(children) == 1 {
+		guard, err = strconv.Atoi(children[0])
+	}
+	if err != nil || guard == 0 {
+		t.Fatalf("the daemon's children: %q", children)
+	}
+	if err := syscall.Kill(guard, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -13,6 +14,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -162,6 +164,32 @@ func TestNamesOfOthers(t *testing.T) {
 	if got := files(t, dir); !same(got, map[string]string{"resolv.conf": "nameserver 192.0.2.10\n"}) {
 		t.Errorf("left: %v", got)
 	}
+}
+
+// TestNamesAgain makes the file ours again when another program has written it.
+func TestNamesAgain(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("PATH", dir)
+	write(t, dir, "resolv.conf", former)
+	synctest.Test(t, func(t *testing.T) {
+		n, err := SetNames(t.Context(), NamesConfig{Interface: "kith9", Server: server, File: filepath.Join(dir, "resolv.conf")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range maxRetakes + 1 {
+			theirs := fmt.Sprintf("nameserver 192.0.2.%d\n", i)
+			write(t, dir, "resolv.conf", theirs)
+			time.Sleep(lookEvery + time.Second)
+			synctest.Wait()
+			got := files(t, dir)
+			if want := i < maxRetakes; strings.HasPrefix(got["resolv.conf"], marker) != want || want && got["resolv.conf"+keptSuffix] != theirs {
+				t.Fatalf("%d: %v", i, got)
+			}
+		}
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // TestNamesNotWritable changes nothing.
