@@ -21,7 +21,7 @@ const module = "github.com/kithproject/kith"
 // here.
 var mayImport = map[string][]string{
 	"internal/wire":             {},
-	"internal/netmon":           {},
+	"internal/netmon":           {"identity"},
 	"internal/testreport":       {},
 	"internal/train":            {},
 	"internal/nettest":          {},

@@ -59,8 +59,8 @@ func (l *tunLab) names(ctx context.Context, t *testing.T) {
 	if out := l.desk.must(ctx, "getent", "ahostsv4", "elsewhere.test"); !strings.Contains(out, "192.0.2.7") {
 		t.Errorf("a name that is not ours: %s", out)
 	}
-	if out := l.desk.run(ctx, "status"); !strings.Contains(out, "kith0, names in .kith by /etc/resolv.conf") {
-		t.Errorf("status: %s", out)
+	if out := l.desk.run(ctx, "status"); !strings.Contains(out, "kith0, names in .kith by /etc/resolv.conf") || strings.Count(out, "kith0") != 1 {
+		t.Errorf("status: %s", out) // nobody is met there
 	}
 }
 
@@ -252,6 +252,12 @@ func TestNetworkTunLeavesNothing(t *testing.T) {
 				{"SIGKILL", func() { l.desk.up.Kill() }, false},
 				{"SIGKILL, also to the guard", func() { l.desk.killGuard(t); l.desk.up.Kill() }, true},
 				{"kith down", func() { l.desk.run(ctx, "down"); l.desk.up.Wait(ctx) }, false},
+				{"the interface is removed", func() {
+					l.desk.host.IP("link", "del", "kith0")
+					if status := l.desk.up.Wait(ctx); status != 1 {
+						t.Errorf("exit status %d", status)
+					}
+				}, false},
 				{"SIGINT", func() { l.desk.up.Stop() }, false},
 			} {
 				if now := l.desk.conf(); equalFiles(now, l.desk.before) {

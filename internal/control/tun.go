@@ -96,7 +96,8 @@ func (s *Server) OpenInterface(ctx context.Context, guard []string) (Interface, 
 	s.wg.Go(func() {
 		if err := o.tun.Run(); err != nil {
 			s.log.Error("the network interface has failed", "err", err)
-			o.ended <- err
+			o.ended <- &Error{Kind: KindOther, Text: o.Name + " does not work any more: " + err.Error(),
+				Hint: "if somebody has removed it, start kith up --tun again"}
 		}
 	})
 	return o.Interface, nil

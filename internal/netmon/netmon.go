@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/kithproject/kith/identity"
 )
 
 const (
@@ -39,7 +41,8 @@ type Interface struct {
 	Virtual      bool // a VPN's, container's or bridge's, by name
 }
 
-// Interfaces lists the interfaces. It errs if the system does not answer.
+// Interfaces lists the interfaces, but for that of kith up --tun, which leads nowhere but
+// into the tunnels. It errs if the system does not answer.
 func Interfaces() ([]Interface, error) {
 	list, err := netInterfaces()
 	if err != nil {
@@ -64,9 +67,18 @@ func Interfaces() ([]Interface, error) {
 				i.Addrs = append(i.Addrs, p)
 			}
 		}
+		if i.ours() {
+			continue
+		}
 		out = append(out, i)
 	}
 	return out, nil
+}
+
+// ours reports whether an interface has addresses inside the tunnels alone.
+func (i *Interface) ours() bool {
+	other := func(p netip.Prefix) bool { return !identity.Prefix().Contains(p.Addr()) }
+	return len(i.Addrs) > 0 && !slices.ContainsFunc(i.Addrs, other)
 }
 
 func prefix(a net.Addr) (netip.Prefix, bool) {
@@ -90,7 +102,7 @@ func prefix(a net.Addr) (netip.Prefix, bool) {
 
 // virtualNames are how VPNs, containers and bridges name their interfaces.
 var virtualNames = []string{ //nolint:gochecknoglobals // a table
-	"kith", "tun", "tap", "wg", "utun", "ppp", "tailscale", "zt", "nebula", "docker", "br-", "veth", "virbr", "vmnet",
+	"tun", "tap", "wg", "utun", "ppp", "tailscale", "zt", "nebula", "docker", "br-", "veth", "virbr", "vmnet",
 	"vboxnet", "lxc", "lxd", "cni", "flannel", "cali", "podman", "ham", "ipsec", "gif", "stf", "awdl", "llw", "bridge",
 }
 

@@ -148,3 +148,20 @@ func TestVirtualByName(t *testing.T) {
 		}
 	}
 }
+
+// TestOurInterface leaves out the interface of kith up --tun, and no other.
+func TestOurInterface(t *testing.T) {
+	p := netip.MustParsePrefix
+	for _, c := range []struct {
+		addrs []netip.Prefix
+		want  bool
+	}{
+		{nil, false}, {[]netip.Prefix{p("fd6b:6974:6801::1/128")}, true}, {[]netip.Prefix{p("fd6b:6974:6901::1/128")}, false},
+		{[]netip.Prefix{p("fd6b:6974:6801::1/128"), p("10.0.0.1/24")}, false}, {[]netip.Prefix{p("10.0.0.1/24")}, false},
+	} {
+		i := Interface{Addrs: c.addrs}
+		if got := i.ours(); got != c.want {
+			t.Errorf("%v: %v", c.addrs, got)
+		}
+	}
+}
