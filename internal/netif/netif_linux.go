@@ -5,6 +5,7 @@ package netif
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -25,6 +26,9 @@ func Check() error {
 			Hint: "run it as root; without it, kith proxy and kith forward reach the same ports"}
 	}
 	f, err := os.OpenFile(clonePath, os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrPermission) {
+		return &Error{Text: "this user may not make network interfaces", Err: err, Hint: "run it as root"}
+	}
 	if err != nil {
 		return &Error{Text: "this system offers no network interfaces to programs", Err: err,
 			Hint: "modprobe tun may help; a container needs the device " + clonePath}

@@ -145,7 +145,11 @@ func (r *resolvConf) take(server netip.Addr) (former []byte, err error) {
 		return nil, fmt.Errorf("netif: %s is that of another kith up --tun (%s)", r.path, m.ifi)
 	}
 	text := r.content(former, server)
-	if err := keep(r.path, r.kept()); err != nil {
+	err = keep(r.path, r.kept())
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("netif: this user may not replace %s: %w", r.path, fs.ErrPermission)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("netif: keep %s: %w", r.path, err)
 	}
 	if err := replace(r.path, text); err != nil {
