@@ -91,6 +91,9 @@ const (
 	maxRTO = 2 * time.Second
 	// absence is how long a connection outlives a peer that does not answer.
 	absence = 15 * time.Minute
+	// timeWait is how long the ports of a connection that ended stay taken: no packet
+	// is on its way for longer, and WireGuard drops copies.
+	timeWait = 4 * time.Second
 	// congestionControl is CUBIC (RFC 9438).
 	congestionControl = tcpip.CongestionControlOption("cubic")
 )
@@ -104,8 +107,9 @@ func tuneTCP(s *stack.Stack) error {
 	rx := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: defaultBuffer, Max: maxBuffer}
 	tx := tcpip.TCPSendBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: defaultBuffer, Max: maxBuffer}
 	moderate := tcpip.TCPModerateReceiveBufferOption(true)
+	wait := tcpip.TCPTimeWaitTimeoutOption(timeWait)
 	rto, retries := tcpip.TCPMaxRTOOption(maxRTO), tcpip.TCPMaxRetriesOption(absence/maxRTO)
-	for _, opt := range []tcpip.SettableTransportProtocolOption{&sack, &recovery, &cc, &rx, &tx, &moderate, &rto, &retries} {
+	for _, opt := range []tcpip.SettableTransportProtocolOption{&sack, &recovery, &cc, &rx, &tx, &moderate, &rto, &retries, &wait} {
 		if err := s.SetTransportProtocolOption(tcp.ProtocolNumber, opt); err != nil {
 			return fmt.Errorf("tunnel: tune TCP: %v", err)
 		}
