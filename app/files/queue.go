@@ -23,7 +23,9 @@ type outFrame struct {
 	off    int64
 	items  []item // a batch's
 	pinned bool   // a pipe's chunk cannot be read again
-	sentAt time.Time
+
+	writing bool // a lane reads buf; guarded by the queue's mutex
+	sentAt  time.Time
 }
 
 // A bigFile is a large file that is being sent: open until its last frame is
@@ -135,10 +137,22 @@ func (q *queue) next(l *outLane) *outFrame {
 	}
 }
 
-// acked is called with the frames that a lane's peer has acknowledged.
+// written ends what next began: the lane does not look at the frame any more.
+func (q *queue) written(f *outFrame) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	f.writing = false
+	q.cond.Broadcast()
+}
+
+// acked is called with the frames that a lane's peer has acknowledged. The answer can be
+// here before the write of the last one has returned.
 func (q *queue) acked(l *outLane, n int, now time.Time) []*outFrame {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	for n > 0 && n <= len(l.out) && l.out[n-1].writing {
+		q.cond.Wait()
+	}
 	list := l.acked(n, now)
 	q.open -= len(list)
 	q.cond.Broadcast()
@@ -214,6 +228,7 @@ func (l *outLane) room() bool {
 }
 
 func (l *outLane) take(f *outFrame) {
+	f.writing = true
 	f.sentAt = time.Now()
 	l.out = append(l.out, f)
 	l.bytes += f.len + len(f.meta)
