@@ -60,6 +60,7 @@ var mayImport = map[string][]string{
 	"internal/control": {"*"},
 	"internal/cli":     {"*"},
 	"internal/bench":   {"*"},
+	"internal/wan":     {},
 	"cmd/kith":         {"internal/cli"},
 }
 
@@ -89,7 +90,7 @@ var home = map[string][]string{
 	"golang.org/x/time":              {"rendezvous/dns"},
 	"golang.org/x/crypto":            {"code", "pairing", "internal/wire", "link"},
 	"golang.org/x/net":               {"rendezvous/lan", "link", "link/portmap", "link/punch", "hub"},
-	"golang.org/x/sys":               {".", "app/files", "rendezvous/lan", "link", "link/portmap", "link/punch", "internal/cli", "internal/nettest", "internal/train"},
+	"golang.org/x/sys":               {".", "app/files", "rendezvous/lan", "link", "link/portmap", "link/punch", "internal/cli", "internal/nettest", "internal/train", "internal/wan"},
 	"golang.zx2c4.com/wireguard":     {"link", "tunnel", "internal/bench"},
 	"gvisor.dev/gvisor":              {"tunnel"},
 
