@@ -33,7 +33,7 @@ func TestLine(t *testing.T) {
 				}
 				now = now.Add(tt.every)
 			}
-			if gone != tt.dropped || (last - tt.last).Abs() > time.Millisecond/2 {
+			if gone != tt.dropped || (last-tt.last).Abs() > time.Millisecond/2 {
 				t.Errorf("%d dropped, the last took %v; want %d and %v", gone, last, tt.dropped, tt.last)
 			}
 		})
