@@ -386,7 +386,7 @@ func (u *useLab) requests(ctx context.Context) error {
 
 // lossy is one file through the tunnel over a way that loses packets.
 func (u *useLab) lossy(ctx context.Context) error {
-	const size = 300 << 20
+	const size = 600 << 20
 	file := filepath.Join(u.dir, "lossy")
 	if err := random(file, size); err != nil {
 		return err
