@@ -94,14 +94,12 @@ func (s *Service) host(peer string, conn net.Conn, h hello) {
 		_ = say(conn, byte(st)) // who does not listen to it need not know
 		return
 	}
-	l.told(true)
 	err := say(conn, byte(statusOK))
 	if err == nil {
 		err = s.watch(l.ctx, peer, conn, l.check, func(bool) {})
 	}
 	l.cancel(err)
 	<-l.done
-	l.told(false)
 	s.cfg.Logger.Info("listener ended", "peer", peer, "port", h.place.String(), "err", err)
 }
 
@@ -155,6 +153,7 @@ func (l *hosted) begin() status {
 		s.cfg.Logger.Info("port not listened on", "peer", l.peer, "port", l.place.String(), "err", err)
 		return bindStatus(err)
 	}
+	l.told(true)
 	var wg sync.WaitGroup
 	for _, sock := range socks {
 		wg.Go(func() {
@@ -166,6 +165,7 @@ func (l *hosted) begin() status {
 	}
 	go func() { // ends with l.ctx; host waits for done
 		wg.Wait()
+		l.told(false) // before another may begin
 		l.release()
 	}()
 	return statusOK
