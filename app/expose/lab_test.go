@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"strconv"
 	"sync"
 	"testing"
@@ -222,7 +223,7 @@ type packetConn struct {
 	late     chan struct{}
 }
 
-func packetPipe(near, far net.Addr) (a, b *packetConn) {
+func packetPipe(near, far nameAddr) (a, b *packetConn) {
 	x, y, ended := make(chan []byte, 64), make(chan []byte, 64), make(chan struct{})
 	end := sync.OnceFunc(func() { close(ended) })
 	return &packetConn{to: near, in: x, out: y, ended: ended, end: end}, &packetConn{to: far, in: y, out: x, ended: ended, end: end}
@@ -407,6 +408,24 @@ func ask(t *testing.T, c net.Conn, text string) {
 	if string(buf[:n]) != text {
 		t.Fatalf("%q came back for %q", buf[:n], text)
 	}
+}
+
+// refusedAt connects, and returns why that, or the first read, failed: a reset can come
+// before the dial is done.
+func refusedAt(t *testing.T, port uint16) error {
+	t.Helper()
+	c, err := net.Dial("tcp", local(port))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err = c.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatal("the connection stays open")
+	}
+	return err
 }
 
 func closedAt(t *testing.T, port uint16) {
