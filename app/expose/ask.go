@@ -132,6 +132,7 @@ func (s *Service) attempt(ctx context.Context, e Exposure, report func(error)) e
 		return errors.Join(ErrBroken, err)
 	}
 	report(nil)
+	stop() // from here on watch closes it
 	return s.watch(ctx, e.Peer, conn, func() error { return nil }, func(away bool) {
 		if away {
 			report(ErrAway)

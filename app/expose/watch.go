@@ -77,7 +77,7 @@ func (s *Service) watch(ctx context.Context, peer string, conn net.Conn, check f
 	for {
 		select {
 		case <-ctx.Done():
-			return s.last(conn, context.Cause(ctx))
+			return s.last(conn, context.Cause(ctx), done)
 		case h := <-told:
 			if h.ended != nil {
 				return h.ended
@@ -95,7 +95,7 @@ func (s *Service) watch(ctx context.Context, peer string, conn net.Conn, check f
 		case <-tick.C:
 		}
 		if err := check(); err != nil {
-			return s.last(conn, err)
+			return s.last(conn, err, done)
 		}
 		now := time.Now()
 		since, up := s.cfg.Up(peer)
@@ -117,12 +117,27 @@ func (s *Service) watch(ctx context.Context, peer string, conn net.Conn, check f
 	}
 }
 
-// last tells the other side why the listener ends, if it can be told in a byte.
-func (s *Service) last(conn net.Conn, err error) error {
+// last tells the other side that this one ends it, and why if a byte can say it. The
+// stream may be this device's last before its tunnel ends: it waits a moment until the
+// other side has seen its end, and ended it, too.
+func (s *Service) last(conn net.Conn, err error, done <-chan struct{}) error {
 	for _, st := range []status{statusDenied, statusFailed} {
 		if errors.Is(err, st.err()) {
 			_ = say(conn, byte(st)) // who does not listen to it need not know
 		}
 	}
+	h, ok := conn.(interface{ CloseWrite() error })
+	if !ok || h.CloseWrite() != nil {
+		return err
+	}
+	t := time.NewTimer(farewell)
+	defer t.Stop()
+	select {
+	case <-done:
+	case <-t.C:
+	}
 	return err
 }
+
+// farewell is how long the end of a stream waits for the other side.
+const farewell = 300 * time.Millisecond

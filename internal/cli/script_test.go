@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -58,6 +59,7 @@ func TestScripts(t *testing.T) {
 			"freeport": freePort,
 			"freetcp":  freeTCP,
 			"gone":     awaitGone,
+			"web":      awaitWeb,
 		},
 	})
 }
@@ -242,5 +244,22 @@ func awaitGone(ts *testscript.TestScript, neg bool, args []string) {
 			conn.Close()
 		}
 		return err != nil
+	})
+}
+
+// awaitWeb: web PORT waits until the server of serve answers at a port of localhost.
+func awaitWeb(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: web PORT")
+	}
+	client := http.Client{Timeout: scriptWait, Transport: &http.Transport{DisableKeepAlives: true}}
+	poll(ts, "a server at port "+args[0], func() bool {
+		r, err := client.Get("http://127.0.0.1:" + args[0] + "/")
+		if err != nil {
+			return false
+		}
+		defer r.Body.Close()
+		raw, err := io.ReadAll(r.Body)
+		return err == nil && string(raw) == "hello through the tunnel\n"
 	})
 }

@@ -56,7 +56,6 @@ func (s *Server) openExpose() error {
 		Refused: refused.tell,
 	})
 	s.node.HandleUDP(expose.Port, func(from kith.Device, conn net.Conn) { s.expose.ServeUDP(from.ID.String(), conn) })
-	s.wg.Go(s.recheckListeners)
 	return nil
 }
 
@@ -68,8 +67,8 @@ func (s *Server) closeExpose() error {
 	return s.expose.Close()
 }
 
-// recheckListeners ends what devices may no longer listen on. An event that is lost
-// costs a second.
+// recheckListeners ends what devices may no longer listen on, and what is exposed at
+// those that are gone. An event that is lost costs a second.
 func (s *Server) recheckListeners() {
 	events, stop := s.node.Events()
 	defer stop()
@@ -81,7 +80,11 @@ func (s *Server) recheckListeners() {
 			if !ok {
 				return
 			}
-			if ev.Kind == kith.EventRights || ev.Kind == kith.EventUnpaired {
+			switch ev.Kind {
+			case kith.EventUnpaired:
+				s.forwards.drop(ev.Device.ID.String())
+				s.expose.Recheck()
+			case kith.EventRights:
 				s.expose.Recheck()
 			}
 		}

@@ -200,6 +200,23 @@ func (f *forwards) remove(id string, missing error) error {
 	return errors.Join(err, f.set.Apply(specs))
 }
 
+// drop ends what is exposed at a device that is gone.
+func (f *forwards) drop(device string) {
+	f.mu.Lock()
+	var ids []string
+	for id, spec := range f.specs {
+		if spec.Direction == forward.Expose && spec.Device == device {
+			ids = append(ids, id)
+		}
+	}
+	f.mu.Unlock()
+	for _, id := range ids {
+		if err := f.remove(id, nil); err != nil {
+			f.s.log.Warn("exposed port not forgotten", "err", err)
+		}
+	}
+}
+
 // nameOf is what a device is called here, or its ID if it is gone.
 func (s *Server) nameOf(id string) string {
 	if d, err := s.node.Device(id); err == nil {
@@ -295,7 +312,10 @@ func (s *Server) follows(st *stream, spec forward.Spec, keep bool) (Reply, error
 			return Reply{}, nil
 		case <-look.C:
 		}
-		now, _ = s.forwards.status(spec)
+		var there bool
+		if now, there = s.forwards.status(spec); !there {
+			return Reply{}, &Error{Kind: KindNotFound, Text: "it was removed"}
+		}
 		if now.FailedAt.After(last.FailedAt) && st.send(Reply{Text: now.LastFailure}) != nil {
 			return Reply{}, errTaken
 		}

@@ -83,6 +83,7 @@ func NewServer(node *kith.Node, inbox string, log *slog.Logger) (*Server, error)
 		s.wg.Wait()
 		return nil, errors.Join(err, s.closeExpose(), s.files.Close(), s.chat.Close())
 	}
+	s.wg.Go(s.recheckListeners)
 	node.HandleNotes(func(from kith.Device, body []byte) bool { return s.chat.TakeNote(from.ID.String(), body) })
 	return s, nil
 }
@@ -289,6 +290,7 @@ func (s *Server) unpair(ctx context.Context, req Request) (Reply, error) {
 		return Reply{}, err
 	}
 	told, err := s.node.Unpair(ctx, req.Device)
+	s.expose.Recheck()
 	return Reply{Device: &d, Told: told}, err
 }
 
