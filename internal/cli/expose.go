@@ -20,14 +20,14 @@ func (e *env) exposeCommand() *cobra.Command {
 		Use:   "expose [[HOST:]PORT[/udp] DEVICE[:PORT]]",
 		Short: "Make a service of this machine a port of another device's localhost",
 		Long: `Make a service of this machine a port of another device's localhost, until
-interrupted; with --keep for good, as long as kith up runs here and there. Programs on
-the other device then open 127.0.0.1:PORT, and reach HOST:PORT as this machine does;
-HOST is localhost and the device's PORT the same unless they are given. It goes on by
-itself when the device comes back.
+interrupted; with --keep for good, as long as kith up runs here and there.
+Programs on the other device then open 127.0.0.1:PORT and reach HOST:PORT as
+this machine does. HOST is localhost, and the device's PORT the same, unless they
+are given. It goes on by itself when the device comes back.
 
-The other device must allow it: kith allow THIS-DEVICE listen:PORT there. It gets no
-right to anything else here. Alone the command lists what is exposed, and which ports
-of this machine other devices have.
+The other device must allow it: kith allow THIS-DEVICE listen:PORT there. It
+gets no right to anything else here. Alone the command lists what is exposed,
+and which ports of this machine other devices have.
 ` + exitHelp,
 		Example: "  kith expose 3000 laptop:8080\n  kith expose 5353/udp laptop --keep\n  kith expose 192.168.1.20:80 laptop:8081\n  kith expose --remove laptop:8080",
 		Args:    atMostArgs(2),
