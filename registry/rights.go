@@ -64,8 +64,8 @@ func (r *Rights) Deny(network string, port uint16) { removePort(r.ports(network)
 func (r Rights) AllowsListen(network string, port uint16) bool {
 	list := *r.listens(network)
 	_, found := slices.BinarySearch(list, port)
-	_, any := slices.BinarySearch(list, AnyPort)
-	return port != AnyPort && (found || any && port >= FirstAnyPort) && !r.Blocked
+	_, each := slices.BinarySearch(list, AnyPort)
+	return port != AnyPort && (found || each && port >= FirstAnyPort) && !r.Blocked
 }
 
 // AllowListen lets the device listen on a port of a network, "tcp" or "udp", or on

@@ -61,7 +61,7 @@ func TestTCP(t *testing.T) {
 	if n, err := open.Read(make([]byte, 1)); err == nil {
 		t.Errorf("%d bytes of a connection whose exposure has ended", n)
 	}
-	if len(desk.Service.exposed) > 0 {
+	if len(desk.exposed) > 0 {
 		t.Error("something is left")
 	}
 }
@@ -236,7 +236,7 @@ func TestForgottenByExposer(t *testing.T) {
 	_, desk, laptop, e, reports, _ := exposed(t, forward.TCP, serveTCP(t, echoTCP))
 	key := exposedKey{"laptop", place{forward.TCP, e.Port}}
 	desk.Service.mu.Lock()
-	desk.Service.exposed[key].token = newToken()
+	desk.exposed[key].token = newToken()
 	desk.Service.mu.Unlock()
 	if err := refusedAt(t, e.Port); err == nil || errors.Is(err, io.EOF) {
 		t.Errorf("%v, want a reset", err)

@@ -100,7 +100,7 @@ func (s *Service) host(peer string, conn net.Conn, h hello) {
 	}
 	l.cancel(err)
 	<-l.done
-	s.cfg.Logger.Info("listener ended", "peer", peer, "port", h.place.String(), "err", err)
+	s.cfg.Logger.Info("listener ended", "peer", peer, "port", l.place.String(), "err", err)
 }
 
 // claim makes the port l's, unless it is another device's. The same device's earlier
@@ -249,7 +249,7 @@ func (c *carried) CloseWrite() error {
 	if h, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return h.CloseWrite()
 	}
-	return c.Conn.Close()
+	return c.Close()
 }
 
 // Abort ends the stream at once.

@@ -74,7 +74,7 @@ func (l *lab) start(name string) *device {
 			return l.dial(ctx, protocol, name, peer)
 		},
 		Who: func(remote net.Addr) (string, bool) { return remote.String(), remote.String() != "stranger" },
-		May: func(peer string, protocol forward.Protocol, port uint16) bool {
+		May: func(_ string, protocol forward.Protocol, port uint16) bool {
 			d.mu.Lock()
 			defer d.mu.Unlock()
 			return d.may[place{protocol, port}]
@@ -84,7 +84,7 @@ func (l *lab) start(name string) *device {
 			defer l.mu.Unlock()
 			return l.since, !l.down && l.devices[peer] != nil
 		},
-		Listening: func(peer string, protocol forward.Protocol, port uint16, began bool) {
+		Listening: func(peer string, _ forward.Protocol, _ uint16, began bool) {
 			d.told <- peer + " listens " + strconv.FormatBool(began)
 		},
 		Refused: func(peer string, _ forward.Protocol, _ uint16) { d.told <- peer + " refused" },

@@ -147,8 +147,8 @@ func (c *Change) apply(r *kith.Rights) error {
 		}
 		r.DenyListen(p.Network, p.Number)
 		if r.AllowsListen(p.Network, p.Number) { // by another right
-			any := Port{Network: p.Network}
-			return &Error{Kind: KindUsage, Text: "it may listen on any port, and so on port " + p.String(), Hint: "to take that back: kith deny DEVICE listen:" + any.String()}
+			each := Port{Network: p.Network}
+			return &Error{Kind: KindUsage, Text: "it may listen on any port, and so on port " + p.String(), Hint: "to take that back: kith deny DEVICE listen:" + each.String()}
 		}
 	}
 	if c.Files {
