@@ -49,6 +49,7 @@ var mayImport = map[string][]string{
 	"app/forward":               {},
 	"app/files":                 {},
 	"app/proxy":                 {"app/forward"},
+	"app/expose":                {"app/forward"},
 	"models":                    {},
 	"hub/hubaddr":               {},
 	"hub":                       {"hub/hubaddr", "rendezvous", "rendezvous/dht", "rendezvous/waku", "internal/train"},
@@ -117,6 +118,7 @@ var banned = map[string]map[string]string{
 	"app/chat":    {"os": "an app is given what it needs"},
 	"app/forward": {"os": "an app is given what it needs"},
 	"app/proxy":   {"os": "an app is given what it needs"},
+	"app/expose":  {"os": "an app is given what it needs"},
 	"lane":        {"os/exec": "nothing is run"},
 }
 

@@ -233,11 +233,21 @@ func (n *Node) acceptForward(from identity.DeviceID, port uint16, accept func() 
 
 // mayReachUDP decides on the first datagram of a flow to a UDP port.
 func (n *Node) mayReachUDP(from identity.DeviceID, port uint16) bool {
+	if _, ok := n.handled(port); ok {
+		_, ok := n.mayUse(from)
+		return ok
+	}
 	return n.allowed(from, forward.UDP, port)
 }
 
-// serveUDP carries a flow of datagrams to a port of localhost.
+// serveUDP carries a flow of datagrams to what handles the port, or a port of localhost.
 func (n *Node) serveUDP(from identity.DeviceID, port uint16, conn net.Conn) {
+	if serve, ok := n.handled(port); ok {
+		if rec, ok := n.mayUse(from); ok {
+			serve(n.device(rec), conn)
+		}
+		return
+	}
 	local, err := forward.DialLocalUDP(n.ctx, port)
 	if err != nil {
 		n.cfg.Logger.Info("allowed port not reached", "peer", from.Short(), "port", port, "err", err)

@@ -30,24 +30,25 @@ import (
 // device, and carries connections to and from them. It is safe for concurrent
 // use. Close ends it.
 type Node struct {
-	cfg     Config
-	bootID  [8]byte // tells this run from every other; new at each start
-	lock    *os.File
-	id      *identity.Identity
-	store   *registry.Store
-	media   *rendezvous.Racer
-	lan     *lan.Exchange  // nil if it is left out
-	dht     *dht.Exchange  // nil if it is left out
-	via     *multicastOnly // nil if the LAN is left out
-	mon     *netmon.Monitor
-	socket  *link.Socket
-	tunnel  *tunnel.Tunnel
-	events  events
-	lanes   lanes
-	live    *forward.Live[identity.DeviceID] // who reaches which port of this machine
-	reach   *reach
-	relayed traffic // of relays that are closed
-	notes   atomic.Pointer[func(from Device, body []byte) bool]
+	cfg       Config
+	bootID    [8]byte // tells this run from every other; new at each start
+	lock      *os.File
+	id        *identity.Identity
+	store     *registry.Store
+	media     *rendezvous.Racer
+	lan       *lan.Exchange  // nil if it is left out
+	dht       *dht.Exchange  // nil if it is left out
+	via       *multicastOnly // nil if the LAN is left out
+	mon       *netmon.Monitor
+	socket    *link.Socket
+	tunnel    *tunnel.Tunnel
+	events    events
+	lanes     lanes
+	datagrams datagrams
+	live      *forward.Live[identity.DeviceID] // who reaches which port of this machine
+	reach     *reach
+	relayed   traffic // of relays that are closed
+	notes     atomic.Pointer[func(from Device, body []byte) bool]
 
 	ctx    context.Context    //nolint:containedctx // ends every goroutine of the node; Close cancels it
 	cancel context.CancelFunc // idempotent

@@ -15,6 +15,12 @@ type Rights = registry.Rights
 // A Share is a folder that a device may get.
 type Share = registry.Share
 
+// AnyPort, in Rights.ListenTCP and ListenUDP, is every port number from FirstAnyPort.
+const (
+	AnyPort      = registry.AnyPort
+	FirstAnyPort = registry.FirstAnyPort
+)
+
 // A BlockedError says that a device is blocked here.
 type BlockedError struct{ Device Device }
 

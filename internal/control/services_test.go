@@ -1,6 +1,7 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/kithproject/kith"
 	"github.com/kithproject/kith/app/chat"
+	"github.com/kithproject/kith/app/expose"
 	"github.com/kithproject/kith/app/files"
 	"github.com/kithproject/kith/app/forward"
 	"github.com/kithproject/kith/code"
@@ -26,8 +28,8 @@ import (
 	"github.com/kithproject/kith/rendezvous/rendezvoustest"
 )
 
-// services are all ports at which a daemon listens inside the tunnel, and what a paired
-// device without rights gets there. Whoever adds one says here what it refuses.
+// services are all TCP ports at which a daemon listens inside the tunnel, and what a
+// paired device without rights gets there. Whoever adds one says here what it refuses.
 func services(b *Server, from string) map[uint16]func(ctx context.Context, a *Server) error {
 	to := b.node.ID().String()
 	return map[uint16]func(ctx context.Context, a *Server) error{
@@ -80,6 +82,36 @@ func services(b *Server, from string) map[uint16]func(ctx context.Context, a *Se
 			<-done
 			return nil
 		},
+		expose.Port: func(ctx context.Context, a *Server) error { // listens for nobody, and knows no token
+			for _, p := range []forward.Protocol{forward.TCP, forward.UDP} {
+				for _, port := range []uint16{1, 80, 8080, 65535} {
+					var told error
+					short, stop := context.WithCancel(ctx)
+					e := expose.Exposure{Peer: to, Protocol: p, Port: port, Address: "localhost:1"}
+					err := a.expose.Expose(short, e, func(err error) { told = err; stop() })
+					stop()
+					if err != nil || !errors.Is(told, expose.ErrDenied) {
+						return fmt.Errorf("port %d of %s: %w, %w, want ErrDenied", port, p, err, told)
+					}
+				}
+			}
+			if hosted := b.expose.Hosted(); len(hosted) > 0 {
+				return fmt.Errorf("listens: %+v", hosted)
+			}
+			conn, err := a.node.Dial(ctx, "tcp", net.JoinHostPort(to, strconv.Itoa(expose.Port)))
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			carry := append([]byte{2, 6, 0, 80}, make([]byte, 16)...)
+			if _, err := conn.Write(carry); err != nil {
+				return err
+			}
+			if got, err := io.ReadAll(conn); err != nil || !bytes.Equal(got, []byte{6}) {
+				return fmt.Errorf("a token of nothing: %v, %w, want unknown", got, err)
+			}
+			return nil
+		},
 		lane.Port: func(ctx context.Context, a *Server) error { // for files, which asks again; for nothing else
 			for _, kind := range []string{"forward", "ssh", "x"} {
 				conn, err := a.node.OpenLane(ctx, to, kind)
@@ -89,6 +121,31 @@ func services(b *Server, from string) map[uint16]func(ctx context.Context, a *Se
 				if !errors.Is(err, lane.ErrRefused) {
 					return fmt.Errorf("a lane for %s: %w, want ErrRefused", kind, err)
 				}
+			}
+			return nil
+		},
+	}
+}
+
+// udpServices is services for UDP.
+func udpServices(b *Server) map[uint16]func(ctx context.Context, a *Server) error {
+	return map[uint16]func(ctx context.Context, a *Server) error{
+		expose.Port: func(ctx context.Context, a *Server) error { // without a token: silence, and its end
+			conn, err := a.node.Dial(ctx, "udp", net.JoinHostPort(b.node.ID().String(), strconv.Itoa(expose.Port)))
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			for _, size := range []int{0, 1, 15, 16, 1000} {
+				if _, err := conn.Write(make([]byte, size)); err != nil {
+					return err
+				}
+			}
+			if err := conn.SetReadDeadline(time.Now().Add(300 * time.Millisecond)); err != nil {
+				return err
+			}
+			if n, err := conn.Read(make([]byte, 100)); err == nil {
+				return fmt.Errorf("%d bytes came back", n)
 			}
 			return nil
 		},
@@ -116,8 +173,17 @@ func TestServices(t *testing.T) {
 			t.Errorf("port %d: %v", port, err)
 		}
 	}
+	udp := udpServices(b)
+	if got, want := b.node.UDPPorts(), slices.Sorted(maps.Keys(udp)); !slices.Equal(got, want) {
+		t.Fatalf("the daemon handles UDP at %v; this test knows of %v", got, want)
+	}
+	for port, try := range udp {
+		if err := try(ctx, a); err != nil {
+			t.Errorf("UDP port %d: %v", port, err)
+		}
+	}
 	// No other port answers, allowed or not listened at.
-	for _, port := range []uint16{1, 22, 80, 27490, 27495, 65535} {
+	for _, port := range []uint16{1, 22, 80, 27490, 27499, 65535} {
 		conn, err := a.node.Dial(ctx, "tcp", net.JoinHostPort("laptop", strconv.Itoa(int(port))))
 		if !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("port %d: %v, %v, want refused", port, conn, err)
