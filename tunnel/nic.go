@@ -94,8 +94,11 @@ const (
 	// timeWait is how long the ports of a connection that ended stay taken: no packet
 	// is on its way for longer, and WireGuard drops copies.
 	timeWait = 4 * time.Second
-	// congestionControl is CUBIC (RFC 9438).
-	congestionControl = tcpip.CongestionControlOption("cubic")
+	// congestionControl is NewReno (RFC 6582), since the stack's CUBIC recovers worse
+	// from its own losses: over 20 ms and 300 Mbit/s one stream carries 260 Mbit/s with
+	// the one and 90 with the other, 32 streams at 1 % loss 240 and 150. On a LAN and
+	// over 200 ms they are alike.
+	congestionControl = tcpip.CongestionControlOption("reno")
 )
 
 func tuneTCP(s *stack.Stack) error {

@@ -28,7 +28,7 @@ type Config struct {
 	Rate  float64       // bits per second; 0 for no limit
 	Queue time.Duration // how long a packet may wait for its turn with a Rate; what would wait longer is dropped
 	MTU   int           // of the interfaces, in bytes; default 1500
-	Seed  uint64        // of the losses
+	Seed  uint64        // of the losses; any number
 }
 
 // inFlight is how many packets may be on the way in one direction: 100 ms of 10 Gbit/s.
@@ -66,9 +66,9 @@ type Way struct {
 
 // Stats count the packets of both directions.
 type Stats struct {
-	Carried int // came out
-	Lost    int // by Config.Loss
-	Dropped int // did not fit the queue
+	Carried int // packets that came out
+	Lost    int // packets, by Config.Loss
+	Dropped int // packets that did not fit the queue
 }
 
 // Stats returns what happened so far.
