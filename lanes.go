@@ -45,12 +45,15 @@ func (n *Node) openLanes() error {
 			}
 			return n.tunnel.Peer(ap.Addr())
 		},
-		Allow:    func(peer identity.DeviceID, kind string) bool { _, _, ok := n.mayLane(peer, kind); return ok },
+		Allow: func(peer identity.DeviceID, kind string) bool {
+			_, _, ok := n.mayLane(peer, kind)
+			return ok && (kind != kindPort || n.carries.expects(peer))
+		},
 		Accept:   n.serveLane,
 		Addrs:    n.laneAddrs,
 		Loopback: n.cfg.Loopback, Logger: n.cfg.Logger,
 	})
-	return nil
+	return n.serveCarries()
 }
 
 // laneAddrs are the addresses of this device's interfaces.
