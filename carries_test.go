@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/kithproject/kith"
 	"github.com/kithproject/kith/code"
@@ -120,5 +122,114 @@ func TestBulkGoesByALane(t *testing.T) {
 	// The port that nobody listens at is refused as ever.
 	if _, err := p.a.Dial(ctx, "tcp", "laptop:81"); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("port 81: %v", err)
+	}
+}
+
+// TestBulkStaysInTheTunnel holds that Config.NoLanes, here or there, keeps everything
+// inside the tunnel; there, it is what a version of kith without lanes looks like.
+func TestBulkStaysInTheTunnel(t *testing.T) {
+	for name, none := range map[string][2]bool{"here": {true, false}, "there": {false, true}} {
+		t.Run(name, func(t *testing.T) {
+			ctx := testContext(t)
+			network := rendezvoustest.NewNetwork(1, rendezvoustest.Faults{})
+			var p carriedPair
+			for i, n := range []**kith.Node{&p.a, &p.b} {
+				*n = openNodeAs(t, network, []string{"desk", "laptop"}[i], func(c *kith.Config) { c.NoLanes = none[i] })
+			}
+			pairNodes(ctx, t, p.a, p.b, code.MethodWords)
+			ln, err := p.b.Listen("tcp", ":80")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer ln.Close()
+			p.open(ctx, t, ln)
+			if err := pour(p.far, p.near, 24<<20, func(int) {}); err != nil {
+				t.Fatal(err)
+			}
+			if sent, received := laneBytes(t, p.a, "laptop"); sent+received > 0 {
+				t.Errorf("lanes carried %d and %d bytes", sent, received)
+			}
+		})
+	}
+}
+
+// allowedPair is two nodes, where the second lets the first reach a port of localhost that
+// takes what comes and sends without end.
+func allowedPair(ctx context.Context, t *testing.T) (a, b *kith.Node, port uint16) {
+	t.Helper()
+	network := rendezvoustest.NewNetwork(1, rendezvoustest.Faults{})
+	a, b = openNode(t, network, stateDir(t), "desk"), openNode(t, network, stateDir(t), "laptop")
+	pairNodes(ctx, t, a, b, code.MethodWords)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() { _, _ = io.Copy(conn, zeroes{}); conn.Close() }()
+		}
+	}()
+	port = uint16(ln.Addr().(*net.TCPAddr).Port)
+	if err := b.Allow("desk", port); err != nil {
+		t.Fatal(err)
+	}
+	return a, b, port
+}
+
+type zeroes struct{}
+
+func (zeroes) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+// TestRightsEndLanes withdraws what a connection on a lane depends on: it ends at once, and
+// not as if all had come.
+func TestRightsEndLanes(t *testing.T) {
+	for name, end := range map[string]func(b *kith.Node, port uint16) error{
+		"deny": func(b *kith.Node, port uint16) error { return b.Deny("desk", port) },
+		"block": func(b *kith.Node, _ uint16) error {
+			_, err := b.SetRights("desk", func(r *kith.Rights) error { r.Blocked = true; return nil })
+			return err
+		},
+		"unpair": func(b *kith.Node, _ uint16) error {
+			ctx, cancel := context.WithTimeout(context.Background(), nodePatience)
+			defer cancel()
+			_, err := b.Unpair(ctx, "desk")
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx := testContext(t)
+			a, b, port := allowedPair(ctx, t)
+			conn, err := a.Dial(ctx, "tcp", fmt.Sprintf("laptop:%d", port))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if err := conn.SetReadDeadline(time.Now().Add(nodePatience)); err != nil {
+				t.Fatal(err)
+			}
+			for buf := make([]byte, 1<<20); ; {
+				if _, err := conn.Read(buf); err != nil {
+					t.Fatal(err)
+				}
+				if _, received := laneBytes(t, a, "laptop"); received > 16<<20 {
+					break
+				}
+			}
+			if err := end(b, port); err != nil {
+				t.Fatal(err)
+			}
+			start := time.Now()
+			if n, err := io.Copy(io.Discard, conn); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("after %d more bytes: %v", n, err)
+			}
+			if d := time.Since(start); d > 5*time.Second {
+				t.Errorf("it lasted %v more", d)
+			}
+		})
 	}
 }

@@ -197,11 +197,8 @@ func wait(changed <-chan struct{}, by time.Time) error {
 func (c *Conn) hold(l lock, op string, by func() time.Time) error {
 	for {
 		c.mu.Lock()
-		deadline, changed, err := by(), c.changed, c.err
+		deadline, changed, err := by(), c.changed, firstError(c.err, c.away)
 		c.mu.Unlock()
-		if err == nil {
-			err = c.away
-		}
 		if err != nil && op == "write" {
 			return c.opErr(op, err)
 		}

@@ -38,6 +38,7 @@ type machine struct {
 
 	// Sending.
 	sent     uint64
+	going    uint64 // what is being written to the tunnel: it may be read before it is counted
 	send     where
 	from     uint64 // where the lane begins; of this epoch, if switched
 	switched bool
@@ -100,9 +101,13 @@ func (m *machine) writing(now time.Time) (where, int) {
 	return lane, int(window - (m.sent - m.acked))
 }
 
+// write says that n bytes are being written to the tunnel.
+func (m *machine) write(n int) { m.going = uint64(n) }
+
 // wrote counts what was written to the tunnel, or is on its way into the lane.
 func (m *machine) wrote(n int, now time.Time) {
 	m.sent += uint64(n)
+	m.going = 0
 	m.moved = now
 }
 
@@ -223,10 +228,13 @@ func (m *machine) receive(g message, now time.Time, dialer bool) (again bool, er
 	}
 	switch g.kind {
 	case kindSwitch:
-		if m.come || m.ended || g.offset < m.got {
+		switch {
+		case m.come || m.ended:
 			return false, ErrProtocol
-		}
-		if !m.gone {
+		case m.gone: // the tunnel has it all, and may have been faster
+		case g.offset < m.got:
+			return false, ErrProtocol
+		default:
 			m.come, m.begins, m.told = true, g.offset, g.offset
 		}
 	case kindAck:
@@ -245,7 +253,7 @@ func (m *machine) receive(g message, now time.Time, dialer bool) (again bool, er
 			m.ack()
 		}
 	case kindBack:
-		if g.offset > m.sent || m.switched && g.offset < m.acked {
+		if g.offset > m.sent+m.going || m.switched && m.acked > m.from && g.offset < m.acked {
 			return false, ErrProtocol
 		}
 		m.back = true

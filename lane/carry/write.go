@@ -68,8 +68,10 @@ func (c *Conn) put(p []byte, buf **[chunkSize]byte) (int, error) {
 		}
 		switch {
 		case to == tunnel:
+			p = p[:min(len(p), chunkSize)]
+			c.m.write(len(p))
 			c.mu.Unlock()
-			n, err := c.t.Write(p[:min(len(p), chunkSize)])
+			n, err := c.t.Write(p)
 			c.mu.Lock()
 			c.m.wrote(n, time.Now())
 			c.carried()
@@ -403,7 +405,7 @@ func (c *Conn) done(reset bool) error {
 		abort(c.lane)
 	}
 	if c.control != nil && reset {
-		c.control.Close()
+		abort(c.control) // an end could come too late, when the tunnel ends as well
 	} else if c.control != nil {
 		c.bye = true
 		_ = c.control.SetWriteDeadline(time.Now().Add(byeTime))
@@ -437,7 +439,7 @@ func (c *Conn) fatal(err error) {
 		abort(c.lane)
 	}
 	if c.control != nil {
-		c.control.Close()
+		abort(c.control)
 	}
 	abort(c.t)
 	c.broadcast()
