@@ -43,8 +43,8 @@ type Device struct {
 	Traffic *link.Traffic `json:"traffic,omitempty"`
 	// LaneSent and LaneReceived are what of connections to ports went beside the
 	// tunnel, in bytes, since this node was opened.
-	LaneSent     uint64 `json:"lane_sent,omitempty"`
-	LaneReceived uint64 `json:"lane_received,omitempty"`
+	LaneSent     uint64 `json:"lane_sent,omitempty"`     // bytes
+	LaneReceived uint64 `json:"lane_received,omitempty"` // bytes
 	pairID       registry.PairID
 }
 

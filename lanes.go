@@ -33,6 +33,7 @@ func (n *Node) openLanes() error {
 	if err != nil {
 		return err
 	}
+	n.openLaneMap()
 	n.lanes.service = lane.New(lane.Config{
 		Listener: ln,
 		Dial: func(ctx context.Context, peer identity.DeviceID) (net.Conn, error) {
@@ -49,8 +50,9 @@ func (n *Node) openLanes() error {
 			_, _, ok := n.mayLane(peer, kind)
 			return ok && (kind != kindPort || n.carries.expects(peer))
 		},
-		Accept:   n.serveLane,
-		Addrs:    n.laneAddrs,
+		Accept: n.serveLane,
+		Addrs:  n.laneAddrs,
+		Mapped: n.laneMap.endpoints, Listening: n.laneMap.listening,
 		Loopback: n.cfg.Loopback, Logger: n.cfg.Logger,
 	})
 	return n.serveCarries()

@@ -46,6 +46,7 @@ type Node struct {
 	events  events
 	lanes   lanes
 	carries carries
+	laneMap laneMap
 	live    *forward.Live[identity.DeviceID] // who reaches which port of this machine
 	reach   *reach
 	relayed traffic // of relays that are closed

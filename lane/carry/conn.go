@@ -141,6 +141,16 @@ func (c *Conn) Later(factor int64) {
 	}
 }
 
+// Now has Config.Wanted called at the next byte, if the connection has carried much and is
+// on no lane: for when lanes may have become possible.
+func (c *Conn) Now() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if total := int64(c.m.sent + c.m.got); c.cfg.Wanted != nil && total >= c.cfg.After {
+		c.next = total
+	}
+}
+
 // Ports returns what the connection is called by in a hello.
 func (c *Conn) Ports() Ports {
 	port := func(a net.Addr) uint16 {
