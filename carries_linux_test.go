@@ -3,6 +3,7 @@ package kith_test
 import (
 	"context"
 	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -90,6 +91,11 @@ func TestNetworkForwardByLane(t *testing.T) {
 	}
 }
 
+// miniupnpd is what a home's router maps.
+func miniupnpd(ctx context.Context, s *nettest.Site) string {
+	return s.Router.Output(ctx, "nft", "list", "chain", "inet", "miniupnpd", "prerouting_miniupnpd")
+}
+
 // TestNetworkLaneByMappedPort has a lane between two homes: the router of one maps its
 // TCP port, and releases it when lanes are used no more.
 func TestNetworkLaneByMappedPort(t *testing.T) {
@@ -109,7 +115,20 @@ func TestNetworkLaneByMappedPort(t *testing.T) {
 				}
 				if _, received := r.nodes[0].lanes(ctx); received > 0 {
 					t.Logf("lanes carried %d MiB within %v", received>>20, time.Since(start).Round(time.Millisecond))
-					return
+					break
+				}
+			}
+			for i, s := range r.nodes {
+				if nat[i] != nettest.NATUPnP {
+					continue
+				}
+				if rules := miniupnpd(ctx, r.sites[i]); strings.Count(rules, "dport") != 2 {
+					t.Errorf("not the UDP port of the tunnel and the TCP port of lanes:\n%s", rules)
+				}
+				s.up.Stop()
+				s.up.Wait(ctx)
+				if rules := miniupnpd(ctx, r.sites[i]); strings.Contains(rules, "dport") {
+					t.Errorf("left behind:\n%s", rules)
 				}
 			}
 		})
