@@ -233,3 +233,51 @@ func TestRightsEndLanes(t *testing.T) {
 		})
 	}
 }
+
+// TestManyAtOnce has more connections carry much than may be on lanes: all of them go on,
+// some inside the tunnel.
+func TestManyAtOnce(t *testing.T) {
+	ctx := testContext(t)
+	p := newCarriedPair(ctx, t)
+	ln, err := p.b.Listen("tcp", ":81")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	const n, size = 48, 8 << 20
+	errs := make(chan error, 2*n)
+	go func() {
+		for range n {
+			conn, err := ln.Accept()
+			if err != nil {
+				errs <- err
+				return
+			}
+			go func() {
+				defer conn.Close()
+				_, err := io.CopyN(conn, zeroes{}, size)
+				errs <- err
+			}()
+		}
+	}()
+	for range n {
+		go func() {
+			conn, err := p.a.Dial(ctx, "tcp", "laptop:81")
+			if err == nil {
+				var got int64
+				if got, err = io.Copy(io.Discard, conn); err == nil && got != size {
+					err = fmt.Errorf("%d of %d bytes", got, size)
+				}
+				conn.Close()
+			}
+			errs <- err
+		}()
+	}
+	for range 2 * n {
+		if err := <-errs; err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, received := laneBytes(t, p.a, "laptop")
+	t.Logf("lanes carried %d of %d MiB", received>>20, n*size>>20)
+}

@@ -7,6 +7,9 @@ const (
 	ackEvery = 1 << 20 // bytes
 	// maxWaiting is how many messages wait for the other side to read earlier ones.
 	maxWaiting = 64
+	// maxLane is what one lane carries in one direction: TLS does not renew its keys
+	// (RFC 8446 section 5.5).
+	maxLane = 256 << 30 // bytes
 	// stallAfter is how long the lane may bring no acknowledgement of what is on it,
 	// and idleAfter how long nothing at all is on it, before it is left.
 	stallAfter = 2 * time.Second
@@ -275,6 +278,9 @@ func (m *machine) tick(now time.Time) bool {
 	}
 	if !m.bound || m.gone {
 		return false
+	}
+	if m.switched && m.sent-m.from >= maxLane || m.come && m.got > m.begins && m.got-m.begins >= maxLane {
+		return true
 	}
 	return m.send == lane && m.acked < m.sent && now.Sub(m.progress) >= stallAfter || now.Sub(m.moved) >= idleAfter
 }

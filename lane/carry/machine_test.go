@@ -370,3 +370,44 @@ func FuzzMessage(f *testing.F) {
 		}
 	})
 }
+
+// TestMachineLeaves holds when a lane is left: when nothing is acknowledged, when nothing
+// is carried, and when its keys have carried enough.
+func TestMachineLeaves(t *testing.T) {
+	start := time.Unix(1e9, 0)
+	after := func(d time.Duration) time.Time { return start.Add(d) }
+	on := func() *machine {
+		m := &machine{}
+		if err := m.start(1); err != nil || !m.bind(start) {
+			t.Fatal("no lane")
+		}
+		m.writing(start)
+		return m
+	}
+	m := on()
+	if m.tick(after(idleAfter-1)) || !m.tick(after(idleAfter)) {
+		t.Error("an idle lane is left too soon, or never")
+	}
+	m = on()
+	m.wrote(10, after(time.Second))
+	m.progress = after(time.Second)
+	if m.tick(after(time.Second+stallAfter-1)) || !m.tick(after(time.Second+stallAfter)) {
+		t.Error("a dead lane is left too soon, or never")
+	}
+	if _, err := m.receive(message{kindAck, 1, 5}, after(2*time.Second), true); err != nil || m.tick(after(2*time.Second+stallAfter-1)) {
+		t.Errorf("a slow lane is left: %v", err)
+	}
+	m = on()
+	for range maxLane / window {
+		if m.tick(start) {
+			t.Fatalf("left after %d bytes", m.sent)
+		}
+		m.wrote(window, start)
+		if _, err := m.receive(message{kindAck, 1, m.sent}, start, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !m.tick(start) {
+		t.Error("its keys carry for ever")
+	}
+}
