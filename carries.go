@@ -3,6 +3,7 @@ package kith
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
 	"net/netip"
 	"sync"
@@ -33,6 +34,8 @@ const (
 	// maxCarried is how many connections of one device are on lanes at once, those that
 	// it opened and those that were opened to it counted apart. Each may hold 4 MiB.
 	maxCarried = 32
+	// maxControls is how many connections that one device dialed may have been on lanes.
+	maxControls = 256
 	// carryTime bounds each step of opening a lane for a connection.
 	carryTime = 15 * time.Second
 	helloTime = 5 * time.Second
@@ -45,6 +48,8 @@ const (
 // carries are the connections to ports of other devices, and of theirs to ports of this
 // one, which go over lanes when they carry much.
 type carries struct {
+	claims sync.Mutex // one claim at a time
+
 	mu    sync.Mutex // guards what follows; never held while calling out
 	conns map[*carry.Conn]carried
 	names map[carryName]*carry.Conn // those that other devices dialed
@@ -55,7 +60,7 @@ type carries struct {
 type carried struct {
 	peer   identity.DeviceID
 	dialed bool // by this device
-	lane   bool // it has a control connection
+	moving bool // a lane is being opened for it
 }
 
 type carryName struct {
@@ -107,33 +112,44 @@ func (n *Node) carried(t net.Conn, peer identity.DeviceID, dialed bool) net.Conn
 	return conn
 }
 
-// reserve counts a connection among those on lanes, if there are few enough.
-func (c *carries) reserve(conn *carry.Conn) bool {
+// same counts the connections of a device, dialed by the same side, for which is holds.
+func (c *carries) same(peer identity.DeviceID, dialed bool, is func(*carry.Conn, carried) bool) (n int) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	me, ok := c.conns[conn]
-	if !ok || me.lane {
-		return ok
-	}
-	same := 0
-	for _, o := range c.conns {
-		if o.peer == me.peer && o.dialed == me.dialed && o.lane {
-			same++
+	all := maps.Clone(c.conns)
+	c.mu.Unlock()
+	for conn, of := range all {
+		if of.peer == peer && of.dialed == dialed && is(conn, of) {
+			n++
 		}
 	}
-	if same >= maxCarried {
+	return n
+}
+
+func attached(conn *carry.Conn, _ carried) bool { return conn.Attached() }
+
+// onLane also counts those that are just moving.
+func onLane(conn *carry.Conn, of carried) bool { return of.moving || conn.OnLane() }
+
+// claim notes that a lane is being opened for a connection, if there are few enough.
+// moved must follow then.
+func (c *carries) claim(conn *carry.Conn, peer identity.DeviceID, dialed bool) bool {
+	c.claims.Lock()
+	defer c.claims.Unlock()
+	if c.same(peer, dialed, onLane) >= maxCarried {
 		return false
 	}
-	me.lane = true
-	c.conns[conn] = me
+	c.moving(conn, true)
 	return true
 }
 
-func (c *carries) release(conn *carry.Conn) {
+// moved says that a lane has been opened, or will not be.
+func (c *carries) moved(conn *carry.Conn) { c.moving(conn, false) }
+
+func (c *carries) moving(conn *carry.Conn, is bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if me, ok := c.conns[conn]; ok && !conn.Attached() {
-		me.lane = false
+	if me, ok := c.conns[conn]; ok {
+		me.moving = is
 		c.conns[conn] = me
 	}
 }
@@ -143,15 +159,15 @@ func (n *Node) move(conn *carry.Conn, peer identity.DeviceID) {
 	factor, err := n.tryMove(conn, peer)
 	if err != nil {
 		n.cfg.Logger.Debug("connection stays in the tunnel", "peer", peer.Short(), "err", err)
-		n.carries.release(conn)
 		conn.Later(factor)
 	}
 }
 
 func (n *Node) tryMove(conn *carry.Conn, peer identity.DeviceID) (again int64, err error) {
-	if !n.carries.reserve(conn) {
+	if !n.carries.claim(conn, peer, true) {
 		return carryAgain, lane.ErrBusy
 	}
+	defer n.carries.moved(conn)
 	ctx, cancel := context.WithTimeout(n.ctx, carryTime)
 	defer cancel()
 	if !conn.Attached() {
@@ -261,16 +277,14 @@ func (n *Node) takeControl(control net.Conn) {
 	switch {
 	case conn == nil:
 		status = carry.Unknown
-	case conn.Attached() || !n.carries.reserve(conn):
+	case conn.Attached() || n.carries.same(peer, false, attached) >= maxControls:
 		status = carry.Busy
 	}
 	if err := carry.Answer(control, status); err != nil || status != carry.Taken {
 		control.Close()
 		return
 	}
-	if conn.Attach(control) != nil {
-		n.carries.release(conn)
-	}
+	_ = conn.Attach(control) // errs, and has closed it, if the connection has just ended
 }
 
 // takeLane brings a lane to the connection that it is for.
@@ -281,26 +295,18 @@ func (n *Node) takeLane(from Device, l net.Conn) {
 	}
 	ports, epoch, err := carry.ReadLane(l)
 	conn := n.carries.find(from.ID, ports)
-	if err != nil || conn == nil {
+	if err != nil || conn == nil || !n.carries.claim(conn, from.ID, false) {
 		l.Close()
 		return
 	}
+	defer n.carries.moved(conn)
 	if err := conn.Take(epoch, l); err != nil {
 		n.cfg.Logger.Debug("lane not taken", "peer", from.ID.Short(), "err", err)
 	}
 }
 
 // expects reports whether a device may bring a lane: one of its connections waits for it.
-func (c *carries) expects(peer identity.DeviceID) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, of := range c.conns {
-		if of.peer == peer && !of.dialed && of.lane {
-			return true
-		}
-	}
-	return false
-}
+func (c *carries) expects(peer identity.DeviceID) bool { return c.same(peer, false, attached) > 0 }
 
 func (c *carries) find(peer identity.DeviceID, ports carry.Ports) *carry.Conn {
 	c.mu.Lock()

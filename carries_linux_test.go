@@ -10,27 +10,26 @@ import (
 	"github.com/kithproject/kith/internal/nettest"
 )
 
-// lanes returns how many bytes of connections to ports of the only other device went over
+// byLanes returns how many bytes of connections to ports of the only other device came over
 // lanes.
-func (s *station) lanes(ctx context.Context) (sent, received uint64) {
+func (s *station) byLanes(ctx context.Context) (received uint64) {
 	s.t.Helper()
 	var st struct {
 		Devices []struct {
-			Sent     uint64 `json:"lane_sent"`
 			Received uint64 `json:"lane_received"`
 		}
 	}
 	if err := json.Unmarshal([]byte(s.run(ctx, "status", "--json")), &st); err != nil {
 		s.t.Fatal(err)
 	}
-	return st.Devices[0].Sent, st.Devices[0].Received
+	return st.Devices[0].Received
 }
 
 // awaitLanes returns when the first device has received so many bytes over lanes.
 func awaitLanes(ctx context.Context, t *testing.T, s *station, bytes uint64) {
 	t.Helper()
 	for {
-		if _, received := s.lanes(ctx); received >= bytes {
+		if received := s.byLanes(ctx); received >= bytes {
 			return
 		}
 		select {
@@ -81,7 +80,7 @@ func TestNetworkForwardByLane(t *testing.T) {
 			if err := tr.wait(ctx); err != nil {
 				t.Fatal(err)
 			}
-			_, received := r.nodes[0].lanes(ctx)
+			received := r.nodes[0].byLanes(ctx)
 			last, pauses := tr.resumed(start)
 			t.Logf("lanes carried %d MiB of %d, the last pause ended after %v (all:%s)", received>>20, transferSize>>20, last, pauses)
 			if name == "nothing" && received < transferSize*3/4 {
@@ -113,7 +112,7 @@ func TestNetworkLaneByMappedPort(t *testing.T) {
 				if err := p.transfer(ctx, t, false).wait(ctx); err != nil {
 					t.Fatal(err)
 				}
-				if _, received := r.nodes[0].lanes(ctx); received > 0 {
+				if received := r.nodes[0].byLanes(ctx); received > 0 {
 					t.Logf("lanes carried %d MiB within %v", received>>20, time.Since(start).Round(time.Millisecond))
 					break
 				}

@@ -87,9 +87,10 @@ func pour(to, from net.Conn, size int, between func(mib int)) error {
 	return nil
 }
 
-func laneBytes(t *testing.T, n *kith.Node, of string) (sent, received uint64) {
+// laneBytes is what the desk's connections to the laptop sent and received by lanes.
+func laneBytes(t *testing.T, desk *kith.Node) (sent, received uint64) {
 	t.Helper()
-	d, err := n.Device(of)
+	d, err := desk.Device("laptop")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +109,7 @@ func TestBulkGoesByALane(t *testing.T) {
 	if err := pour(p.near, p.far, size, func(int) {}); err != nil {
 		t.Fatal(err)
 	}
-	sent, received := laneBytes(t, p.a, "laptop")
+	sent, received := laneBytes(t, p.a)
 	if sent < size/2 || received < size/2 {
 		t.Errorf("of %d bytes each way lanes carried %d and %d", size, sent, received)
 	}
@@ -146,7 +147,7 @@ func TestBulkStaysInTheTunnel(t *testing.T) {
 			if err := pour(p.far, p.near, 24<<20, func(int) {}); err != nil {
 				t.Fatal(err)
 			}
-			if sent, received := laneBytes(t, p.a, "laptop"); sent+received > 0 {
+			if sent, received := laneBytes(t, p.a); sent+received > 0 {
 				t.Errorf("lanes carried %d and %d bytes", sent, received)
 			}
 		})
@@ -216,7 +217,7 @@ func TestRightsEndLanes(t *testing.T) {
 				if _, err := conn.Read(buf); err != nil {
 					t.Fatal(err)
 				}
-				if _, received := laneBytes(t, a, "laptop"); received > 16<<20 {
+				if _, received := laneBytes(t, a); received > 16<<20 {
 					break
 				}
 			}
@@ -278,6 +279,6 @@ func TestManyAtOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	_, received := laneBytes(t, p.a, "laptop")
+	_, received := laneBytes(t, p.a)
 	t.Logf("lanes carried %d of %d MiB", received>>20, n*size>>20)
 }

@@ -31,6 +31,13 @@
 // the offset that back names. So the sender keeps at most 4 MiB until they are
 // acknowledged, and the receiver keeps nothing. The next lane is the next epoch.
 //
+// # Limits
+//
+// A lane carries at most 4 MiB per round trip, as the tunnel's own connections do. A lane
+// that carries nothing for 10 s is left, and one that has carried 256 GiB, whose keys TLS
+// does not renew. Deadlines hold on both carriers; that of a Write which the lane does not
+// take leaves the lane.
+//
 // # What the other device can do
 //
 // It is a paired device, and the stream is its own. Offsets that cannot be end the

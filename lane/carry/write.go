@@ -200,7 +200,7 @@ func (c *Conn) ReadFrom(r io.Reader) (total int64, err error) {
 		if total += int64(m); err != nil {
 			return total, c.asWrite(err)
 		}
-		if readErr == io.EOF { //nolint:errorlint // io.Reader returns io.EOF itself
+		if readErr == io.EOF {
 			return total, nil
 		}
 		if readErr != nil {
