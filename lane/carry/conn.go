@@ -484,6 +484,7 @@ func (c *Conn) bind(to net.Conn) bool {
 	c.lane, c.lanePoke = to, false
 	_ = to.SetDeadline(time.Time{}) // what errs here errs in the next use
 	_ = to.SetReadDeadline(c.readBy)
+	c.poke() // to look after it
 	c.broadcast()
 	return true
 }

@@ -308,6 +308,45 @@ func TestCloseDelivers(t *testing.T) {
 	}
 }
 
+// TestCloseIsAnEnd closes when all has been read: the other side reads the end, not a reset.
+func TestCloseIsAnEnd(t *testing.T) {
+	for _, leave := range []bool{false, true} {
+		c := newCouple(t)
+		c.onLane()
+		data := make([]byte, 100_000)
+		for _, end := range []*Conn{c.near, c.far} { // both have moved
+			other := map[*Conn]*Conn{c.near: c.far, c.far: c.near}[end]
+			if _, err := end.Write(data); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(other, data); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for deadline := time.Now().Add(patience); ; {
+			c.near.mu.Lock()
+			acked, changed := c.near.m.acked == c.near.m.sent, c.near.changed
+			c.near.mu.Unlock()
+			if acked {
+				break
+			}
+			if wait(changed, deadline) != nil {
+				t.Fatal("nothing is acknowledged")
+			}
+		}
+		if leave {
+			c.near.Leave()
+		}
+		if err := c.near.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := c.far.Read(data); n != 0 || !errors.Is(err, io.EOF) {
+			t.Errorf("left %v: read %d, %v, want the end", leave, n, err)
+		}
+		c.end()
+	}
+}
+
 // TestAbort resets: the other side must not take it for the end.
 func TestAbort(t *testing.T) {
 	for _, lane := range []bool{false, true} {

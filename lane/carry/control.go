@@ -107,7 +107,17 @@ func (c *Conn) speak(control net.Conn, stop <-chan struct{}) {
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
 	var b []byte
-	for {
+	for ticks := true; ; {
+		c.mu.Lock()
+		lane := !c.m.free()
+		c.mu.Unlock()
+		switch {
+		case lane && !ticks:
+			tick.Reset(tickEvery)
+		case !lane && ticks: // a connection without a lane costs nothing
+			tick.Stop()
+		}
+		ticks = lane
 		select {
 		case <-stop:
 			return

@@ -339,7 +339,7 @@ func (c *Conn) Close() error {
 	}
 	c.closed = true
 	c.broadcast()
-	if !c.m.delivered() && firstError(c.err, c.away) == nil && c.cfg.Go(c.linger) == nil {
+	if c.m.send != tunnel && firstError(c.err, c.away) == nil && c.cfg.Go(c.linger) == nil {
 		c.mu.Unlock()
 		c.wake()
 		return nil
