@@ -45,6 +45,7 @@ var mayImport = map[string][]string{
 	"link/portmap":              {},
 	"tunnel":                    {"identity"},
 	"lane":                      {"identity", "internal/wire"},
+	"lane/carry":                {},
 	"app/chat":                  {},
 	"app/forward":               {},
 	"app/files":                 {},
@@ -54,7 +55,7 @@ var mayImport = map[string][]string{
 	"hub/hubaddr":               {},
 	"hub":                       {"hub/hubaddr", "rendezvous", "rendezvous/dht", "rendezvous/waku", "internal/train"},
 	".": {
-		"identity", "code", "rendezvous", "rendezvous/lan", "pairing", "registry", "signaling", "link", "tunnel", "lane",
+		"identity", "code", "rendezvous", "rendezvous/lan", "pairing", "registry", "signaling", "link", "tunnel", "lane", "lane/carry",
 		"app/forward", "internal/netmon", "internal/wire", "link/portmap", "link/punch", "link/relay", "hub/hubaddr",
 		"rendezvous/mqtt", "rendezvous/dht", "rendezvous/waku",
 	},

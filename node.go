@@ -18,6 +18,7 @@ import (
 	"github.com/kithproject/kith/app/forward"
 	"github.com/kithproject/kith/identity"
 	"github.com/kithproject/kith/internal/netmon"
+	"github.com/kithproject/kith/lane/carry"
 	"github.com/kithproject/kith/link"
 	"github.com/kithproject/kith/registry"
 	"github.com/kithproject/kith/rendezvous"
@@ -44,6 +45,8 @@ type Node struct {
 	tunnel    *tunnel.Tunnel
 	events    events
 	lanes     lanes
+	carries   carries
+	laneMap   laneMap
 	datagrams datagrams
 	live      *forward.Live[identity.DeviceID] // who reaches which port of this machine
 	reach     *reach
@@ -76,6 +79,10 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 	n := &Node{
 		cfg: cfg, peers: make(map[registry.PairID]*peer), pairings: make(map[*Pairing]struct{}),
 		live: forward.NewLive[identity.DeviceID](maxReached),
+		carries: carries{
+			conns: make(map[*carry.Conn]carried), names: make(map[carryName]*carry.Conn),
+			older: make(map[identity.DeviceID]<-chan struct{}), bytes: make(map[identity.DeviceID]*laneBytes),
+		},
 	}
 	n.reach = newReach(n)
 	n.ctx, n.cancel = context.WithCancel(context.WithoutCancel(ctx))
@@ -204,6 +211,7 @@ func (n *Node) followNetwork() {
 			n.cfg.Logger.Info("network changed")
 			n.reach.networkChanged()
 			n.forgetLanes()
+			n.leaveLanes(nil)
 			for _, p := range n.allPeers() {
 				p.post(p.networkChanged)
 			}

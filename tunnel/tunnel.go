@@ -35,8 +35,8 @@ const (
 // maxKeepalive is the longest persistent keepalive of WireGuard.
 const maxKeepalive = 65535 * time.Second
 
-// farewell is how long Close leaves the resets of live connections to get out, so
-// that the other side need not find out by itself.
+// farewell is how long Close and RemovePeer leave the resets of live connections to get
+// out, so that the other side need not find out by itself.
 const farewell = 20 * time.Millisecond
 
 // ErrPeer reports an operation on a device that the tunnel does not know, or not

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -23,6 +24,7 @@ import (
 	"github.com/kithproject/kith/app/forward"
 	"github.com/kithproject/kith/code"
 	"github.com/kithproject/kith/lane"
+	"github.com/kithproject/kith/lane/carry"
 	"github.com/kithproject/kith/pairing"
 	"github.com/kithproject/kith/rendezvous"
 	"github.com/kithproject/kith/rendezvous/rendezvoustest"
@@ -113,7 +115,7 @@ func services(b *Server, from string) map[uint16]func(ctx context.Context, a *Se
 			return nil
 		},
 		lane.Port: func(ctx context.Context, a *Server) error { // for files, which asks again; for nothing else
-			for _, kind := range []string{"forward", "ssh", "x"} {
+			for _, kind := range []string{"forward", "ssh", "x", "port"} { // port: for connections that are there
 				conn, err := a.node.OpenLane(ctx, to, kind)
 				if err == nil {
 					conn.Close()
@@ -124,6 +126,7 @@ func services(b *Server, from string) map[uint16]func(ctx context.Context, a *Se
 			}
 			return nil
 		},
+		kith.CarryPort: func(ctx context.Context, a *Server) error { return carryNothing(ctx, a.node, to) },
 	}
 }
 
@@ -150,6 +153,42 @@ func udpServices(b *Server) map[uint16]func(ctx context.Context, a *Server) erro
 			return nil
 		},
 	}
+}
+
+// carryNothing asks for connections that there are not, and for such of its own that are
+// kith's services, and says what is no question.
+func carryNothing(ctx context.Context, a *kith.Node, to string) error {
+	own, err := a.Dial(ctx, "tcp", net.JoinHostPort(to, strconv.Itoa(forward.RightsPort)))
+	if err != nil {
+		return err
+	}
+	defer own.Close()
+	local := uint16(own.LocalAddr().(*net.TCPAddr).Port)
+	for _, p := range []carry.Ports{{Dialer: 1, Dialed: 22}, {Dialer: local, Dialed: forward.RightsPort}} {
+		conn, err := a.Dial(ctx, "tcp", net.JoinHostPort(to, strconv.Itoa(kith.CarryPort)))
+		if err != nil {
+			return err
+		}
+		err = carry.Hello(conn, p)
+		status, err2 := carry.ReadAnswer(conn)
+		conn.Close()
+		if err = errors.Join(err, err2); err != nil || status != carry.Unknown {
+			return fmt.Errorf("carry %v: status %d, %w", p, status, err)
+		}
+	}
+	conn, err := a.Dial(ctx, "tcp", net.JoinHostPort(to, strconv.Itoa(kith.CarryPort)))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = conn.Write(make([]byte, 1000))
+	if err2 := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil || err2 != nil {
+		return errors.Join(err, err2)
+	}
+	if n, err := conn.Read(make([]byte, 100)); n > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("nonsense is answered: %d bytes, %w", n, err)
+	}
+	return nil
 }
 
 type zeros struct{}
