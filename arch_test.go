@@ -45,23 +45,26 @@ var mayImport = map[string][]string{
 	"link/portmap":              {},
 	"tunnel":                    {"identity"},
 	"lane":                      {"identity", "internal/wire"},
+	"lane/carry":                {},
 	"app/chat":                  {},
 	"app/forward":               {},
 	"app/files":                 {},
 	"app/proxy":                 {"app/forward"},
 	"app/tun":                   {"app/forward"},
 	"internal/netif":            {},
+	"app/expose":                {"app/forward"},
 	"models":                    {},
 	"hub/hubaddr":               {},
 	"hub":                       {"hub/hubaddr", "rendezvous", "rendezvous/dht", "rendezvous/waku", "internal/train"},
 	".": {
-		"identity", "code", "rendezvous", "rendezvous/lan", "pairing", "registry", "signaling", "link", "tunnel", "lane",
+		"identity", "code", "rendezvous", "rendezvous/lan", "pairing", "registry", "signaling", "link", "tunnel", "lane", "lane/carry",
 		"app/forward", "internal/netmon", "internal/wire", "link/portmap", "link/punch", "link/relay", "hub/hubaddr",
 		"rendezvous/mqtt", "rendezvous/dht", "rendezvous/waku",
 	},
 	"internal/control": {"*"},
 	"internal/cli":     {"*"},
 	"internal/bench":   {"*"},
+	"internal/wan":     {},
 	"cmd/kith":         {"internal/cli"},
 }
 
@@ -91,7 +94,7 @@ var home = map[string][]string{
 	"golang.org/x/time":              {"rendezvous/dns"},
 	"golang.org/x/crypto":            {"code", "pairing", "internal/wire", "link"},
 	"golang.org/x/net":               {"rendezvous/lan", "link", "link/portmap", "link/punch", "hub", "app/tun"},
-	"golang.org/x/sys":               {".", "app/files", "rendezvous/lan", "link", "link/portmap", "link/punch", "internal/cli", "internal/netif", "internal/nettest", "internal/train"},
+	"golang.org/x/sys":               {".", "app/files", "rendezvous/lan", "link", "link/portmap", "link/punch", "internal/cli", "internal/netif", "internal/nettest", "internal/train", "internal/wan"},
 	"golang.zx2c4.com/wireguard":     {"link", "tunnel", "internal/bench"},
 	"gvisor.dev/gvisor":              {"tunnel", "app/tun"},
 
@@ -119,6 +122,7 @@ var banned = map[string]map[string]string{
 	"app/forward": {"os": "an app is given what it needs"},
 	"app/proxy":   {"os": "an app is given what it needs"},
 	"app/tun":     {"os/exec": "an app is given what it needs"},
+	"app/expose":  {"os": "an app is given what it needs"},
 	"lane":        {"os/exec": "nothing is run"},
 }
 

@@ -51,7 +51,7 @@ type Config struct {
 	// gone. Media to meet on stay connected. For devices that pay for each packet.
 	Lazy bool
 	// NoLanes carries everything through the tunnel, also what is large and could go
-	// over a TLS connection of its own.
+	// over a TLS connection of its own: files, and connections that carry some MiB.
 	NoLanes bool
 	// NoPortMapping leaves the router alone: no PCP, NAT-PMP and UPnP.
 	NoPortMapping bool

@@ -41,7 +41,11 @@ type Device struct {
 	// Traffic is what went through the tunnel, with its overhead, since this node
 	// was opened; nil before there was any.
 	Traffic *link.Traffic `json:"traffic,omitempty"`
-	pairID  registry.PairID
+	// LaneSent and LaneReceived are what of connections to ports went beside the
+	// tunnel, in bytes, since this node was opened.
+	LaneSent     uint64 `json:"lane_sent,omitempty"`     // bytes
+	LaneReceived uint64 `json:"lane_received,omitempty"` // bytes
+	pairID       registry.PairID
 }
 
 func (n *Node) device(rec registry.Device) Device {
@@ -56,6 +60,7 @@ func (n *Node) device(rec registry.Device) Device {
 	n.mu.Lock()
 	p := n.peers[rec.PairID]
 	n.mu.Unlock()
+	d.LaneSent, d.LaneReceived = n.laneTraffic(rec.ID)
 	if p != nil {
 		p.describe(&d)
 	}

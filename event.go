@@ -19,6 +19,7 @@ const (
 	EventOffer        EventKind = "offer"        // files are offered, and wait for a person
 	EventReceived     EventKind = "received"     // files have come, or a part of them
 	EventRights       EventKind = "rights"       // what the device may do here has changed
+	EventListening    EventKind = "listening"    // the device begins or ceases to listen on a port of this machine
 )
 
 // An Event is one change that a person may want to see.

@@ -33,6 +33,7 @@ func (n *Node) openLanes() error {
 	if err != nil {
 		return err
 	}
+	n.openLaneMap()
 	n.lanes.service = lane.New(lane.Config{
 		Listener: ln,
 		Dial: func(ctx context.Context, peer identity.DeviceID) (net.Conn, error) {
@@ -45,12 +46,16 @@ func (n *Node) openLanes() error {
 			}
 			return n.tunnel.Peer(ap.Addr())
 		},
-		Allow:    func(peer identity.DeviceID, kind string) bool { _, _, ok := n.mayLane(peer, kind); return ok },
-		Accept:   n.serveLane,
-		Addrs:    n.laneAddrs,
+		Allow: func(peer identity.DeviceID, kind string) bool {
+			_, _, ok := n.mayLane(peer, kind)
+			return ok && (kind != kindPort || n.carries.expects(peer))
+		},
+		Accept: n.serveLane,
+		Addrs:  n.laneAddrs,
+		Mapped: n.laneMap.endpoints, Listening: n.laneMap.listening,
 		Loopback: n.cfg.Loopback, Logger: n.cfg.Logger,
 	})
-	return nil
+	return n.serveCarries()
 }
 
 // laneAddrs are the addresses of this device's interfaces.

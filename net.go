@@ -45,6 +45,10 @@ var ErrNetwork = errors.New("kith: only tcp and udp exist inside the tunnel")
 // ctx ends and then errs with a *NotConnectedError. A port that the device does
 // not offer errs as refused, as TCP does everywhere. Of a "udp" connection each Read and
 // Write is one datagram.
+//
+// A TCP connection that has carried some MiB goes on over a direct TLS connection, where
+// that is possible, and back inside the tunnel when that ends or the network changes: it
+// is as fast as the wire, and loses nothing. Config.NoLanes keeps it inside the tunnel.
 func (n *Node) Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	if !slices.Contains([]string{"tcp", "tcp6", "udp", "udp6"}, network) {
 		return nil, fmt.Errorf("%w: %q", ErrNetwork, network)
@@ -73,6 +77,9 @@ func (n *Node) Dial(ctx context.Context, network, address string) (net.Conn, err
 	}
 	if err != nil {
 		return nil, fmt.Errorf("kith: dial %s: %w", address, err)
+	}
+	if !strings.HasPrefix(network, "udp") && n.mayCarry(port) {
+		conn = n.carried(conn, rec.ID, true)
 	}
 	return conn, nil
 }
@@ -125,7 +132,14 @@ func (n *Node) Listen(network, address string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return n.tunnel.Listen(network, port)
+	ln, err := n.tunnel.Listen(network, port)
+	if err != nil {
+		return nil, err
+	}
+	if n.mayCarry(port) {
+		ln = carriedListener{ln, n}
+	}
+	return ln, nil
 }
 
 // Ports returns the TCP ports of this device's tunnel address at which this program
@@ -222,6 +236,9 @@ func (n *Node) acceptForward(from identity.DeviceID, port uint16, accept func() 
 		if err != nil {
 			return
 		}
+		if n.mayCarry(port) {
+			conn = n.carried(conn, from, false)
+		}
 		n.carry(from, forward.TCP, port, conn, func() { forward.Splice(n.ctx, conn, local) })
 	})
 	if err != nil {
@@ -233,11 +250,21 @@ func (n *Node) acceptForward(from identity.DeviceID, port uint16, accept func() 
 
 // mayReachUDP decides on the first datagram of a flow to a UDP port.
 func (n *Node) mayReachUDP(from identity.DeviceID, port uint16) bool {
+	if _, ok := n.handled(port); ok {
+		_, ok := n.mayUse(from)
+		return ok
+	}
 	return n.allowed(from, forward.UDP, port)
 }
 
-// serveUDP carries a flow of datagrams to a port of localhost.
+// serveUDP carries a flow of datagrams to what handles the port, or a port of localhost.
 func (n *Node) serveUDP(from identity.DeviceID, port uint16, conn net.Conn) {
+	if serve, ok := n.handled(port); ok {
+		if rec, ok := n.mayUse(from); ok {
+			serve(n.device(rec), conn)
+		}
+		return
+	}
 	local, err := forward.DialLocalUDP(n.ctx, port)
 	if err != nil {
 		n.cfg.Logger.Info("allowed port not reached", "peer", from.Short(), "port", port, "err", err)

@@ -18,6 +18,7 @@ import (
 	"github.com/kithproject/kith/app/forward"
 	"github.com/kithproject/kith/identity"
 	"github.com/kithproject/kith/internal/netmon"
+	"github.com/kithproject/kith/lane/carry"
 	"github.com/kithproject/kith/link"
 	"github.com/kithproject/kith/registry"
 	"github.com/kithproject/kith/rendezvous"
@@ -30,24 +31,27 @@ import (
 // device, and carries connections to and from them. It is safe for concurrent
 // use. Close ends it.
 type Node struct {
-	cfg     Config
-	bootID  [8]byte // tells this run from every other; new at each start
-	lock    *os.File
-	id      *identity.Identity
-	store   *registry.Store
-	media   *rendezvous.Racer
-	lan     *lan.Exchange  // nil if it is left out
-	dht     *dht.Exchange  // nil if it is left out
-	via     *multicastOnly // nil if the LAN is left out
-	mon     *netmon.Monitor
-	socket  *link.Socket
-	tunnel  *tunnel.Tunnel
-	events  events
-	lanes   lanes
-	live    *forward.Live[identity.DeviceID] // who reaches which port of this machine
-	reach   *reach
-	relayed traffic // of relays that are closed
-	notes   atomic.Pointer[func(from Device, body []byte) bool]
+	cfg       Config
+	bootID    [8]byte // tells this run from every other; new at each start
+	lock      *os.File
+	id        *identity.Identity
+	store     *registry.Store
+	media     *rendezvous.Racer
+	lan       *lan.Exchange  // nil if it is left out
+	dht       *dht.Exchange  // nil if it is left out
+	via       *multicastOnly // nil if the LAN is left out
+	mon       *netmon.Monitor
+	socket    *link.Socket
+	tunnel    *tunnel.Tunnel
+	events    events
+	lanes     lanes
+	carries   carries
+	laneMap   laneMap
+	datagrams datagrams
+	live      *forward.Live[identity.DeviceID] // who reaches which port of this machine
+	reach     *reach
+	relayed   traffic // of relays that are closed
+	notes     atomic.Pointer[func(from Device, body []byte) bool]
 
 	ctx    context.Context    //nolint:containedctx // ends every goroutine of the node; Close cancels it
 	cancel context.CancelFunc // idempotent
@@ -75,6 +79,10 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 	n := &Node{
 		cfg: cfg, peers: make(map[registry.PairID]*peer), pairings: make(map[*Pairing]struct{}),
 		live: forward.NewLive[identity.DeviceID](maxReached),
+		carries: carries{
+			conns: make(map[*carry.Conn]carried), names: make(map[carryName]*carry.Conn),
+			older: make(map[identity.DeviceID]<-chan struct{}), bytes: make(map[identity.DeviceID]*laneBytes),
+		},
 	}
 	n.reach = newReach(n)
 	n.ctx, n.cancel = context.WithCancel(context.WithoutCancel(ctx))
@@ -203,6 +211,7 @@ func (n *Node) followNetwork() {
 			n.cfg.Logger.Info("network changed")
 			n.reach.networkChanged()
 			n.forgetLanes()
+			n.leaveLanes(nil)
 			for _, p := range n.allPeers() {
 				p.post(p.networkChanged)
 			}

@@ -41,9 +41,17 @@ func testContext(t *testing.T) context.Context {
 // over loopback.
 func openNode(t *testing.T, network *rendezvoustest.Network, dir, name string) *kith.Node {
 	t.Helper()
-	n, err := kith.Open(t.Context(), kith.Config{
-		Dir: dir, Name: name, NoLAN: true, NoDHT: true, Loopback: true, Exchanges: []rendezvous.Exchange{network.Exchange("memory")},
-	})
+	return openNodeAs(t, network, name, func(c *kith.Config) { c.Dir = dir })
+}
+
+// openNodeAs is openNode with a configuration that change has changed.
+func openNodeAs(t *testing.T, network *rendezvoustest.Network, name string, change func(*kith.Config)) *kith.Node {
+	t.Helper()
+	cfg := kith.Config{
+		Dir: stateDir(t), Name: name, NoLAN: true, NoDHT: true, Loopback: true, Exchanges: []rendezvous.Exchange{network.Exchange("memory")},
+	}
+	change(&cfg)
+	n, err := kith.Open(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

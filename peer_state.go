@@ -45,6 +45,7 @@ func (p *peer) setPath(path link.Path) {
 	p.signalLocked()
 	p.mu.Unlock()
 	if moved {
+		p.n.leaveLanes(&p.id)
 		p.emit(EventPath, path.String())
 	}
 }

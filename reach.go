@@ -163,6 +163,7 @@ func (r *reach) networkChanged() {
 	if r.mapper != nil {
 		r.mapper.Refresh()
 	}
+	r.n.laneMap.refresh()
 	r.relays.check()
 	poke(r.kick)
 }

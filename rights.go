@@ -2,6 +2,7 @@ package kith
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/kithproject/kith/app/forward"
 	"github.com/kithproject/kith/identity"
@@ -15,12 +16,22 @@ type Rights = registry.Rights
 // A Share is a folder that a device may get.
 type Share = registry.Share
 
+// AnyPort, in Rights.ListenTCP and ListenUDP, is every port number from FirstAnyPort.
+const (
+	AnyPort      = registry.AnyPort
+	FirstAnyPort = registry.FirstAnyPort
+)
+
 // A BlockedError says that a device is blocked here.
 type BlockedError struct{ Device Device }
 
 func (e *BlockedError) Error() string {
 	return fmt.Sprintf("kith: %s is blocked on this device; to end that: kith unblock %s", e.Device.Name, e.Device.Name)
 }
+
+// farewell is how long the resets of a blocked device's connections have to get out, so
+// that its programs do not wait for an answer that never comes.
+const farewell = 20 * time.Millisecond
 
 // SetRights changes what a device may do here. The change is durable when SetRights
 // returns, and what was withdrawn has ended then: open connections to a port, and for a
@@ -43,11 +54,14 @@ func (n *Node) SetRights(ref string, change func(*Rights) error) (Device, error)
 	if err = firstError(failed, err); err != nil {
 		return Device{}, err
 	}
-	n.live.CloseWhere(func(k forward.Key[identity.DeviceID]) bool {
+	ended := n.live.CloseWhere(func(k forward.Key[identity.DeviceID]) bool {
 		return k.Device == rec.ID && !rec.Rights.Allows(string(k.Protocol), k.Port)
 	})
 	switch {
 	case rec.Rights.Blocked && !was:
+		if ended > 0 { // let the device hear of it
+			time.Sleep(farewell) //nolint:forbidigo // nothing tells when a packet has left
+		}
 		n.stopPeer(rec.PairID)
 		n.endLanes(rec.ID)
 	case was && !rec.Rights.Blocked:

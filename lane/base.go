@@ -97,6 +97,10 @@ func (b *base) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// buffered is how much has come that TLS has not read, in bytes; whoever reads TLS may
+// ask.
+func (b *base) buffered() int { return b.w - b.r }
+
 // receive reads from TCP. The end of TCP is an error: a lane ends with TLS's
 // close_notify, and crypto/tls would take the one for the other between two records,
 // so that whoever sits on the way could cut a stream short unseen (RFC 8446 section 6.1).

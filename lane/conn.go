@@ -12,6 +12,10 @@ import (
 // recordSize is the most that one TLS record carries, in bytes (RFC 8446 section 5.1).
 const recordSize = 16 << 10
 
+// maxRecord is more than a whole record on the wire, in bytes: where so many wait below
+// TLS, its next Read does not.
+const maxRecord = recordSize + 1024
+
 // A Conn is one lane: a TLS 1.3 connection over kernel TCP with a paired device. It
 // is safe for concurrent use as every net.Conn is.
 //
@@ -28,6 +32,7 @@ type Conn struct {
 	dialed bool // by this device
 
 	wmu sync.Mutex // one large write at a time
+	rmu sync.Mutex // one read at a time
 }
 
 var _ net.Conn = (*Conn)(nil)
@@ -56,7 +61,24 @@ func (c *Conn) RemoteAddr() net.Addr { return c.base.RemoteAddr() }
 // CloseWrite or Close, and another error, io.ErrUnexpectedEOF included, if somebody
 // else ended the connection: so a stream that was cut short is never taken for a
 // whole one.
-func (c *Conn) Read(p []byte) (int, error) { return c.t.Read(p) }
+//
+// A large p is filled with as much as is there: crypto/tls itself returns 16 KiB at most.
+func (c *Conn) Read(p []byte) (int, error) {
+	c.rmu.Lock()
+	defer c.rmu.Unlock()
+	n, err := c.t.Read(p)
+	for err == nil && len(p)-n >= recordSize && c.base.buffered() >= maxRecord {
+		var more int
+		if more, err = c.t.Read(p[n:]); more == 0 {
+			break
+		}
+		n += more
+	}
+	if n > 0 {
+		err = nil // the next Read has it again
+	}
+	return n, err
+}
 
 // Write writes p. After an error, also that of a deadline, the lane cannot be
 // written to any more, and how much has arrived is not known.
@@ -82,6 +104,12 @@ func (c *Conn) CloseWrite() error { return c.t.CloseWrite() }
 func (c *Conn) Close() error {
 	c.s.forget(c)
 	return c.t.Close()
+}
+
+// Abort ends the lane at once; what was written and has not arrived is lost.
+func (c *Conn) Abort() {
+	c.s.forget(c)
+	c.base.abort()
 }
 
 // SetDeadline bounds reads and writes, as those of every net.Conn. It errs if the

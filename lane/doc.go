@@ -74,9 +74,10 @@
 //
 // # Limits
 //
-// IPv6 link-local addresses are not offered. TCP hole punching is not attempted. A
-// lane belongs to its addresses: it does not move to another network, as the tunnel
-// does. It ends 20 to 25 s after the other side has fallen silent. Go's crypto/tls
-// never renews keys: after some 380 GiB in one direction, open another lane
-// (RFC 8446 section 5.5).
+// The listener closes two minutes after the last lane was opened. IPv6 link-local
+// addresses are not offered. TCP hole punching is not attempted. A lane belongs to its
+// addresses: it does not move to another network, as the tunnel does (lane/carry has
+// connections move between both). It ends 20 to 25 s after the other side has fallen
+// silent. Go's crypto/tls never renews keys: after some 380 GiB in one direction, open
+// another lane (RFC 8446 section 5.5).
 package lane

@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	doorIdle     = time.Minute
+	doorIdle     = 2 * time.Minute // longer than noLaneFor: who tries again finds a mapped port
 	helloTime    = 2 * time.Second // for a caller to say what it is called by
 	callTime     = 5 * time.Second // for its handshake
 	maxHellos    = 64              // callers that have not said it yet

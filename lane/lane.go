@@ -19,7 +19,11 @@ const (
 	maxMakingOne = 64  // of these with one device
 	maxOpenOne   = 256 // lanes that one device has asked for, those in the making too
 	maxRaces     = 8   // of these that this device is opening at once; the others wait
-	noLaneFor    = time.Minute
+
+	// noLaneFor is how long a device is left alone to which there was no lane; after the
+	// first time less, since the routers may just have been asked for a port.
+	noLaneFor      = time.Minute
+	firstNoLaneFor = 5 * time.Second
 )
 
 // Config is what a Service needs. What has no default must be set.
@@ -87,7 +91,7 @@ type making struct {
 
 type cached struct {
 	err   *NoLaneError
-	until time.Time
+	until time.Time // it stays after that, so that the next is not the first
 }
 
 // New returns a Service and starts to answer on cfg.Listener. Close ends it.
@@ -263,11 +267,7 @@ func (s *Service) remembered(peer identity.DeviceID, now time.Time) *NoLaneError
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c, ok := s.noLane[peer]
-	if !ok {
-		return nil
-	}
-	if !now.Before(c.until) {
-		delete(s.noLane, peer)
+	if !ok || !now.Before(c.until) {
 		return nil
 	}
 	err := *c.err
@@ -278,7 +278,11 @@ func (s *Service) remembered(peer identity.DeviceID, now time.Time) *NoLaneError
 func (s *Service) remember(err *NoLaneError, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.noLane[err.Peer] = cached{err, now.Add(noLaneFor)}
+	wait := firstNoLaneFor
+	if _, again := s.noLane[err.Peer]; again {
+		wait = noLaneFor
+	}
+	s.noLane[err.Peer] = cached{err, now.Add(wait)}
 }
 
 // Lanes returns how many lanes are open.

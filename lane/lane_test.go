@@ -172,6 +172,8 @@ func TestNoLaneIsRemembered(t *testing.T) {
 		}
 		open(false)
 		open(true)
+		time.Sleep(firstNoLaneFor)
+		open(false)
 		time.Sleep(noLaneFor - time.Second)
 		open(true)
 		time.Sleep(time.Second)
@@ -389,7 +391,7 @@ func TestListenerClosesWhenIdle(t *testing.T) {
 		synctest.Wait()
 		for _, d := range []*device{a, b} {
 			if d.socket() != nil || len(d.told()) != 2 || d.told()[1] != 0 {
-				t.Errorf("a minute later it listens on %v", d.told())
+				t.Errorf("two minutes later it listens on %v", d.told())
 			}
 		}
 		echo(t, near, far) // lanes stay

@@ -21,7 +21,7 @@ const (
 // Config.Dial and then for 4 s at most.
 //
 // It errs with a *NoLaneError if no direct connection is possible, and then does so
-// for a minute without trying, or until Forget; with ErrRefused if the other device
+// for a minute without trying (the first time, for five seconds), or until Forget; with ErrRefused if the other device
 // does not allow the kind; with ErrBusy, ErrKind, the error of ctx, and net.ErrClosed
 // after Close.
 func (s *Service) Open(ctx context.Context, peer identity.DeviceID, kind string) (*Conn, error) {
@@ -39,6 +39,7 @@ func (s *Service) Open(ctx context.Context, peer identity.DeviceID, kind string)
 	c, err := s.openAs(ctx, m)
 	switch no := (*NoLaneError)(nil); {
 	case err == nil:
+		s.Forget(peer)
 		s.cfg.Logger.Debug("lane opened", "peer", peer.Short(), "kind", kind, "to", c.RemoteAddr(), "dialed", c.dialed)
 		return c, nil
 	case ctx.Err() != nil:

@@ -48,10 +48,12 @@ type record struct {
 	Files     bool     `cbor:"24,keyasint,omitempty"`
 	Shares    []string `cbor:"25,keyasint,omitempty"` // name, path, name, path…
 	Blocked   bool     `cbor:"26,keyasint,omitempty"`
+	ListenTCP []uint16 `cbor:"27,keyasint,omitempty"`
+	ListenUDP []uint16 `cbor:"28,keyasint,omitempty"`
 }
 
 // firstUnknown is the first map key that this version does not know.
-const firstUnknown = 27
+const firstUnknown = 29
 
 // unknown are the map entries of a later version, kept as they are.
 type unknown map[uint64]cbor.RawMessage
@@ -101,6 +103,7 @@ func decode(raw []byte) (Device, unknown, error) {
 	}
 	if r.ChainDay < 0 || r.ChainDay > maxDay || len(r.Name) == 0 || len(r.Name) > maxNameBytes ||
 		len(r.PeerName) > maxNameBytes || len(r.Ports) > maxPorts || len(r.UDP) > maxPorts ||
+		len(r.ListenTCP) > maxPorts || len(r.ListenUDP) > maxPorts ||
 		len(r.Shares) > 2*maxShares || len(r.Shares)%2 != 0 || len(r.Endpoints) > maxEndpoints {
 		return bad("a field is out of bounds")
 	}
@@ -109,7 +112,8 @@ func decode(raw []byte) (Device, unknown, error) {
 		Name: r.Name, PeerName: r.PeerName, OS: r.OS, Joiner: r.Joiner, Method: r.Method, Verified: r.Verified,
 		Chain: [32]byte(r.Chain), ChainDay: r.ChainDay, CommitJ: [32]byte(r.CommitJ), CommitO: [32]byte(r.CommitO),
 		Deadline: fromMilli(r.Deadline), Created: fromMilli(r.Created), Changed: fromMilli(r.Changed),
-		LastSeen: fromMilli(r.LastSeen), Skew: r.Skew, Rights: Rights{TCP: sorted(r.Ports), UDP: sorted(r.UDP), Files: r.Files, Blocked: r.Blocked},
+		LastSeen: fromMilli(r.LastSeen), Skew: r.Skew, Rights: Rights{TCP: sorted(r.Ports), UDP: sorted(r.UDP), Files: r.Files, Blocked: r.Blocked,
+			ListenTCP: sorted(r.ListenTCP), ListenUDP: sorted(r.ListenUDP)},
 	}
 	for pair := range slices.Chunk(r.Shares, 2) {
 		_ = d.Rights.AddShare(Share{pair[0], pair[1]}) // one that cannot be used is not given; the pair stays
@@ -134,6 +138,7 @@ func encode(d Device, keep unknown) ([]byte, error) {
 		Chain: d.Chain[:], ChainDay: d.ChainDay, CommitJ: d.CommitJ[:], CommitO: d.CommitO[:],
 		Deadline: milli(d.Deadline), Created: milli(d.Created), Changed: milli(d.Changed), LastSeen: milli(d.LastSeen),
 		Skew: d.Skew, Ports: d.Rights.TCP, UDP: d.Rights.UDP, Files: d.Rights.Files, Blocked: d.Rights.Blocked,
+		ListenTCP: d.Rights.ListenTCP, ListenUDP: d.Rights.ListenUDP,
 	}
 	for _, s := range d.Rights.Shares {
 		r.Shares = append(r.Shares, s.Name, s.Path)

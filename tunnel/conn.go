@@ -204,6 +204,30 @@ func (t *Tunnel) DialContext(ctx context.Context, network string, to netip.AddrP
 	return c, nil
 }
 
+// Ports of connections that this device opens are those that RFC 6335 section 6 leaves
+// for it.
+const (
+	firstPort = 49152
+	lastPort  = 65535
+)
+
+// bindNext gives an endpoint the port after that of the last one. The other device may
+// remember a connection for timeWait after its end, and drops a new one with the same
+// ports until then: a port chosen by chance, as the stack does it, would meet that soon.
+func (t *Tunnel) bindNext(ep tcpip.Endpoint) tcpip.Error {
+	const count = lastPort - firstPort + 1
+	at := netip.AddrPortFrom(t.id.ID().Addr(), 0)
+	var terr tcpip.Error
+	for range count {
+		port := firstPort + uint16(t.nextPort.Add(1)%count)
+		terr = ep.Bind(fullAddress(netip.AddrPortFrom(at.Addr(), port)))
+		if _, taken := terr.(*tcpip.ErrPortInUse); !taken {
+			return terr
+		}
+	}
+	return terr
+}
+
 func (t *Tunnel) dial(ctx context.Context, peer identity.DeviceID, to netip.AddrPort) (*tracked, error) {
 	q := &waiter.Queue{}
 	ep, terr := t.nic.stack.NewEndpoint(tcp.ProtocolNumber, ipv6.ProtocolNumber, q)
@@ -217,7 +241,9 @@ func (t *Tunnel) dial(ctx context.Context, peer identity.DeviceID, to netip.Addr
 	entry, ready := waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventErr | waiter.EventHUp)
 	q.EventRegister(&entry)
 	defer q.EventUnregister(&entry)
-	terr = ep.Connect(fullAddress(to))
+	if terr = t.bindNext(ep); terr == nil {
+		terr = ep.Connect(fullAddress(to))
+	}
 	if _, started := terr.(*tcpip.ErrConnectStarted); started {
 		select {
 		case <-ready:

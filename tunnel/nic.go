@@ -91,8 +91,14 @@ const (
 	maxRTO = 2 * time.Second
 	// absence is how long a connection outlives a peer that does not answer.
 	absence = 15 * time.Minute
-	// congestionControl is CUBIC (RFC 9438).
-	congestionControl = tcpip.CongestionControlOption("cubic")
+	// timeWait is how long the ports of a connection that ended stay taken: no packet
+	// is on its way for longer, and WireGuard drops copies.
+	timeWait = 4 * time.Second
+	// congestionControl is NewReno (RFC 6582), since the stack's CUBIC recovers worse
+	// from its own losses: over 20 ms and 300 Mbit/s one stream carries 260 Mbit/s with
+	// the one and 90 with the other, 32 streams at 1 % loss 240 and 150. On a LAN and
+	// over 200 ms they are alike.
+	congestionControl = tcpip.CongestionControlOption("reno")
 )
 
 func tuneTCP(s *stack.Stack) error {
@@ -104,8 +110,9 @@ func tuneTCP(s *stack.Stack) error {
 	rx := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: defaultBuffer, Max: maxBuffer}
 	tx := tcpip.TCPSendBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: defaultBuffer, Max: maxBuffer}
 	moderate := tcpip.TCPModerateReceiveBufferOption(true)
+	wait := tcpip.TCPTimeWaitTimeoutOption(timeWait)
 	rto, retries := tcpip.TCPMaxRTOOption(maxRTO), tcpip.TCPMaxRetriesOption(absence/maxRTO)
-	for _, opt := range []tcpip.SettableTransportProtocolOption{&sack, &recovery, &cc, &rx, &tx, &moderate, &rto, &retries} {
+	for _, opt := range []tcpip.SettableTransportProtocolOption{&sack, &recovery, &cc, &rx, &tx, &moderate, &rto, &retries, &wait} {
 		if err := s.SetTransportProtocolOption(tcp.ProtocolNumber, opt); err != nil {
 			return fmt.Errorf("tunnel: tune TCP: %v", err)
 		}

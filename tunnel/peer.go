@@ -132,6 +132,9 @@ func (t *Tunnel) remove(id identity.DeviceID) {
 	for _, d := range associations {
 		d.abort(ErrPeer)
 	}
+	if len(conns) > 0 {
+		time.Sleep(farewell) //nolint:forbidigo // nothing tells when a packet has left
+	}
 	t.device.RemovePeer(wg.NoisePublicKey(p.WireGuard))
 	t.bind.forget(p.Endpoint)
 	t.nic.hearing.forget(id.Addr())

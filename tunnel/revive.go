@@ -202,7 +202,7 @@ const collapsed = 2
 // could leave a connection without any limit: one that repairs single losses takes
 // the threshold for its window at the end, and here the threshold is infinite.
 // After a single repetition, which a full queue on the way causes as well, the
-// threshold is right.
+// threshold is right, unless so little was on the way that it says nothing.
 func (c *tracked) restart() bool {
 	var info tcpip.TCPInfoOption
 	if c.ep.GetSockOpt(&info) != nil {

@@ -271,7 +271,7 @@ func TestRestart(t *testing.T) {
 		t.Error("a connection that waits for nothing is taken for one that does")
 	}
 	wa.cut.Store(true)
-	if _, err := c.Write([]byte("word")); err != nil {
+	if _, err := c.Write(make([]byte, 64<<10)); err != nil {
 		t.Fatal(err)
 	}
 	for _, tc := range []struct {

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
@@ -33,8 +35,8 @@ const (
 // maxKeepalive is the longest persistent keepalive of WireGuard.
 const maxKeepalive = 65535 * time.Second
 
-// farewell is how long Close leaves the resets of live connections to get out, so
-// that the other side need not find out by itself.
+// farewell is how long Close and RemovePeer leave the resets of live connections to get
+// out, so that the other side need not find out by itself.
 const farewell = 20 * time.Millisecond
 
 // ErrPeer reports an operation on a device that the tunnel does not know, or not
@@ -91,6 +93,8 @@ type Tunnel struct {
 	device *wg.Device
 	asked  sync.WaitGroup // Fallbacks at work
 
+	nextPort atomic.Uint32 // of connections that this device opens
+
 	change sync.Mutex // serialises changes of peers; held before mu
 
 	mu        sync.Mutex // guards the fields below; not held while calling out
@@ -129,6 +133,7 @@ func New(cfg Config) (*Tunnel, error) {
 		datagrams: make(map[identity.DeviceID]map[*datagrams]struct{}),
 	}
 	n.back = t.back
+	t.nextPort.Store(rand.Uint32()) //nolint:gosec // so that a restart does not begin where the last run did
 	forwarder := tcp.NewForwarder(n.stack, 0, maxInFlight, t.incoming)
 	n.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, forwarder.HandlePacket)
 	n.stack.SetTransportProtocolHandler(udp.ProtocolNumber, udp.NewForwarder(n.stack, t.incomingUDP).HandlePacket)

@@ -220,6 +220,32 @@ func TestFallback(t *testing.T) {
 	}
 }
 
+// TestShortConnections opens many connections that the other side ends first, which then
+// remembers their ports for a while.
+func TestShortConnections(t *testing.T) {
+	a, b := newPair(t)
+	b.SetFallback(func(_ identity.DeviceID, _ uint16, accept func() (net.Conn, error)) bool {
+		c, err := accept()
+		if err != nil {
+			return true
+		}
+		_, _ = c.Write([]byte("once"))
+		c.Close()
+		return true
+	})
+	ctx := patient(t)
+	for range 3000 {
+		c, err := a.DialContext(ctx, "tcp", b.addr(80))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text, err := io.ReadAll(c); err != nil || string(text) != "once" {
+			t.Fatalf("got %q, %v", text, err)
+		}
+		c.Close()
+	}
+}
+
 func TestListenGoesBeforeFallback(t *testing.T) {
 	a, b := newPair(t)
 	b.SetFallback(func(identity.DeviceID, uint16, func() (net.Conn, error)) bool {

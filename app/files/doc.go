@@ -46,7 +46,7 @@
 //
 // # Streams
 //
-// One control stream and up to 64 lanes belong to a transfer. The side that starts it
+// One control stream and up to 128 lanes belong to a transfer. The side that starts it
 // dials all of them (DialFunc); Transfer.SetLanes adds and ends lanes while it runs.
 // Chunks go to whichever lane has room, in any order. A lane that dies gives back what
 // was not acknowledged on it. A lane holds as much as it carries in about two of its

@@ -106,7 +106,9 @@ func (s *source) frames(l *outLane, conn net.Conn, quiet time.Duration) error {
 			s.q.swap(l, f, g)
 			f = g
 		}
-		if err := write(f); err != nil {
+		err := write(f)
+		s.q.written(f)
+		if err != nil {
 			return err
 		}
 		s.sent.Add(int64(f.len))
@@ -123,7 +125,7 @@ func (q *queue) swap(l *outLane, f, g *outFrame) {
 	defer q.mu.Unlock()
 	for i := range l.out {
 		if l.out[i] == f {
-			g.sentAt = f.sentAt
+			g.sentAt, g.writing = f.sentAt, true
 			l.out[i] = g
 			l.bytes += g.len + len(g.meta) - f.len - len(f.meta)
 		}

@@ -46,7 +46,7 @@ func Lanes(kind LaneKind, n int) []Lane {
 type DialFunc func(ctx context.Context, peer string, lane Lane) (net.Conn, error)
 
 // maxLanes is how many streams one transfer has at most.
-const maxLanes = 64
+const maxLanes = 128
 
 const (
 	redialFirst = 200 * time.Millisecond

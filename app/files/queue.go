@@ -23,7 +23,9 @@ type outFrame struct {
 	off    int64
 	items  []item // a batch's
 	pinned bool   // a pipe's chunk cannot be read again
-	sentAt time.Time
+
+	writing bool // a lane reads buf; guarded by the queue's mutex
+	sentAt  time.Time
 }
 
 // A bigFile is a large file that is being sent: open until its last frame is
@@ -135,11 +137,23 @@ func (q *queue) next(l *outLane) *outFrame {
 	}
 }
 
-// acked is called with the frames that a lane's peer has acknowledged.
+// written ends what next began: the lane does not look at the frame any more.
+func (q *queue) written(f *outFrame) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	f.writing = false
+	q.cond.Broadcast()
+}
+
+// acked is called with the frames that a lane's peer has acknowledged. The answer can be
+// here before the write of the last one has returned.
 func (q *queue) acked(l *outLane, n int, now time.Time) []*outFrame {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	list := l.acked(n, now)
+	for n > 0 && n <= len(l.out) && l.out[n-1].writing {
+		q.cond.Wait()
+	}
+	list := l.acked(n, now, q.lanes)
 	q.open -= len(list)
 	q.cond.Broadcast()
 	return list
@@ -190,12 +204,22 @@ func (q *queue) stopLane(l *outLane) {
 
 // Bounds of what one lane may have out that is not acknowledged.
 const (
-	minWindow   = 2 * chunkSize
+	minWindow   = chunkSize + 1 // one on the way and one behind it
 	firstWindow = 4 * chunkSize
 	maxWindow   = 32 << 20
 	maxFrames   = 256
 	slack       = 250 * time.Millisecond
+	// manyLanes share a path of which each has so little that a chunk takes long.
+	manyLanes = 8
 )
+
+// patience is how long an acknowledgement may take without the lane having too much out.
+func patience(quickest time.Duration, lanes int) time.Duration {
+	if lanes < manyLanes {
+		return 2*quickest + slack
+	}
+	return quickest + quickest/4
+}
 
 // An outLane is one stream as its queue sees it: what is out on it, and how much
 // may be. A lane may hold what it carries in about two of its round trips and a
@@ -214,12 +238,13 @@ func (l *outLane) room() bool {
 }
 
 func (l *outLane) take(f *outFrame) {
+	f.writing = true
 	f.sentAt = time.Now()
 	l.out = append(l.out, f)
 	l.bytes += f.len + len(f.meta)
 }
 
-func (l *outLane) acked(n int, now time.Time) []*outFrame {
+func (l *outLane) acked(n int, now time.Time, lanes int) []*outFrame {
 	n = min(n, len(l.out))
 	list := l.out[:n:n]
 	l.out = l.out[n:]
@@ -230,7 +255,7 @@ func (l *outLane) acked(n int, now time.Time) []*outFrame {
 		if l.quickest == 0 || took < l.quickest {
 			l.quickest = took
 		}
-		if took < 2*l.quickest+slack {
+		if took < patience(l.quickest, lanes) {
 			l.window = min(l.window+size, maxWindow)
 		} else {
 			l.window = max(l.window-size/2, minWindow)

@@ -25,7 +25,7 @@ func (t *Transfer) Notes() []Note { return t.meter.allNotes() }
 // Cancel ends the transfer on both sides. What has arrived is kept for another try.
 func (t *Transfer) Cancel() { t.cancel(ErrCancelled) }
 
-// SetLanes changes which streams carry the transfer, at most 64: new ones are
+// SetLanes changes which streams carry the transfer, at most 128: new ones are
 // dialled, others are ended without loss. It does nothing on the side that did not
 // start the transfer, since the other one dials.
 func (t *Transfer) SetLanes(lanes []Lane) {

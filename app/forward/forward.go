@@ -4,8 +4,8 @@
 // ServeTCP and ServeUDP accept at a port and carry each connection, or each flow of
 // datagrams, to what a DialFunc opens. On the device that asks (kith forward) the
 // listener is the system's and the dial goes to the other device; on the device
-// that offers (kith allow, kith expose) the listener is the tunnel's and the dial is
-// DialLocal or DialLocalUDP. Splice and SpliceUDP carry one pair of connections.
+// that offers (kith allow) the dial is DialLocal or DialLocalUDP. Splice and SpliceUDP
+// carry one pair of connections.
 //
 //	program ── listener ── ServeTCP ── DialFunc ══ tunnel ══ Splice ── DialLocal ── service
 //
@@ -13,7 +13,8 @@
 // it is allowed, and closes what no longer is the moment a right is withdrawn. Ask
 // and ServeRights let the asking device tell its user why a port is closed.
 //
-// Set runs the forwards of a configuration, each apart from the others.
+// Set runs the forwards of a configuration, each apart from the others, and those of
+// the other direction (kith expose), for which package expose listens.
 //
 // A flow of UDP is what comes from one address; it ends when nothing has gone
 // either way for two minutes. Everything that the other side can fill is bounded:

@@ -5,20 +5,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"slices"
 	"sync"
 	"time"
 )
 
-// A Direction says on which side of the tunnel a forward listens.
+// A Direction says on which device a forward listens.
 type Direction string
 
 const (
 	// Forward makes a port of another device a port of this machine.
 	Forward Direction = "forward"
-	// Expose makes a port of this machine one that another device reaches.
+	// Expose makes a service of this machine a port of another device.
 	Expose Direction = "expose"
 )
 
@@ -28,11 +27,11 @@ type Spec struct {
 	ID        string    `json:"id"`                  // unique in its Set, and stays through changes
 	Direction Direction `json:"direction,omitempty"` // default Forward
 	Protocol  Protocol  `json:"protocol"`            // default TCP
-	// Address is host:port on this machine: where a Forward listens, with port 0
-	// for any that is free, and what an Expose dials.
+	// Address is host:port: of this machine, where a Forward listens, with port 0 for
+	// any that is free; or of the service that is exposed.
 	Address string `json:"address"`
-	// Device and Port are the other side: what a Forward dials; who may reach an
-	// Expose, and at which port of this device.
+	// Device and Port are the other side: what a Forward dials, and where an Expose
+	// has the device listen.
 	Device string `json:"device"`
 	Port   uint16 `json:"port"` // port number
 }
@@ -62,13 +61,10 @@ type Network interface {
 	// Dial opens a connection to a port of a device. It errs if there is no way
 	// there; ctx bounds how long it waits for the device.
 	Dial(ctx context.Context, protocol Protocol, device string, port uint16) (net.Conn, error)
-	// Listen accepts TCP from other devices at a port of this one. It errs if the
-	// port is taken.
-	Listen(ctx context.Context, port uint16) (net.Listener, error)
-	// ListenPacket is Listen for UDP. It errs if the port is taken.
-	ListenPacket(ctx context.Context, port uint16) (net.PacketConn, error)
-	// Admit is Options.Admit for what reaches an Expose. It errs to refuse.
-	Admit(spec Spec, from net.Addr, c io.Closer) (done func(), err error)
+	// Expose makes the service at spec.Address a port of a device until ctx ends, and
+	// tries again by itself. report is told where the device listens, or why it does
+	// not. Expose errs if it cannot be tried at all.
+	Expose(ctx context.Context, spec Spec, o Options, report func(listening string, err error)) error
 }
 
 // Status is how one forward of a Set is doing.
@@ -80,6 +76,8 @@ type Status struct {
 	// itself. Both are for a person.
 	Err  string `json:"error,omitempty"`
 	Hint string `json:"hint,omitempty"`
+	// Cause is what Err says, for a program.
+	Cause error `json:"-"`
 	// LastFailure is why the last connection that failed was not carried, at
 	// FailedAt; empty if none did.
 	LastFailure string    `json:"last_failure,omitempty"`
@@ -252,60 +250,30 @@ func (r *run) run(ctx context.Context) {
 // serve listens and serves. It errs when it can no longer.
 func (r *run) serve(ctx context.Context) error {
 	o := Options{Counters: &r.counters, Failed: r.failed}
-	dial := r.dialDevice
 	if r.spec.Direction == Expose {
-		dial = r.dialHere
-		o.Admit = func(from net.Addr, c io.Closer) (func(), error) {
-			return r.set.cfg.Network.Admit(r.spec, from, c)
-		}
+		return r.set.cfg.Network.Expose(ctx, r.spec, o, r.became)
 	}
+	var lc net.ListenConfig
 	if r.spec.Protocol == UDP {
-		pc, err := r.listenPacket(ctx)
+		pc, err := lc.ListenPacket(ctx, "udp", r.spec.Address)
 		if err != nil {
 			return explainListen(r.spec.Address, err)
 		}
 		r.became(pc.LocalAddr().String(), nil)
-		return ServeUDP(ctx, pc, dial, o)
+		return ServeUDP(ctx, pc, r.dialDevice, o)
 	}
-	ln, err := r.listen(ctx)
+	ln, err := lc.Listen(ctx, "tcp", r.spec.Address)
 	if err != nil {
 		return explainListen(r.spec.Address, err)
 	}
 	r.became(ln.Addr().String(), nil)
-	return ServeTCP(ctx, ln, dial, o)
-}
-
-func (r *run) listen(ctx context.Context) (net.Listener, error) {
-	if r.spec.Direction == Expose {
-		return r.set.cfg.Network.Listen(ctx, r.spec.Port)
-	}
-	var lc net.ListenConfig
-	return lc.Listen(ctx, "tcp", r.spec.Address)
-}
-
-func (r *run) listenPacket(ctx context.Context) (net.PacketConn, error) {
-	if r.spec.Direction == Expose {
-		return r.set.cfg.Network.ListenPacket(ctx, r.spec.Port)
-	}
-	var lc net.ListenConfig
-	return lc.ListenPacket(ctx, "udp", r.spec.Address)
+	return ServeTCP(ctx, ln, r.dialDevice, o)
 }
 
 func (r *run) dialDevice(ctx context.Context) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.set.cfg.DialTimeout)
 	defer cancel()
 	return r.set.cfg.Network.Dial(ctx, r.spec.Protocol, r.spec.Device, r.spec.Port)
-}
-
-func (r *run) dialHere(ctx context.Context) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialLocalTimeout)
-	defer cancel()
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, string(r.spec.Protocol), r.spec.Address)
-	if err != nil {
-		return nil, fmt.Errorf("forward: the exposed service: %w", err)
-	}
-	return conn, nil
 }
 
 func (r *run) became(listening string, err error) {
@@ -331,7 +299,7 @@ func (r *run) status() Status {
 		s.LastFailure = r.failure.Error()
 	}
 	if r.err != nil {
-		s.Err = r.err.Error()
+		s.Err, s.Cause = r.err.Error(), r.err
 		var listen *ListenError
 		if errors.As(r.err, &listen) {
 			s.Hint = listen.Hint

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -13,8 +12,8 @@ import (
 
 // A loopNetwork is other devices that are all this machine.
 type loopNetwork struct {
-	admit func(Spec, net.Addr, io.Closer) (func(), error)
-	down  error
+	expose func(context.Context, Spec, Options, func(string, error)) error
+	down   error
 }
 
 func (l *loopNetwork) Dial(ctx context.Context, p Protocol, _ string, port uint16) (net.Conn, error) {
@@ -24,18 +23,8 @@ func (l *loopNetwork) Dial(ctx context.Context, p Protocol, _ string, port uint1
 	return dialLocal(ctx, p, port)
 }
 
-func (l *loopNetwork) Listen(ctx context.Context, port uint16) (net.Listener, error) {
-	var lc net.ListenConfig
-	return lc.Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
-}
-
-func (l *loopNetwork) ListenPacket(ctx context.Context, port uint16) (net.PacketConn, error) {
-	var lc net.ListenConfig
-	return lc.ListenPacket(ctx, "udp", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
-}
-
-func (l *loopNetwork) Admit(spec Spec, from net.Addr, c io.Closer) (func(), error) {
-	return l.admit(spec, from, c)
+func (l *loopNetwork) Expose(ctx context.Context, spec Spec, o Options, report func(string, error)) error {
+	return l.expose(ctx, spec, o, report)
 }
 
 // newSet returns a Set, and the channel of what it says.
@@ -193,31 +182,38 @@ func TestSetTellsWhyConnectionsFail(t *testing.T) {
 }
 
 func TestSetExposes(t *testing.T) {
-	service := echo(t)
-	live := NewLive[string](0)
-	spec := Spec{ID: "expose", Direction: Expose, Address: service.Addr().String(), Device: "phone", Port: 0}
-	free := listen(t)
-	spec.Port = portOf(free)
-	free.Close()
-	allowed := true
-	s, changed := newSet(t, &loopNetwork{admit: func(spec Spec, _ net.Addr, c io.Closer) (func(), error) {
-		return live.Add(Key[string]{spec.Device, spec.Protocol, spec.Port}, c, func() bool { return allowed })
+	spec := Spec{ID: "expose", Direction: Expose, Protocol: TCP, Address: "localhost:80", Device: "phone", Port: 8080}
+	denied := errors.New("not allowed")
+	steps := make(chan error)
+	s, changed := newSet(t, &loopNetwork{expose: func(ctx context.Context, got Spec, o Options, report func(string, error)) error {
+		if got != spec || o.Counters == nil || o.Failed == nil {
+			t.Errorf("exposes %+v", got)
+		}
+		for {
+			select {
+			case err := <-steps:
+				where := "phone:8080"
+				if err != nil {
+					where = ""
+				}
+				report(where, err)
+			case <-ctx.Done():
+				return nil
+			}
+		}
 	}})
 	apply(t, s, spec)
-	st := await(t, changed, "expose", listening)
-	c := dialTCP(t, st.Listening)
-	if got := ask(t, c, []byte("hello")); string(got) != "hello" {
-		t.Errorf("got %q", got)
+	steps <- denied
+	if st := await(t, changed, "expose", func(Status) bool { return true }); st.Listening != "" || st.Err != "not allowed" || !errors.Is(st.Cause, denied) {
+		t.Errorf("got %+v", st)
 	}
-	allowed = false
-	if n := live.CloseWhere(func(k Key[string]) bool { return k == Key[string]{"phone", TCP, spec.Port} }); n != 1 {
-		t.Errorf("%d connections were closed, want 1", n)
+	steps <- nil
+	if st := await(t, changed, "expose", listening); st.Listening != "phone:8080" || st.Err != "" {
+		t.Errorf("got %+v", st)
 	}
-	if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
-		t.Errorf("got %v, want a reset", err)
-	}
-	if err := refusedAt(t, st.Listening); err == nil {
-		t.Error("a connection without a right is open")
+	apply(t, s)
+	if n := len(s.Status()); n != 0 {
+		t.Errorf("%d remain", n)
 	}
 }
 

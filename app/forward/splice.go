@@ -22,8 +22,8 @@ const (
 )
 
 // bulkAfter is what a direction has carried, in bytes, before the kernel is asked
-// to carry the rest of it from socket to socket; bulkStep is how much at a time, so
-// that what is counted stays fresh.
+// to carry the rest of it from socket to socket, or a connection that can to read by
+// itself; bulkStep is how much at a time, so that what is counted stays fresh.
 const (
 	bulkAfter = 1 << 20
 	bulkStep  = 8 << 20
@@ -143,11 +143,11 @@ func carry(dst, src net.Conn, count *atomic.Int64) {
 func pump(dst, src net.Conn, count *atomic.Int64) error {
 	var buf buffer
 	defer buf.release()
-	kernel := kernelPair(dst, src)
+	bulk := bulkPair(dst, src)
 	for total := 0; ; {
-		if kernel != nil && total >= bulkAfter {
+		if bulk != nil && total >= bulkAfter {
 			buf.release()
-			return pumpKernel(kernel, src, count)
+			return pumpBulk(bulk, src, count)
 		}
 		n, err := src.Read(buf.bytes())
 		if n > 0 {
@@ -169,23 +169,32 @@ func pump(dst, src net.Conn, count *atomic.Int64) error {
 	}
 }
 
-// kernelPair returns dst if the kernel can carry from src to it without this
-// process seeing the bytes: from one of its streams to one of its TCP connections,
-// on Linux. Elsewhere ReadFrom copies through a smaller buffer than ours.
-func kernelPair(dst, src net.Conn) io.ReaderFrom {
-	to, ok := dst.(*net.TCPConn)
-	if !ok || runtime.GOOS != "linux" {
+// bulkPair returns dst if it can read from src better than through our buffer. The
+// kernel can, without this process seeing the bytes, from one of its streams to one of
+// its TCP connections, on Linux; elsewhere it copies through a smaller buffer. A
+// connection that is not the kernel's, and is an io.ReaderFrom, knows what to do.
+func bulkPair(dst, src net.Conn) io.ReaderFrom {
+	to, ok := dst.(io.ReaderFrom)
+	if !ok {
 		return nil
 	}
-	switch src.(type) {
-	case *net.TCPConn, *net.UnixConn:
-		return to
+	switch dst.(type) {
+	case *net.UnixConn:
+		return nil
+	case *net.TCPConn:
+		switch src.(type) {
+		case *net.TCPConn, *net.UnixConn:
+			if runtime.GOOS == "linux" {
+				return to
+			}
+		}
+		return nil
 	}
-	return nil
+	return to
 }
 
-// pumpKernel is pump with the kernel's help.
-func pumpKernel(dst io.ReaderFrom, src net.Conn, count *atomic.Int64) error {
+// pumpBulk is pump with dst's help.
+func pumpBulk(dst io.ReaderFrom, src net.Conn, count *atomic.Int64) error {
 	for {
 		step := io.LimitedReader{R: src, N: bulkStep}
 		n, err := dst.ReadFrom(&step)
@@ -193,7 +202,8 @@ func pumpKernel(dst io.ReaderFrom, src net.Conn, count *atomic.Int64) error {
 			count.Add(n)
 		}
 		if err != nil {
-			if errors.Is(err, syscall.EPIPE) {
+			var op *net.OpError
+			if errors.Is(err, syscall.EPIPE) || errors.As(err, &op) && op.Op == "write" {
 				return errTaker{err}
 			}
 			return err

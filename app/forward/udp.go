@@ -102,12 +102,13 @@ func SpliceUDP(ctx context.Context, a, b net.Conn, idle time.Duration) {
 	(*Counters)(nil).SpliceUDP(ctx, a, b, idle)
 }
 
-// SpliceUDP is the function SpliceUDP, and counts a's bytes as sent and b's as
-// received. A nil Counters counts nothing.
+// SpliceUDP is the function SpliceUDP, and counts the flow, and a's bytes as sent and b's
+// as received. A nil Counters counts nothing.
 func (c *Counters) SpliceUDP(ctx context.Context, a, b net.Conn, idle time.Duration) {
 	if idle <= 0 {
 		idle = defaultIdle
 	}
+	defer c.began()()
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(ctx, func() { a.Close(); b.Close() })
 	defer stop()

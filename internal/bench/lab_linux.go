@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/kithproject/kith/internal/wan"
 )
 
 // The addresses of the two ends on their LAN.
@@ -24,22 +26,30 @@ const (
 
 // A lab is two namespaces with a veth pair between them, and a home with a NAT
 // around each (homes_linux.go).
-type lab struct{ server, client, serverRouter, clientRouter, public string }
+type lab struct {
+	server, client, serverRouter, clientRouter, public string
+	way                                                *wan.Way // instead of the veth pair, or nil
+}
 
-func newLab(mtu int, homes bool) (*lab, error) {
+func newLab(ctx context.Context, opt options, homes bool) (*lab, error) {
 	name := func(end string) string { return fmt.Sprintf("kithbench-%d-%s", os.Getpid(), end) }
 	l := &lab{server: name("s"), client: name("c"), serverRouter: name("sr"), clientRouter: name("cr"), public: name("p")}
-	size := strconv.Itoa(mtu)
+	size := strconv.Itoa(opt.mtu)
 	steps := [][]string{
 		{"netns", "add", l.server},
 		{"netns", "add", l.client},
-		{"link", "add", ifName, "netns", l.server, "mtu", size, "type", "veth", "peer", "name", ifName, "netns", l.client, "mtu", size},
-		{"-n", l.server, "addr", "add", serverIP + "/24", "dev", ifName},
-		{"-n", l.client, "addr", "add", clientIP + "/24", "dev", ifName},
-		{"-n", l.server, "link", "set", ifName, "up"},
-		{"-n", l.client, "link", "set", ifName, "up"},
 		{"-n", l.server, "link", "set", "lo", "up"},
 		{"-n", l.client, "link", "set", "lo", "up"},
+	}
+	far := opt.wan.Delay > 0
+	if !far {
+		steps = append(steps, [][]string{
+			{"link", "add", ifName, "netns", l.server, "mtu", size, "type", "veth", "peer", "name", ifName, "netns", l.client, "mtu", size},
+			{"-n", l.server, "addr", "add", serverIP + "/24", "dev", ifName},
+			{"-n", l.client, "addr", "add", clientIP + "/24", "dev", ifName},
+			{"-n", l.server, "link", "set", ifName, "up"},
+			{"-n", l.client, "link", "set", ifName, "up"},
+		}...)
 	}
 	if homes {
 		steps = append(steps, l.homes(size)...)
@@ -48,6 +58,15 @@ func newLab(mtu int, homes bool) (*lab, error) {
 		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil { //nolint:noctx // done in milliseconds
 			l.close()
 			return nil, fmt.Errorf("bench: ip %v: %w: %s", args, err, out)
+		}
+	}
+	if far {
+		var err error
+		l.way, err = wan.Join(ctx, wan.End{Namespace: l.server, Interface: ifName, Address: serverIP + "/24"},
+			wan.End{Namespace: l.client, Interface: ifName, Address: clientIP + "/24"}, opt.wan)
+		if err != nil {
+			l.close()
+			return nil, err
 		}
 	}
 	if homes {
@@ -60,6 +79,9 @@ func newLab(mtu int, homes bool) (*lab, error) {
 }
 
 func (l *lab) close() {
+	if l.way != nil {
+		l.way.Close()
+	}
 	for _, ns := range []string{l.server, l.client, l.serverRouter, l.clientRouter, l.public} {
 		_ = exec.Command("ip", "netns", "del", ns).Run() //nolint:noctx // also after an interrupt; it may not exist
 	}
@@ -142,7 +164,7 @@ func measure(ctx context.Context, opt options, progress io.Writer) (*result, err
 		opt.ways = slices.DeleteFunc(slices.Clone(opt.ways), behindNATs)
 		homes = false
 	}
-	l, err := newLab(opt.mtu, homes)
+	l, err := newLab(ctx, opt, homes)
 	if err != nil {
 		return nil, err
 	}

@@ -44,6 +44,7 @@ type settings struct {
 	STUN          []string     `json:"stun,omitempty"` // host:port
 	TURN          []turnServer `json:"turn,omitempty"`
 	Relay         string       `json:"relay,omitempty"` // a kith.RelayPolicy
+	NoLanes       bool         `json:"no_lanes,omitempty"`
 	NoPortMapping bool         `json:"no_port_mapping,omitempty"`
 	Lazy          bool         `json:"lazy,omitempty"`
 }
@@ -172,6 +173,9 @@ start; a new hub at once.
 		}),
 		e.settingCommand("portmap on|off", "Whether to ask the router for a port (PCP, NAT-PMP, UPnP)", func(s *settings, v string) error {
 			return onOff(v, func(on bool) { s.NoPortMapping = !on })
+		}),
+		e.settingCommand("lanes on|off", "Whether what is large may leave the tunnel for a direct TLS connection", func(s *settings, v string) error {
+			return onOff(v, func(on bool) { s.NoLanes = !on })
 		}),
 		e.rendezvousCommand(), e.dhtCommand(), e.mqttCommand(), e.wakuCommand(), e.hubSettingCommand(), e.stunCommand(), e.turnCommand(),
 	)

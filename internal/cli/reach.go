@@ -40,7 +40,7 @@ func (s settings) reach(cfg *kith.Config) error {
 	for _, t := range s.TURN {
 		cfg.TURN = append(cfg.TURN, kith.TURNServer{URL: t.URL, User: t.User, Password: t.Password, Secret: t.Secret})
 	}
-	cfg.Relay, cfg.NoPortMapping, cfg.Lazy = kith.RelayPolicy(s.Relay), s.NoPortMapping, s.Lazy
+	cfg.Relay, cfg.NoPortMapping, cfg.Lazy, cfg.NoLanes = kith.RelayPolicy(s.Relay), s.NoPortMapping, s.Lazy, s.NoLanes
 	return nil
 }
 

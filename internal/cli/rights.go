@@ -16,15 +16,18 @@ import (
 	"github.com/kithproject/kith/internal/control"
 )
 
-const whatHelp = `What it may: PORT or PORT/udp, a port of this machine's localhost, which the device
-reaches with kith forward; or files, to have what it sends taken without asking. Until
-then every port is denied, and each offer of files waits in kith inbox.`
+const whatHelp = `What it may:
+  PORT, PORT/udp         reach this port of this machine's localhost (kith forward)
+  listen:PORT[/udp]      make this port of localhost lead to a service of its own
+                         (kith expose); listen:any is every port from 1024
+  files                  send files without asking
+Until then every port is denied, and each offer of files waits in kith inbox.`
 
 func (e *env) allowCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "allow DEVICE WHAT...", Short: "Let a device reach ports of this machine, or send files unasked", Args: atLeastArgs(2),
+		Use: "allow DEVICE WHAT...", Short: "Let a device use ports of this machine, or send files unasked", Args: atLeastArgs(2),
 		Long:    "Let a device do more here. It is remembered; kith deny takes it back, and kith\nrights shows it.\n\n" + whatHelp + "\n" + exitHelp,
-		Example: "  kith allow phone 80\n  kith allow phone 53/udp files",
+		Example: "  kith allow phone 80\n  kith allow phone 53/udp files\n  kith allow phone listen:8080",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return e.setRights(cmd.Context(), args[0], args[1:], false)
 		},
@@ -34,7 +37,7 @@ func (e *env) allowCommand() *cobra.Command {
 func (e *env) denyCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "deny DEVICE WHAT...", Short: "Take back what allow gave", Args: atLeastArgs(2),
-		Long: "Take back what kith allow gave, and end the device's connections to such a port.\n\n" + whatHelp + "\n" + exitHelp,
+		Long: "Take back what kith allow gave, and end the device's connections by such a port.\n\n" + whatHelp + "\n" + exitHelp,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return e.setRights(cmd.Context(), args[0], args[1:], true)
 		},
@@ -44,22 +47,9 @@ func (e *env) denyCommand() *cobra.Command {
 func (e *env) setRights(ctx context.Context, device string, what []string, take bool) error {
 	change := control.Change{Take: take}
 	for _, w := range what {
-		if w == "files" {
-			change.Files = true
-			continue
-		}
-		number, network, _ := strings.Cut(w, "/")
-		if network == "" {
-			network = "tcp"
-		}
-		port, err := parsePort(number)
-		if err != nil && number != "" && strings.Trim(number, "0123456789") == "" {
+		if err := addRight(&change, w); err != nil {
 			return err
 		}
-		if err != nil || network != "tcp" && network != "udp" {
-			return usage(fmt.Sprintf("%q is nothing that can be allowed", w), "a port like 80 or 53/udp, or files")
-		}
-		change.Ports = append(change.Ports, control.Port{Network: network, Number: port})
 	}
 	d, err := e.changeRights(ctx, device, change)
 	if err != nil {
@@ -72,10 +62,62 @@ func (e *env) setRights(ctx context.Context, device string, what []string, take 
 	for _, p := range change.Ports {
 		fmt.Fprintf(e.out, "%s %s reach port %s of this machine.\n", d.Name, may, p)
 	}
+	for _, p := range change.Listen {
+		fmt.Fprintf(e.out, "%s %s listen on %s of this machine.\n", d.Name, may, listenWords(p))
+	}
 	if change.Files {
 		fmt.Fprintf(e.out, "%s %s send files here without asking.\n", d.Name, may)
 	}
 	return nil
+}
+
+// addRight reads what is given or taken: PORT[/udp], listen:PORT[/udp], listen:any[/udp]
+// or files.
+func addRight(change *control.Change, what string) error {
+	if what == "files" {
+		change.Files = true
+		return nil
+	}
+	port, listen := strings.CutPrefix(what, "listen:")
+	number, network, named := strings.Cut(port, "/")
+	if !named {
+		network = "tcp"
+	}
+	p := control.Port{Network: network, Number: kith.AnyPort}
+	if !listen || number != "any" {
+		n, err := parsePort(number)
+		if err != nil && number != "" && strings.Trim(number, "0123456789") == "" {
+			return err
+		}
+		if err != nil {
+			return notARight(what)
+		}
+		p.Number = n
+	}
+	if network != "tcp" && network != "udp" {
+		return notARight(what)
+	}
+	if listen {
+		change.Listen = append(change.Listen, p)
+	} else {
+		change.Ports = append(change.Ports, p)
+	}
+	return nil
+}
+
+func notARight(what string) error {
+	return usage(fmt.Sprintf("%q is nothing that can be allowed", what), "a port like 80 or 53/udp, listen:8080, or files")
+}
+
+// listenWords is a port on which a device may listen.
+func listenWords(p control.Port) string {
+	switch {
+	case p.Number != kith.AnyPort:
+		return "port " + p.String()
+	case p.Network == "udp":
+		return fmt.Sprintf("any UDP port from %d", kith.FirstAnyPort)
+	}
+	return fmt.Sprintf("any port from %d", kith.FirstAnyPort)
 }
 
 func (e *env) changeRights(ctx context.Context, device string, change control.Change) (*kith.Device, error) {
@@ -225,6 +267,13 @@ func rightsLines(r kith.Rights) (lines []string) {
 	if list := portList(r); len(list) > 0 {
 		lines = append(lines, "reach port "+strings.Join(list, ", ")+" of this machine")
 	}
+	if list := listenList(r); len(list) > 0 {
+		words := make([]string, 0, len(list))
+		for _, p := range list {
+			words = append(words, listenWords(p))
+		}
+		lines = append(lines, "listen on "+strings.Join(words, ", ")+" of this machine")
+	}
 	for _, s := range r.Shares {
 		lines = append(lines, fmt.Sprintf("get files from %s, as %s", s.Path, s.Name))
 	}
@@ -241,9 +290,22 @@ func portList(r kith.Rights) (list []string) {
 	return list
 }
 
+func listenList(r kith.Rights) (list []control.Port) {
+	for _, p := range r.ListenTCP {
+		list = append(list, control.Port{Network: "tcp", Number: p})
+	}
+	for _, p := range r.ListenUDP {
+		list = append(list, control.Port{Network: "udp", Number: p})
+	}
+	return list
+}
+
 // mayReach is a device's rights in one word or few.
 func mayReach(r kith.Rights) string {
 	list := portList(r)
+	for _, p := range listenList(r) {
+		list = append(list, "listen:"+p.String())
+	}
 	if r.Files {
 		list = append(list, "files")
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -56,6 +57,9 @@ func TestScripts(t *testing.T) {
 			"udp":    askUDP,
 
 			"freeport": freePort,
+			"freetcp":  freeTCP,
+			"gone":     awaitGone,
+			"web":      awaitWeb,
 		},
 	})
 }
@@ -215,4 +219,47 @@ func freePort(ts *testscript.TestScript, neg bool, args []string) {
 	_, port, err := net.SplitHostPort(pc.LocalAddr().String())
 	ts.Check(errors.Join(err, pc.Close()))
 	ts.Setenv(args[0], port)
+}
+
+// freeTCP: freetcp VARIABLE finds a TCP port that nobody uses at the moment.
+func freeTCP(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: freetcp VARIABLE")
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	_, port, err := net.SplitHostPort(ln.Addr().String())
+	ts.Check(errors.Join(err, ln.Close()))
+	ts.Setenv(args[0], port)
+}
+
+// awaitGone: gone PORT waits until nothing listens on a TCP port of localhost.
+func awaitGone(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: gone PORT")
+	}
+	poll(ts, "port "+args[0]+" to be closed", func() bool {
+		conn, err := net.Dial("tcp", "127.0.0.1:"+args[0])
+		if err == nil {
+			conn.Close()
+		}
+		return err != nil
+	})
+}
+
+// awaitWeb: web PORT waits until the server of serve answers at a port of localhost.
+func awaitWeb(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: web PORT")
+	}
+	client := http.Client{Timeout: scriptWait, Transport: &http.Transport{DisableKeepAlives: true}}
+	poll(ts, "a server at port "+args[0], func() bool {
+		r, err := client.Get("http://127.0.0.1:" + args[0] + "/")
+		if err != nil {
+			return false
+		}
+		defer r.Body.Close()
+		raw, err := io.ReadAll(r.Body)
+		return err == nil && string(raw) == "hello through the tunnel\n"
+	})
 }

@@ -95,6 +95,9 @@ func (e *env) showStatus(ctx context.Context, st kith.Status, i *control.Interfa
 			for _, line := range trafficLines(d.Traffic) {
 				fmt.Fprintf(w, "\t\t%s\n", line)
 			}
+			if d.LaneSent+d.LaneReceived > 0 {
+				fmt.Fprintf(w, "\t\tbeside the tunnel: %s sent, %s received\n", size(d.LaneSent), size(d.LaneReceived))
+			}
 		case d.State == kith.NotFinished:
 			fmt.Fprintf(w, "%s\tnot finished\twaiting for it to confirm the pairing\t\n", d.Name)
 		default:

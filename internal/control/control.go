@@ -57,6 +57,9 @@ const (
 	OpForward   = "forward"  // a port of this machine to one of a device, until the client goes or for good
 	OpForwards  = "forwards" // which there are
 	OpUnforward = "unforward"
+	OpExpose    = "expose"  // a service of this machine at a port of a device, until the client goes or for good
+	OpExposed   = "exposed" // which there are, and which ports here other devices have
+	OpUnexpose  = "unexpose"
 	OpProxy     = "proxy" // SOCKS5 and HTTP at a port of this machine, until the client goes
 	OpUseHub    = "use-hub"
 	OpNearby    = "nearby"   // who is in pairing mode on the LAN, until the client goes
@@ -86,9 +89,9 @@ type Request struct {
 
 	Endpoints []netip.AddrPort `json:"endpoints,omitempty"` // offer, join: where the other device may be
 
-	Network string `json:"network,omitempty"` // forward, ask: tcp or udp
-	Address string `json:"address,omitempty"` // forward, proxy: host:port of this machine; unforward: that and /tcp or /udp
-	Keep    bool   `json:"keep,omitempty"`    // forward: through restarts
+	Network string `json:"network,omitempty"` // forward, expose, ask: tcp or udp
+	Address string `json:"address,omitempty"` // forward, proxy: host:port of this machine; unforward: that and /tcp or /udp; expose: host:port of the service
+	Keep    bool   `json:"keep,omitempty"`    // forward, expose: through restarts
 	Public  bool   `json:"public,omitempty"`  // proxy: also where others than this machine can reach it
 
 	Paths     []string `json:"paths,omitempty"`     // send: absolute
@@ -103,6 +106,7 @@ type Request struct {
 type Change struct {
 	Take    bool        `json:"take,omitempty"`
 	Ports   []Port      `json:"ports,omitempty"`
+	Listen  []Port      `json:"listen,omitempty"`  // to listen on ports here; number 0 is any
 	Files   bool        `json:"files,omitempty"`   // to have its files taken without asking
 	Share   *kith.Share `json:"share,omitempty"`   // a folder; taking needs no path
 	Blocked bool        `json:"blocked,omitempty"` // to give this is to block
@@ -111,15 +115,19 @@ type Change struct {
 // A Port is one of this machine's localhost.
 type Port struct {
 	Network string `json:"network"` // tcp or udp
-	Number  uint16 `json:"number"`  // port number
+	Number  uint16 `json:"number"`  // port number; kith.AnyPort where that can be
 }
 
-// String is the number, and the network if that is not TCP.
+// String is the number, or "any", and the network if that is not TCP.
 func (p Port) String() string {
-	if p.Network == "udp" {
-		return strconv.Itoa(int(p.Number)) + "/udp"
+	number := "any"
+	if p.Number != kith.AnyPort {
+		number = strconv.Itoa(int(p.Number))
 	}
-	return strconv.Itoa(int(p.Number))
+	if p.Network == "udp" {
+		return number + "/udp"
+	}
+	return number
 }
 
 // apply changes rights. It errs if something that is to be taken is not there, or a
@@ -130,6 +138,17 @@ func (c *Change) apply(r *kith.Rights) error {
 			r.Deny(p.Network, p.Number)
 		} else {
 			r.Allow(p.Network, p.Number)
+		}
+	}
+	for _, p := range c.Listen {
+		if !c.Take {
+			r.AllowListen(p.Network, p.Number)
+			continue
+		}
+		r.DenyListen(p.Network, p.Number)
+		if r.AllowsListen(p.Network, p.Number) { // by another right
+			each := Port{Network: p.Network}
+			return &Error{Kind: KindUsage, Text: "it may listen on any port, and so on port " + p.String(), Hint: "to take that back: kith deny DEVICE listen:" + each.String()}
 		}
 	}
 	if c.Files {
@@ -177,6 +196,7 @@ type Reply struct {
 	Transfer  *Transfer      `json:"transfer,omitempty"`
 	Delivery  *Delivery      `json:"delivery,omitempty"`
 	Forwards  []Forward      `json:"forwards,omitempty"`
+	Hosted    []Hosted       `json:"hosted,omitempty"`
 	Offers    []FileOffer    `json:"offers,omitempty"`
 	Transfers []Transfer     `json:"transfers,omitempty"`
 	Listed    []files.Listed `json:"listed,omitempty"`

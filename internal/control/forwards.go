@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,7 +24,8 @@ import (
 	"github.com/kithproject/kith/app/proxy"
 )
 
-// A Forward is a port of this machine that leads to one of another device.
+// A Forward is a port of this machine that leads to one of another device, or, if its
+// direction is forward.Expose, the other way round.
 type Forward struct {
 	forward.Status
 	Name string `json:"name"` // of the device, or its ID if it is gone
@@ -52,7 +54,7 @@ func newForwards(s *Server) (*forwards, error) {
 		s: s, file: filepath.Join(s.node.Dir(), forwardsFile), specs: make(map[string]forward.Spec),
 		kept: make(map[string]bool), changed: make(map[string]chan struct{}),
 	}
-	f.set = forward.NewSet(forward.SetConfig{Network: network{s.node}, Changed: f.onChanged})
+	f.set = forward.NewSet(forward.SetConfig{Network: network{s}, Changed: f.onChanged})
 	kept, err := f.read()
 	if err != nil {
 		return nil, errors.Join(err, f.set.Close())
@@ -138,7 +140,7 @@ func (f *forwards) add(spec forward.Spec, keep bool) (<-chan struct{}, error) {
 	f.mu.Lock()
 	if _, there := f.specs[spec.ID]; there {
 		f.mu.Unlock()
-		return nil, &Error{Kind: KindUsage, Text: spec.ID + " is forwarded already", Hint: "kith forward lists the forwards, kith forward --remove ends one"}
+		return nil, f.thereAlready(spec)
 	}
 	known := make(chan struct{})
 	f.changed[spec.ID] = known
@@ -156,18 +158,34 @@ func (f *forwards) add(spec forward.Spec, keep bool) (<-chan struct{}, error) {
 		err = f.set.Apply(specs)
 	}
 	if err != nil {
-		_ = f.remove(spec.ID)
+		_ = f.remove(spec.ID, err)
 		return nil, err
 	}
 	return known, nil
 }
 
-// remove ends a forward. It errs if there is none, or the file cannot be written.
-func (f *forwards) remove(id string) error {
+func (f *forwards) thereAlready(spec forward.Spec) error {
+	if spec.Direction == forward.Expose {
+		name, port := f.s.nameOf(spec.Device), Port{string(spec.Protocol), spec.Port}
+		return &Error{
+			Kind: KindUsage, Text: fmt.Sprintf("something is exposed at port %s of %s already", port, name),
+			Hint: fmt.Sprintf("kith expose lists what is; to end this one: kith expose --remove %s:%s", name, port),
+		}
+	}
+	return &Error{Kind: KindUsage, Text: spec.ID + " is forwarded already", Hint: "kith forward lists the forwards, kith forward --remove ends one"}
+}
+
+func notForwarded(id string) error {
+	return &Error{Kind: KindNotFound, Text: id + " is not forwarded", Hint: "kith forward lists the forwards"}
+}
+
+// remove ends a forward. It errs with missing if there is none, or if the file cannot be
+// written.
+func (f *forwards) remove(id string, missing error) error {
 	f.mu.Lock()
 	if _, there := f.specs[id]; !there {
 		f.mu.Unlock()
-		return &Error{Kind: KindNotFound, Text: id + " is not forwarded", Hint: "kith forward lists the forwards"}
+		return missing
 	}
 	delete(f.specs, id)
 	delete(f.changed, id)
@@ -182,11 +200,40 @@ func (f *forwards) remove(id string) error {
 	return errors.Join(err, f.set.Apply(specs))
 }
 
-func (f *forwards) list() (out []Forward) {
+// drop ends what is exposed at a device that is gone.
+func (f *forwards) drop(device string) {
+	f.mu.Lock()
+	var ids []string
+	for id, spec := range f.specs {
+		if spec.Direction == forward.Expose && spec.Device == device {
+			ids = append(ids, id)
+		}
+	}
+	f.mu.Unlock()
+	for _, id := range ids {
+		if err := f.remove(id, nil); err != nil {
+			f.s.log.Warn("exposed port not forgotten", "err", err)
+		}
+	}
+}
+
+// nameOf is what a device is called here, or its ID if it is gone.
+func (s *Server) nameOf(id string) string {
+	if d, err := s.node.Device(id); err == nil {
+		return d.Name
+	}
+	return id
+}
+
+func (f *forwards) list(direction forward.Direction) (out []Forward) {
 	for _, st := range f.set.Status() {
-		one := Forward{Status: st, Name: st.Device}
-		if d, err := f.s.node.Device(st.Device); err == nil {
-			one.Name = d.Name
+		if st.Direction != direction {
+			continue
+		}
+		one := Forward{Status: st, Name: f.s.nameOf(st.Device)}
+		var told *Error
+		if errors.As(st.Cause, &told) {
+			one.Hint = told.Hint
 		}
 		f.mu.Lock()
 		one.Kept = f.kept[st.ID]
@@ -196,9 +243,9 @@ func (f *forwards) list() (out []Forward) {
 	return out
 }
 
-func (f *forwards) status(id string) (Forward, bool) {
-	for _, one := range f.list() {
-		if one.ID == id {
+func (f *forwards) status(spec forward.Spec) (Forward, bool) {
+	for _, one := range f.list(cmp.Or(spec.Direction, forward.Forward)) {
+		if one.ID == spec.ID {
 			return one, true
 		}
 	}
@@ -218,28 +265,37 @@ func (s *Server) forward(st *stream, req Request) (Reply, error) {
 	spec := forward.Spec{
 		ID: req.Address + "/" + req.Network, Protocol: protocol, Address: req.Address, Device: d.ID.String(), Port: req.Port,
 	}
-	known, err := s.forwards.add(spec, req.Keep)
+	return s.follows(st, spec, req.Keep)
+}
+
+// follows begins a forward, and follows it until the client goes, unless it is kept.
+func (s *Server) follows(st *stream, spec forward.Spec, keep bool) (Reply, error) {
+	known, err := s.forwards.add(spec, keep)
 	if err != nil {
 		return Reply{}, err
 	}
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
-	if !req.Keep {
-		defer func() { _ = s.forwards.remove(spec.ID) }() // of a file that it is not in
+	if !keep {
+		defer func() { _ = s.forwards.remove(spec.ID, nil) }() // of a file that it is not in
 	}
 	select {
 	case <-known:
 	case <-ctx.Done():
 		return Reply{}, net.ErrClosed
 	}
-	now, _ := s.forwards.status(spec.ID)
+	now, _ := s.forwards.status(spec)
 	if now.Err != "" {
-		if req.Keep {
-			_ = s.forwards.remove(spec.ID) // what cannot begin is not kept
+		if keep {
+			_ = s.forwards.remove(spec.ID, nil) // what cannot begin is not kept
+		}
+		var told *Error
+		if errors.As(now.Cause, &told) {
+			return Reply{}, told
 		}
 		return Reply{}, &Error{Kind: KindOther, Text: now.Err, Hint: now.Hint}
 	}
-	if req.Keep {
+	if keep {
 		return Reply{Forwards: []Forward{now}}, nil
 	}
 	if st.send(Reply{Forwards: []Forward{now}}) != nil {
@@ -248,7 +304,7 @@ func (s *Server) forward(st *stream, req Request) (Reply, error) {
 	in := inputs(ctx, st)
 	look := time.NewTicker(forwardLook)
 	defer look.Stop()
-	for failed := now.FailedAt; ; {
+	for last := now; ; last = now {
 		select {
 		case <-in:
 			return Reply{}, errTaken
@@ -256,20 +312,24 @@ func (s *Server) forward(st *stream, req Request) (Reply, error) {
 			return Reply{}, nil
 		case <-look.C:
 		}
-		if now, _ := s.forwards.status(spec.ID); now.FailedAt.After(failed) {
-			failed = now.FailedAt
-			if st.send(Reply{Text: now.LastFailure}) != nil {
-				return Reply{}, errTaken
-			}
+		var there bool
+		if now, there = s.forwards.status(spec); !there {
+			return Reply{}, &Error{Kind: KindNotFound, Text: "it was removed"}
+		}
+		if now.FailedAt.After(last.FailedAt) && st.send(Reply{Text: now.LastFailure}) != nil {
+			return Reply{}, errTaken
+		}
+		if now.Err != last.Err && st.send(Reply{Forwards: []Forward{now}}) != nil {
+			return Reply{}, errTaken
 		}
 	}
 }
 
 // network is the other devices as forwards see them.
-type network struct{ node *kith.Node }
+type network struct{ s *Server }
 
 func (n network) Dial(ctx context.Context, protocol forward.Protocol, device string, port uint16) (net.Conn, error) {
-	conn, err := n.node.Dial(ctx, string(protocol), net.JoinHostPort(device, strconv.Itoa(int(port))))
+	conn, err := n.s.node.Dial(ctx, string(protocol), net.JoinHostPort(device, strconv.Itoa(int(port))))
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		// Refused alone cannot tell "not allowed" from "nothing listens".
 		if told := n.ask(ctx, protocol, device, port); told != nil {
@@ -280,28 +340,11 @@ func (n network) Dial(ctx context.Context, protocol forward.Protocol, device str
 }
 
 func (n network) ask(ctx context.Context, protocol forward.Protocol, device string, port uint16) error {
-	conn, err := n.node.Dial(ctx, "tcp", net.JoinHostPort(device, strconv.Itoa(forward.RightsPort)))
+	conn, err := n.s.node.Dial(ctx, "tcp", net.JoinHostPort(device, strconv.Itoa(forward.RightsPort)))
 	if err != nil {
 		return nil //nolint:nilerr // then what is known is all there is to say
 	}
 	return forward.AskFor(conn, protocol, port)
-}
-
-func (n network) Listen(_ context.Context, port uint16) (net.Listener, error) {
-	return n.node.Listen("tcp", ":"+strconv.Itoa(int(port)))
-}
-
-func (n network) ListenPacket(context.Context, uint16) (net.PacketConn, error) {
-	return nil, errors.New("control: UDP is exposed by kith allow")
-}
-
-// Admit lets the device that a port is exposed to in, and no other.
-func (n network) Admit(spec forward.Spec, from net.Addr, _ io.Closer) (func(), error) {
-	d, err := n.node.WhoIs(from)
-	if err != nil || d.State != kith.Paired || d.Rights.Blocked || d.ID.String() != spec.Device {
-		return nil, forward.ErrDenied
-	}
-	return func() {}, nil
 }
 
 // proxy serves SOCKS5 and HTTP at an address of this machine until the client goes.
@@ -323,7 +366,7 @@ func (s *Server) proxy(st *stream, req Request) (Reply, error) {
 		}
 		cancel()
 	}()
-	n := network{s.node}
+	n := network{s}
 	err = proxy.Serve(ctx, ln, proxy.Config{
 		Public: req.Public, Logger: s.log,
 		Resolve: func(host string) (string, bool) {

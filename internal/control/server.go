@@ -14,6 +14,7 @@ import (
 
 	"github.com/kithproject/kith"
 	"github.com/kithproject/kith/app/chat"
+	"github.com/kithproject/kith/app/expose"
 	"github.com/kithproject/kith/app/files"
 	"github.com/kithproject/kith/app/forward"
 	"github.com/kithproject/kith/code"
@@ -27,6 +28,7 @@ type Server struct {
 	chat     *chat.Service
 	files    *files.Service
 	forwards *forwards
+	expose   *expose.Service
 
 	inboxDir string
 
@@ -74,11 +76,15 @@ func NewServer(node *kith.Node, inbox string, log *slog.Logger) (*Server, error)
 		s.cancel()
 		return nil, errors.Join(err, s.chat.Close())
 	}
-	if s.forwards, err = newForwards(s); err != nil {
+	if err = s.openExpose(); err == nil {
+		s.forwards, err = newForwards(s)
+	}
+	if err != nil {
 		s.cancel()
 		s.wg.Wait()
-		return nil, errors.Join(err, s.files.Close(), s.chat.Close())
+		return nil, errors.Join(err, s.closeExpose(), s.files.Close(), s.chat.Close())
 	}
+	s.wg.Go(s.recheckListeners)
 	node.HandleNotes(func(from kith.Device, body []byte) bool { return s.chat.TakeNote(from.ID.String(), body) })
 	return s, nil
 }
@@ -93,7 +99,7 @@ func (s *Server) Close() error {
 	err := s.closeInterface()
 	s.wg.Wait()
 	s.node.HandleNotes(nil)
-	return errors.Join(err, s.forwards.set.Close(), s.files.Close(), s.chat.Close())
+	return errors.Join(err, s.forwards.set.Close(), s.closeExpose(), s.files.Close(), s.chat.Close())
 }
 
 // Stopped is closed when a client has asked the daemon to end.
@@ -215,6 +221,7 @@ func (s *Server) answer(st *stream, req Request) (Reply, error) {
 			return Reply{}, &Error{Kind: KindUsage, Text: "nothing is to be changed"}
 		}
 		d, err := s.node.SetRights(req.Device, req.Change.apply)
+		s.expose.Recheck()
 		return Reply{Device: &d}, err
 	case OpUnpair:
 		return s.unpair(ctx, req)
@@ -232,9 +239,15 @@ func (s *Server) answer(st *stream, req Request) (Reply, error) {
 	case OpForward:
 		return s.forward(st, req)
 	case OpForwards:
-		return Reply{Forwards: s.forwards.list()}, nil
+		return Reply{Forwards: s.forwards.list(forward.Forward)}, nil
 	case OpUnforward:
-		return Reply{}, s.forwards.remove(req.Address)
+		return Reply{}, s.forwards.remove(req.Address, notForwarded(req.Address))
+	case OpExpose:
+		return s.exposeHere(st, req, wait)
+	case OpExposed:
+		return Reply{Forwards: s.forwards.list(forward.Expose), Hosted: s.hosted()}, nil
+	case OpUnexpose:
+		return s.unexpose(req)
 	case OpProxy:
 		return s.proxy(st, req)
 	case OpSend:
@@ -279,6 +292,7 @@ func (s *Server) unpair(ctx context.Context, req Request) (Reply, error) {
 		return Reply{}, err
 	}
 	told, err := s.node.Unpair(ctx, req.Device)
+	s.expose.Recheck()
 	return Reply{Device: &d, Told: told}, err
 }
 

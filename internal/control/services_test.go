@@ -1,6 +1,7 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -17,17 +19,19 @@ import (
 
 	"github.com/kithproject/kith"
 	"github.com/kithproject/kith/app/chat"
+	"github.com/kithproject/kith/app/expose"
 	"github.com/kithproject/kith/app/files"
 	"github.com/kithproject/kith/app/forward"
 	"github.com/kithproject/kith/code"
 	"github.com/kithproject/kith/lane"
+	"github.com/kithproject/kith/lane/carry"
 	"github.com/kithproject/kith/pairing"
 	"github.com/kithproject/kith/rendezvous"
 	"github.com/kithproject/kith/rendezvous/rendezvoustest"
 )
 
-// services are all ports at which a daemon listens inside the tunnel, and what a paired
-// device without rights gets there. Whoever adds one says here what it refuses.
+// services are all TCP ports at which a daemon listens inside the tunnel, and what a
+// paired device without rights gets there. Whoever adds one says here what it refuses.
 func services(b *Server, from string) map[uint16]func(ctx context.Context, a *Server) error {
 	to := b.node.ID().String()
 	return map[uint16]func(ctx context.Context, a *Server) error{
@@ -80,8 +84,38 @@ func services(b *Server, from string) map[uint16]func(ctx context.Context, a *Se
 			<-done
 			return nil
 		},
+		expose.Port: func(ctx context.Context, a *Server) error { // listens for nobody, and knows no token
+			for _, p := range []forward.Protocol{forward.TCP, forward.UDP} {
+				for _, port := range []uint16{1, 80, 8080, 65535} {
+					var told error
+					short, stop := context.WithCancel(ctx)
+					e := expose.Exposure{Peer: to, Protocol: p, Port: port, Address: "localhost:1"}
+					err := a.expose.Expose(short, e, func(err error) { told = err; stop() })
+					stop()
+					if err != nil || !errors.Is(told, expose.ErrDenied) {
+						return fmt.Errorf("port %d of %s: %w, %w, want ErrDenied", port, p, err, told)
+					}
+				}
+			}
+			if hosted := b.expose.Hosted(); len(hosted) > 0 {
+				return fmt.Errorf("listens: %+v", hosted)
+			}
+			conn, err := a.node.Dial(ctx, "tcp", net.JoinHostPort(to, strconv.Itoa(expose.Port)))
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			carry := append([]byte{2, 6, 0, 80}, make([]byte, 16)...)
+			if _, err := conn.Write(carry); err != nil {
+				return err
+			}
+			if got, err := io.ReadAll(conn); err != nil || !bytes.Equal(got, []byte{6}) {
+				return fmt.Errorf("a token of nothing: %v, %w, want unknown", got, err)
+			}
+			return nil
+		},
 		lane.Port: func(ctx context.Context, a *Server) error { // for files, which asks again; for nothing else
-			for _, kind := range []string{"forward", "ssh", "x"} {
+			for _, kind := range []string{"forward", "ssh", "x", "port"} { // port: for connections that are there
 				conn, err := a.node.OpenLane(ctx, to, kind)
 				if err == nil {
 					conn.Close()
@@ -92,7 +126,69 @@ func services(b *Server, from string) map[uint16]func(ctx context.Context, a *Se
 			}
 			return nil
 		},
+		kith.CarryPort: func(ctx context.Context, a *Server) error { return carryNothing(ctx, a.node, to) },
 	}
+}
+
+// udpServices is services for UDP.
+func udpServices(b *Server) map[uint16]func(ctx context.Context, a *Server) error {
+	return map[uint16]func(ctx context.Context, a *Server) error{
+		expose.Port: func(ctx context.Context, a *Server) error { // without a token: silence, and its end
+			conn, err := a.node.Dial(ctx, "udp", net.JoinHostPort(b.node.ID().String(), strconv.Itoa(expose.Port)))
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			for _, size := range []int{0, 1, 15, 16, 1000} {
+				if _, err := conn.Write(make([]byte, size)); err != nil {
+					return err
+				}
+			}
+			if err := conn.SetReadDeadline(time.Now().Add(300 * time.Millisecond)); err != nil {
+				return err
+			}
+			if n, err := conn.Read(make([]byte, 100)); err == nil {
+				return fmt.Errorf("%d bytes came back", n)
+			}
+			return nil
+		},
+	}
+}
+
+// carryNothing asks for connections that there are not, and for such of its own that are
+// kith's services, and says what is no question.
+func carryNothing(ctx context.Context, a *kith.Node, to string) error {
+	own, err := a.Dial(ctx, "tcp", net.JoinHostPort(to, strconv.Itoa(forward.RightsPort)))
+	if err != nil {
+		return err
+	}
+	defer own.Close()
+	local := uint16(own.LocalAddr().(*net.TCPAddr).Port)
+	for _, p := range []carry.Ports{{Dialer: 1, Dialed: 22}, {Dialer: local, Dialed: forward.RightsPort}} {
+		conn, err := a.Dial(ctx, "tcp", net.JoinHostPort(to, strconv.Itoa(kith.CarryPort)))
+		if err != nil {
+			return err
+		}
+		err = carry.Hello(conn, p)
+		status, err2 := carry.ReadAnswer(conn)
+		conn.Close()
+		if err = errors.Join(err, err2); err != nil || status != carry.Unknown {
+			return fmt.Errorf("carry %v: status %d, %w", p, status, err)
+		}
+	}
+	conn, err := a.Dial(ctx, "tcp", net.JoinHostPort(to, strconv.Itoa(kith.CarryPort)))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = conn.Write(make([]byte, 1000))
+	if err2 := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil || err2 != nil {
+		return errors.Join(err, err2)
+	}
+	if n, err := conn.Read(make([]byte, 100)); n > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("nonsense is answered: %d bytes, %w", n, err)
+	}
+	return nil
 }
 
 type zeros struct{}
@@ -116,8 +212,17 @@ func TestServices(t *testing.T) {
 			t.Errorf("port %d: %v", port, err)
 		}
 	}
+	udp := udpServices(b)
+	if got, want := b.node.UDPPorts(), slices.Sorted(maps.Keys(udp)); !slices.Equal(got, want) {
+		t.Fatalf("the daemon handles UDP at %v; this test knows of %v", got, want)
+	}
+	for port, try := range udp {
+		if err := try(ctx, a); err != nil {
+			t.Errorf("UDP port %d: %v", port, err)
+		}
+	}
 	// No other port answers, allowed or not listened at.
-	for _, port := range []uint16{1, 22, 80, 27490, 27495, 65535} {
+	for _, port := range []uint16{1, 22, 80, 27490, 27499, 65535} {
 		conn, err := a.node.Dial(ctx, "tcp", net.JoinHostPort("laptop", strconv.Itoa(int(port))))
 		if !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("port %d: %v, %v, want refused", port, conn, err)

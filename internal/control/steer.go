@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"math"
 	"time"
 
 	"github.com/kithproject/kith/app/files"
@@ -11,16 +12,38 @@ const (
 	steerEvery = 250 * time.Millisecond
 	// steerSure is how long both ways must carry before the tunnel's is let go.
 	steerSure = time.Second
-	// lossy is the share of lost packets from which one stream of the tunnel cannot fill
-	// a path, and manyStreams how many share it then.
-	lossy       = 0.001
-	manyStreams = 32
+	// lossy is the share of lost packets from which one stream of the tunnel does not
+	// fill a path.
+	lossy = 0.0005
+	// maxStreams of the tunnel share a path, and enough for fillRate, in bits per
+	// second, if no fewer are needed for that.
+	maxStreams = 96
+	fillRate   = 500e6
 )
 
 // startLanes are with which streams a transfer begins: at once through the tunnel, and
 // directly, if that is possible, as soon as that stands.
 func startLanes(string) []files.Lane {
 	return append(files.Lanes(files.LaneTunnel, 1), files.Lanes(files.LaneDirect, 1)...)
+}
+
+// streamsFor is how many streams of the tunnel fill a path that loses a share of packets,
+// with a round trip: each carries what Mathis, Semke, Mahdavi and Ott found (The
+// macroscopic behavior of the TCP congestion avoidance algorithm, 1997).
+func streamsFor(loss float64, roundTrip time.Duration) int {
+	if loss < lossy || roundTrip <= 0 {
+		return 1
+	}
+	const segment, constant = 8 * 1328, 1.22 // bits; for losses one by one
+	each := segment / roundTrip.Seconds() * constant / math.Sqrt(loss)
+	return int(min(max(1, math.Ceil(fillRate/each)), maxStreams))
+}
+
+// A condition is what is known of a transfer's ways at one moment.
+type condition struct {
+	carrying  int           // how many streams carry data
+	loss      float64       // share of packets that the tunnel loses; negative: not known
+	roundTrip time.Duration // of the tunnel; 0: not known
 }
 
 // A steering chooses the streams of one transfer by what has been measured. It has no
@@ -32,23 +55,24 @@ type steering struct {
 
 func newSteering() *steering { return &steering{streams: 1} }
 
-// next takes what is known after one more step: how many streams carry data, and the
-// share of packets that the tunnel loses, less than 0 if nobody knows. It returns other
-// lanes to have, or nil for no change.
-func (s *steering) next(carrying int, loss float64, step time.Duration) []files.Lane {
+// next takes what is known after one more step. It returns other lanes to have, or nil
+// for no change.
+func (s *steering) next(c condition, step time.Duration) []files.Lane {
 	switch {
-	case s.streams == 0 && carrying == 0: // the direct way has gone
+	case s.streams == 0 && c.carrying == 0: // the direct way has gone
 		s.both, s.streams = 0, 1
 		return startLanes("")
 	case s.streams == 0:
 		return nil
-	case carrying <= s.streams: // there is no direct way
+	case c.carrying <= s.streams: // there is no direct way
 		s.both = 0
-		if loss > lossy && s.streams < manyStreams {
-			s.streams = manyStreams
-			return append(files.Lanes(files.LaneTunnel, s.streams), files.Lanes(files.LaneDirect, 1)...)
+		want := streamsFor(c.loss, c.roundTrip)
+		// Few more or less make no difference, and each change takes time.
+		if c.loss < 0 || want < 2*s.streams && want > s.streams/4 {
+			return nil
 		}
-		return nil
+		s.streams = want
+		return append(files.Lanes(files.LaneTunnel, s.streams), files.Lanes(files.LaneDirect, 1)...)
 	}
 	// The direct way alone is as fast, and costs less than both.
 	if s.both += step; s.both < steerSure {
@@ -69,11 +93,11 @@ func (s *Server) steer(ctx context.Context, device string, t *files.Transfer) {
 			return
 		case <-tick.C:
 		}
-		loss := -1.0
-		if d, err := s.node.Device(device); err == nil && d.Traffic != nil {
-			loss = max(d.Traffic.LossIn, d.Traffic.LossOut)
+		c := condition{carrying: t.Progress().Lanes, loss: -1}
+		if d, err := s.node.Device(device); err == nil && d.Traffic != nil && d.Path != nil {
+			c.loss, c.roundTrip = max(d.Traffic.LossIn, d.Traffic.LossOut), d.Path.RTT
 		}
-		if lanes := st.next(t.Progress().Lanes, loss, steerEvery); lanes != nil {
+		if lanes := st.next(c, steerEvery); lanes != nil {
 			t.SetLanes(lanes)
 		}
 	}

@@ -2,6 +2,7 @@ package control
 
 import (
 	"testing"
+	"time"
 
 	"github.com/kithproject/kith/app/files"
 )
@@ -23,7 +24,7 @@ func TestSteering(t *testing.T) {
 	}
 	step := func(carrying int, loss float64, tunnel, direct int) {
 		t.Helper()
-		lanes := s.next(carrying, loss, steerEvery)
+		lanes := s.next(condition{carrying, loss, 20 * time.Millisecond}, steerEvery)
 		if gotTunnel, gotDirect := count(lanes); gotTunnel != tunnel || gotDirect != direct {
 			t.Errorf("%d carry, %v lost: %v", carrying, loss, lanes)
 		}
@@ -38,11 +39,35 @@ func TestSteering(t *testing.T) {
 	step(2, 0, 0, 1) // sure by now
 	step(1, 0, 0, 0)
 	step(0, 0, 1, 1) // it has gone
-	step(1, 0.0005, 0, 0)
-	step(1, 0.01, manyStreams, 1)
-	step(manyStreams, 0.01, 0, 0) // already so
+	step(1, 0.0004, 0, 0)
+	step(1, 0.01, 78, 1)
+	step(78, 0.011, 0, 0) // already so
+	step(78, 0.0002, 1, 1)
+	step(1, 0.2, maxStreams, 1)
+	step(maxStreams, -1, 0, 0)
 	for range steerSure/steerEvery - 1 {
-		step(manyStreams+1, 0.01, 0, 0)
+		step(maxStreams+1, 0.01, 0, 0)
 	}
-	step(manyStreams+1, 0.01, 0, 1)
+	step(maxStreams+1, 0.01, 0, 1)
+}
+
+func TestStreamsFor(t *testing.T) {
+	for _, tt := range []struct {
+		loss      float64
+		roundTrip time.Duration
+		want      int
+	}{
+		{-1, 20 * time.Millisecond, 1},
+		{0, 20 * time.Millisecond, 1},
+		{0.01, 0, 1},
+		{0.001, time.Millisecond, 2},
+		{0.001, 20 * time.Millisecond, 25},
+		{0.01, 20 * time.Millisecond, 78},
+		{0.01, 200 * time.Millisecond, maxStreams},
+		{1, time.Hour, maxStreams},
+	} {
+		if got := streamsFor(tt.loss, tt.roundTrip); got != tt.want {
+			t.Errorf("%v lost, %v: %d streams, want %d", tt.loss, tt.roundTrip, got, tt.want)
+		}
+	}
 }

@@ -96,6 +96,9 @@ func (l *Lab) Host(name string) *Host {
 	return h
 }
 
+// Namespace is what the command ip calls the host.
+func (h *Host) Namespace() string { return h.ns }
+
 func (h *Host) sysctl(key, value string) {
 	h.Do(func() {
 		if err := os.WriteFile("/proc/sys/"+key, []byte(value), 0o644); err != nil {

@@ -110,10 +110,11 @@ type effects struct {
 // A core decides everything and does nothing: time and events come in, effects
 // go out. It is not safe for concurrent use.
 type core struct {
-	port     uint16
-	lifetime time.Duration
-	nonce    func(gw, self netip.Addr) [nonceSize]byte
-	random   func() uint16 // an external port to try
+	port      uint16
+	transport Transport
+	lifetime  time.Duration
+	nonce     func(gw, self netip.Addr) [nonceSize]byte
+	random    func() uint16 // an external port to try
 
 	phase    phase
 	gw, self netip.Addr
@@ -228,9 +229,9 @@ func (c *core) settle(now time.Time) {
 func (c *core) request(now time.Time) {
 	switch c.chosen {
 	case kindPCP:
-		c.send(now, kindPCP, toMap, pcpMapRequest(c.self, c.nonce(c.gw, c.self), c.port, c.suggest, c.lifetime))
+		c.send(now, kindPCP, toMap, pcpMapRequest(c.transport, c.self, c.nonce(c.gw, c.self), c.port, c.suggest, c.lifetime))
 	case kindPMP:
-		c.send(now, kindPMP, toMap, pmpMapRequest(c.port, c.suggest.Port(), c.lifetime))
+		c.send(now, kindPMP, toMap, pmpMapRequest(c.transport, c.port, c.suggest.Port(), c.lifetime))
 	case kindUPnP, kinds:
 		j := job{purpose: toMap, port: c.suggest.Port(), lease: c.lifetime}
 		if c.permanent {
@@ -377,9 +378,9 @@ func (c *core) stop(now time.Time) {
 	c.phase, c.wake = phaseRemoving, now.Add(removeIn)
 	switch c.chosen {
 	case kindPCP:
-		c.send(now, kindPCP, toRemove, pcpMapRequest(c.self, c.nonce(c.gw, c.self), c.port, netip.AddrPort{}, 0))
+		c.send(now, kindPCP, toRemove, pcpMapRequest(c.transport, c.self, c.nonce(c.gw, c.self), c.port, netip.AddrPort{}, 0))
 	case kindPMP:
-		c.send(now, kindPMP, toRemove, pmpMapRequest(c.port, 0, 0))
+		c.send(now, kindPMP, toRemove, pmpMapRequest(c.transport, c.port, 0, 0))
 	case kindUPnP, kinds:
 		c.start(job{purpose: toRemove, port: port})
 	}

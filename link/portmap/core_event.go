@@ -25,7 +25,7 @@ func (c *core) packet(now time.Time, from netip.AddrPort, b []byte) {
 // pcp takes in an answer of a PCP server.
 func (c *core) pcp(now time.Time, a pcpAnswer) {
 	want := c.bursts[kindPCP].purpose
-	if a.op == pcpMap && (a.nonce != c.nonce(c.gw, c.self) || a.internal != c.port) {
+	if a.op == pcpMap && (a.nonce != c.nonce(c.gw, c.self) || a.transport.number() != c.transport.number() || a.internal != c.port) {
 		return
 	}
 	switch {
@@ -90,11 +90,11 @@ func (c *core) pmp(now time.Time, a pmpAnswer) {
 	}
 	switch {
 	case a.op == pmpAddress && (want == toProbe || want == toCheck):
-	case a.op == pmpMapUDP && (want == toMap || want == toRemove):
+	case a.op == pmpMap(c.transport) && (want == toMap || want == toRemove):
 	default:
 		return
 	}
-	if a.op == pmpMapUDP && a.result == 0 && a.internal != c.port {
+	if a.op == pmpMap(c.transport) && a.result == 0 && a.internal != c.port {
 		return
 	}
 	c.bursts[kindPMP] = burst{}

@@ -134,9 +134,9 @@ func TestForeignAnswers(t *testing.T) {
 		t.Fatal("the gateway was not listened to")
 	}
 	for name, req := range map[string][]byte{
-		"another nonce": pcpMapRequest(selfAddr, [12]byte{9}, ourPort, netip.AddrPort{}, time.Hour),
-		"another port":  pcpMapRequest(selfAddr, s.c.nonce(gwAddr, selfAddr), ourPort+1, netip.AddrPort{}, time.Hour),
-		"nat-pmp":       pmpMapRequest(ourPort, ourPort, time.Hour),
+		"another nonce": pcpMapRequest(UDP, selfAddr, [12]byte{9}, ourPort, netip.AddrPort{}, time.Hour),
+		"another port":  pcpMapRequest(UDP, selfAddr, s.c.nonce(gwAddr, selfAddr), ourPort+1, netip.AddrPort{}, time.Hour),
+		"nat-pmp":       pmpMapRequest(UDP, ourPort, ourPort, time.Hour),
 	} {
 		g := &fakeGateway{pcp: true, pmp: true, external: public, boot: s.g.boot}
 		s.c.packet(s.now, s.c.server, g.packet(s.now, req))
@@ -156,11 +156,11 @@ func TestForeignPort(t *testing.T) {
 	if s.c.phase != phaseMapping {
 		t.Fatalf("phase %d", s.c.phase)
 	}
-	s.c.packet(s.now, s.c.server, g.packet(s.now, pmpMapRequest(ourPort+1, ourPort, time.Hour)))
+	s.c.packet(s.now, s.c.server, g.packet(s.now, pmpMapRequest(UDP, ourPort+1, ourPort, time.Hour)))
 	if s.c.phase != phaseMapping {
 		t.Error("another port was taken for ours")
 	}
-	s.c.packet(s.now, s.c.server, g.packet(s.now, pmpMapRequest(ourPort, ourPort, time.Hour)))
+	s.c.packet(s.now, s.c.server, g.packet(s.now, pmpMapRequest(UDP, ourPort, ourPort, time.Hour)))
 	if s.c.phase != phaseHeld {
 		t.Error("our port was not taken")
 	}

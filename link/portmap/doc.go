@@ -1,7 +1,8 @@
-// Package portmap asks the home router to forward one UDP port to this device.
+// Package portmap asks the home router to forward one port to this device, of UDP or
+// of TCP.
 //
 // A [Mapper] speaks three protocols with the default gateway: PCP (RFC 6887),
-// NAT-PMP (RFC 6886) and UPnP IGD 1 and 2. It keeps one mapping, of one UDP port
+// NAT-PMP (RFC 6886) and UPnP IGD 1 and 2. It keeps one mapping, of one port
 // that belongs to us, for as long as [Mapper.Run] runs, and removes it in the end:
 //
 //	m := portmap.New(portmap.Config{Gateway: portmap.DefaultGateway})
@@ -40,7 +41,7 @@
 // # IPv6
 //
 // With Config.Gateway6 the firewall of the IPv6 gateway is opened, too: a pinhole
-// for the same UDP port on each of our addresses, by PCP, or by UPnP's
+// for the same port on each of our addresses, by PCP, or by UPnP's
 // WANIPv6FirewallControl:1 if PCP is not there. It is chosen, kept, renewed and
 // removed as above, each address by itself. External is then our own address, and
 // [Mapping.Pinhole] is set: others could reach it before, but only where we had
@@ -56,7 +57,7 @@
 // answer may point to another address in our own /64, since gateways answer from
 // a link-local address and serve at a global one. Redirects are
 // not followed, bodies end at 64 KiB, each request after 3 s. Nothing is mapped
-// but the UDP port that Run was given, to our own address; an entry of a
+// but the port that Run was given, to our own address; an entry of a
 // different device in the gateway's table is never replaced or removed. Pinholes
 // have numbers instead of ports, and only numbers that we were given are used.
 package portmap

@@ -36,7 +36,6 @@ const (
 	maxHeader      = 16 << 10 // bytes
 	requestTimeout = 3 * time.Second
 	maxServices    = 4
-	protocolName   = "UDP"
 )
 
 // serviceTypes are what can map ports, the best first.
@@ -121,7 +120,11 @@ type igd struct {
 	self   netip.Addr
 	kind   string
 	client *soap.SOAPClient
+
+	transport Transport
 }
+
+func (d *igd) carry(t Transport) { d.transport = t }
 
 // readDescription reads a description and returns the services of some types that
 // it has, the best first. It errs if it cannot be read or has none.
@@ -312,7 +315,7 @@ func (d *igd) lookup(ctx context.Context, external, internal uint16) entry {
 		Client string `xml:"NewInternalClient"`
 		Port   string `xml:"NewInternalPort"`
 	}
-	err := d.call(ctx, "GetSpecificPortMappingEntry", &entryArgs{ExternalPort: decimal(external), Protocol: protocolName}, &out)
+	err := d.call(ctx, "GetSpecificPortMappingEntry", &entryArgs{ExternalPort: decimal(external), Protocol: d.transport.String()}, &out)
 	if upnpCode(err) == upnpNoSuchEntry {
 		return entryNone
 	}
@@ -334,7 +337,7 @@ func (d *igd) add(ctx context.Context, external, internal uint16, lease time.Dur
 		return netip.Addr{}, codeError(upnpConflict)
 	}
 	err := d.call(ctx, "AddPortMapping", &mappingArgs{
-		ExternalPort: decimal(external), Protocol: protocolName, InternalPort: decimal(internal),
+		ExternalPort: decimal(external), Protocol: d.transport.String(), InternalPort: decimal(internal),
 		InternalClient: d.self.String(), Enabled: "1", Description: description,
 		Lease: strconv.FormatUint(uint64(seconds(lease)), 10),
 	}, nil)
@@ -365,5 +368,5 @@ func (d *igd) remove(ctx context.Context, external, internal uint16) error {
 	if whose := d.lookup(ctx, external, internal); whose == entryForeign || whose == entryNone {
 		return nil
 	}
-	return d.call(ctx, "DeletePortMapping", &entryArgs{ExternalPort: decimal(external), Protocol: protocolName}, nil)
+	return d.call(ctx, "DeletePortMapping", &entryArgs{ExternalPort: decimal(external), Protocol: d.transport.String()}, nil)
 }

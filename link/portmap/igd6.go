@@ -126,7 +126,7 @@ func (d *igd6) add(ctx context.Context, _, internal uint16, lease time.Duration)
 	}
 	err := d.call(ctx, "AddPinhole", &addPinholeArgs{
 		RemotePort: "0", InternalClient: d.self.String(), InternalPort: decimal(internal),
-		Protocol: strconv.Itoa(protocolUDP), LeaseTime: life,
+		Protocol: strconv.Itoa(int(d.transport.number())), LeaseTime: life,
 	}, &out)
 	if err != nil {
 		return netip.Addr{}, err

@@ -15,7 +15,7 @@ import (
 
 // TestLab maps a port of a home router that runs miniupnpd, by each protocol.
 func TestLab(t *testing.T) {
-	for _, protocol := range []string{"pcp", "nat-pmp", "upnp", "any"} {
+	for _, protocol := range []string{"pcp", "nat-pmp", "upnp", "any", "pcp+tcp", "nat-pmp+tcp", "upnp+tcp"} {
 		t.Run(protocol, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 			defer cancel()
@@ -24,9 +24,14 @@ func TestLab(t *testing.T) {
 			home, far := site.Host("h"), in.Server("far")
 			say := func(text string, to netip.AddrPort) {
 				var err error
+				network := "udp4"
+				if strings.HasSuffix(protocol, "+tcp") {
+					network = "tcp4"
+				}
 				far.Do(func() {
+					d := net.Dialer{Timeout: 5 * time.Second}
 					var conn net.Conn
-					if conn, err = net.Dial("udp4", to.String()); err == nil {
+					if conn, err = d.DialContext(ctx, network, to.String()); err == nil {
 						_, err = conn.Write([]byte(text))
 						_ = conn.Close()
 					}
@@ -39,7 +44,7 @@ func TestLab(t *testing.T) {
 				return site.Router.Output(ctx, "nft", "list", "chain", "inet", "miniupnpd", "prerouting_miniupnpd")
 			}
 			node := home.Start("env", labNodeEnv+"="+protocol, os.Args[0])
-			by := strings.Replace(protocol, "any", "pcp", 1)
+			by := strings.TrimSuffix(strings.Replace(protocol, "any", "pcp", 1), "+tcp")
 			mapped := func() netip.AddrPort {
 				to := netip.AddrPortFrom(site.Public(), ourPort)
 				node.Await(ctx, fmt.Sprintf("^mapped true by %s to %v double NAT false", by, to))

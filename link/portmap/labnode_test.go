@@ -27,29 +27,27 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// labNode keeps ourPort mapped from the first line of its input to its end or
+// labNode keeps ourPort, of TCP with "+tcp" after the protocol, mapped from the first line of its input to its end or
 // "stop"; further lines are a Refresh each. It prints what is reported, and what
 // is received on the port. With "6" after the protocol it is about pinholes.
 func labNode(only string) int {
 	only, six := strings.CutSuffix(only, "6")
-	pc, err := net.ListenUDP("udp", &net.UDPAddr{Port: ourPort})
+	only, tcp := strings.CutSuffix(only, "+tcp")
+	var pc io.Closer
+	var err error
+	var wg sync.WaitGroup
+	cfg := Config{Gateway: DefaultGateway, NonceKey: []byte("lab")}
+	if tcp {
+		cfg.Transport = TCP
+		pc, err = listenLabTCP(&wg)
+	} else {
+		pc, err = listenLabUDP(&wg)
+	}
 	if err != nil {
 		fmt.Println(err)
 		return 1
 	}
 	fmt.Println("listening")
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		buf := make([]byte, 100)
-		for {
-			n, _, err := pc.ReadFrom(buf)
-			if err != nil {
-				return
-			}
-			fmt.Printf("heard %s\n", buf[:n])
-		}
-	})
-	cfg := Config{Gateway: DefaultGateway, NonceKey: []byte("lab")}
 	if six {
 		cfg.Gateway6 = DefaultGateway6
 	}
@@ -85,6 +83,45 @@ func labNode(only string) int {
 	_ = pc.Close()
 	wg.Wait()
 	return 0
+}
+
+// listenLabUDP prints what comes to ourPort.
+func listenLabUDP(wg *sync.WaitGroup) (io.Closer, error) {
+	pc, err := net.ListenUDP("udp", &net.UDPAddr{Port: ourPort})
+	if err != nil {
+		return nil, err
+	}
+	wg.Go(func() {
+		buf := make([]byte, 100)
+		for {
+			n, _, err := pc.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			fmt.Printf("heard %s\n", buf[:n])
+		}
+	})
+	return pc, nil
+}
+
+// listenLabTCP prints what connections to ourPort say.
+func listenLabTCP(wg *sync.WaitGroup) (io.Closer, error) {
+	ln, err := net.ListenTCP("tcp", &net.TCPAddr{Port: ourPort})
+	if err != nil {
+		return nil, err
+	}
+	wg.Go(func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			said, _ := io.ReadAll(conn)
+			fmt.Printf("heard %s\n", said)
+			conn.Close()
+		}
+	})
+	return ln, nil
 }
 
 // oneVersion sends only one of the two protocols.

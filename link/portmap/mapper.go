@@ -27,8 +27,35 @@ var ErrConfig = errors.New("portmap: a gateway lookup and a port are needed")
 // ErrRunning is returned by Run while another Run of the same Mapper runs.
 var ErrRunning = errors.New("portmap: already running")
 
+// A Transport is what is mapped, by its number of IANA.
+type Transport uint8
+
+// The transports.
+const (
+	UDP Transport = 17
+	TCP Transport = 6
+)
+
+// number is that of IANA, also of the zero value, which is UDP.
+func (t Transport) number() byte {
+	if t == TCP {
+		return byte(TCP)
+	}
+	return byte(UDP)
+}
+
+// String returns "UDP" or "TCP", as UPnP writes them.
+func (t Transport) String() string {
+	if t == TCP {
+		return "TCP"
+	}
+	return "UDP"
+}
+
 // Config says how a Mapper works.
 type Config struct {
+	// Transport is of the port that is mapped; default UDP.
+	Transport Transport
 	// Gateway looks the default gateway up, and our own address towards it;
 	// required. It must be quick and is called from Run's goroutine:
 	// [DefaultGateway], or what an app is told by its system.
@@ -51,12 +78,11 @@ type Config struct {
 	NonceKey []byte
 }
 
-// A Mapping is a UDP port of the gateway that leads to ours, or a pinhole in its
-// firewall.
+// A Mapping is a port of the gateway that leads to ours, or a pinhole in its firewall.
 type Mapping struct {
 	// Protocol is "pcp", "nat-pmp" or "upnp".
 	Protocol string
-	// Internal is our own UDP port.
+	// Internal is our own port.
 	Internal uint16
 	// External is where others reach it. The address may be unspecified if the
 	// gateway does not know it; see DoubleNAT.
@@ -74,7 +100,7 @@ type Mapping struct {
 	DoubleNAT bool
 }
 
-// A Mapper keeps one UDP port mapped, and pinholes for it open. Make it with New. Its methods are safe for
+// A Mapper keeps one port mapped, and pinholes for it open. Make it with New. Its methods are safe for
 // concurrent use.
 type Mapper struct {
 	cfg      Config
@@ -96,6 +122,7 @@ type control interface {
 	add(ctx context.Context, external, internal uint16, lease time.Duration) (netip.Addr, error)
 	check(ctx context.Context, external, internal uint16) (netip.Addr, bool, error)
 	remove(ctx context.Context, external, internal uint16) error
+	carry(Transport) // before the others: what is mapped, if not UDP
 }
 
 // New returns a Mapper that does nothing until Run.
@@ -150,7 +177,7 @@ func (m *Mapper) Refresh() {
 	}
 }
 
-// Run keeps a mapping of our UDP port until ctx ends, then removes it (at most
+// Run keeps a mapping of our port until ctx ends, then removes it (at most
 // one second) and returns the context's error. Until then it calls changed(m,
 // true) when there is a mapping or it became another one, and changed(m, false)
 // when that one is lost; changed must not block. With Config.Gateway6 it does the
@@ -190,7 +217,7 @@ func (m *Mapper) keep(ctx context.Context, port uint16, changed func(Mapping, bo
 	r := &run{
 		m: m, changed: changed, packets: make(chan packet), results: make(chan jobDone),
 		core: &core{
-			port: port, lifetime: m.cfg.Lifetime, nonce: m.nonce(port), udpPort: m.udpPort,
+			port: port, transport: m.cfg.Transport, lifetime: m.cfg.Lifetime, nonce: m.nonce(port), udpPort: m.udpPort,
 			random: func() uint16 { return uint16(1024 + mathrand.N(65536-1024)) }, //nolint:gosec // any free port will do
 		},
 	}
@@ -207,6 +234,9 @@ func (m *Mapper) nonce(port uint16) func(gw, self netip.Addr) [nonceSize]byte {
 		h.Write(a[:])
 		h.Write(b[:])
 		h.Write(binary.BigEndian.AppendUint16(nil, port))
+		if m.cfg.Transport == TCP { // which is a mapping of its own
+			h.Write([]byte{byte(TCP)})
+		}
 		return [nonceSize]byte(h.Sum(nil)[:nonceSize])
 	}
 }

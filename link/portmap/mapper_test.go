@@ -208,6 +208,8 @@ func (f fakeControl) check(_ context.Context, external, _ uint16) (netip.Addr, b
 	return r.external, r.gone, r.err
 }
 
+func (f fakeControl) carry(Transport) {}
+
 func (f fakeControl) remove(ctx context.Context, external, _ uint16) error {
 	if f.g.muted() {
 		<-ctx.Done()

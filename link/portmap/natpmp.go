@@ -10,6 +10,7 @@ const (
 	pmpVersion  = 0
 	pmpAddress  = 0 // RFC 6886 section 3.2
 	pmpMapUDP   = 1 // section 3.3
+	pmpMapTCP   = 2
 	pmpResponse = 0x80
 
 	pmpUnsuppVersion  = 1
@@ -23,17 +24,25 @@ type pmpAnswer struct {
 	result   uint16
 	epoch    uint32
 	address  netip.Addr    // pmpAddress
-	internal uint16        // pmpMapUDP
-	external uint16        // pmpMapUDP
-	lifetime time.Duration // pmpMapUDP
+	internal uint16        // pmpMapUDP, pmpMapTCP
+	external uint16        // the same
+	lifetime time.Duration // the same
+}
+
+// pmpMap is the operation that maps a port.
+func pmpMap(t Transport) byte {
+	if t == TCP {
+		return pmpMapTCP
+	}
+	return pmpMapUDP
 }
 
 func pmpAddressRequest() []byte { return []byte{pmpVersion, pmpAddress} }
 
 // pmpMapRequest asks for a mapping, or with lifetime 0 for its end (RFC 6886
 // section 3.4, which wants the external port 0 then).
-func pmpMapRequest(port, suggest uint16, lifetime time.Duration) []byte {
-	b := []byte{pmpVersion, pmpMapUDP, 0, 0}
+func pmpMapRequest(transport Transport, port, suggest uint16, lifetime time.Duration) []byte {
+	b := []byte{pmpVersion, pmpMap(transport), 0, 0}
 	b = binary.BigEndian.AppendUint16(b, port)
 	if lifetime == 0 {
 		suggest = 0
@@ -62,7 +71,7 @@ func parsePMP(b []byte) (pmpAnswer, error) {
 			return pmpAnswer{}, errPacket
 		}
 		a.address = netip.AddrFrom4([4]byte(b[8:12]))
-	case pmpMapUDP:
+	case pmpMapUDP, pmpMapTCP:
 		if len(b) < 16 {
 			return pmpAnswer{}, errPacket
 		}

@@ -30,24 +30,29 @@ func TestRequests(t *testing.T) {
 	}{
 		"pcp announce": {pcpAnnounceRequest(selfAddr), "02 00 0000 00000000" + v4},
 		"pcp map": {
-			pcpMapRequest(selfAddr, nonce, 41641, netip.AddrPortFrom(netip.Addr{}, 41641), 2*time.Hour),
+			pcpMapRequest(UDP, selfAddr, nonce, 41641, netip.AddrPortFrom(netip.Addr{}, 41641), 2*time.Hour),
 			"02 01 0000 00001c20" + v4 + "01020304 05060708 090a0b0c 11 000000 a2a9 a2a9 00000000 00000000 0000ffff 00000000",
 		},
 		"pcp renew": {
-			pcpMapRequest(selfAddr, nonce, 41641, netip.AddrPortFrom(public, 50000), time.Hour),
+			pcpMapRequest(UDP, selfAddr, nonce, 41641, netip.AddrPortFrom(public, 50000), time.Hour),
 			"02 01 0000 00000e10" + v4 + "01020304 05060708 090a0b0c 11 000000 a2a9 c350 00000000 00000000 0000ffff cb007107",
 		},
 		"pcp delete": {
-			pcpMapRequest(selfAddr, nonce, 41641, netip.AddrPort{}, 0),
+			pcpMapRequest(UDP, selfAddr, nonce, 41641, netip.AddrPort{}, 0),
 			"02 01 0000 00000000" + v4 + "01020304 05060708 090a0b0c 11 000000 a2a9 0000 00000000 00000000 0000ffff 00000000",
 		},
 		"pcp map, IPv6": {
-			pcpMapRequest(netip.MustParseAddr("2001:db8::5"), nonce, 1, netip.AddrPortFrom(netip.Addr{}, 1), time.Second/2),
+			pcpMapRequest(UDP, netip.MustParseAddr("2001:db8::5"), nonce, 1, netip.AddrPortFrom(netip.Addr{}, 1), time.Second/2),
 			"02 01 0000 00000001 20010db8 00000000 00000000 00000005 01020304 05060708 090a0b0c 11 000000 0001 0001 00000000 00000000 00000000 00000000",
 		},
-		"nat-pmp address": {pmpAddressRequest(), "00 00"},
-		"nat-pmp map":     {pmpMapRequest(41641, 50000, 2*time.Hour), "00 01 0000 a2a9 c350 00001c20"},
-		"nat-pmp delete":  {pmpMapRequest(41641, 50000, 0), "00 01 0000 a2a9 0000 00000000"},
+		"pcp map of TCP": {
+			pcpMapRequest(TCP, selfAddr, nonce, 41641, netip.AddrPortFrom(netip.Addr{}, 41641), 2*time.Hour),
+			"02 01 0000 00001c20" + v4 + "01020304 05060708 090a0b0c 06 000000 a2a9 a2a9 00000000 00000000 0000ffff 00000000",
+		},
+		"nat-pmp map of TCP": {pmpMapRequest(TCP, 41641, 50000, 2*time.Hour), "00 02 0000 a2a9 c350 00001c20"},
+		"nat-pmp address":    {pmpAddressRequest(), "00 00"},
+		"nat-pmp map":        {pmpMapRequest(UDP, 41641, 50000, 2*time.Hour), "00 01 0000 a2a9 c350 00001c20"},
+		"nat-pmp delete":     {pmpMapRequest(UDP, 41641, 50000, 0), "00 01 0000 a2a9 0000 00000000"},
 	} {
 		if want := unhex(t, c.want); !bytes.Equal(c.got, want) {
 			t.Errorf("%s:\ngot  %x\nwant %x", name, c.got, want)
@@ -64,7 +69,7 @@ const (
 func TestAnswers(t *testing.T) {
 	a, err := parsePCP(unhex(t, pcpMapHex))
 	want := pcpAnswer{
-		op: pcpMap, lifetime: time.Hour, epoch: 100, nonce: [12]byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12},
+		op: pcpMap, transport: UDP, lifetime: time.Hour, epoch: 100, nonce: [12]byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12},
 		internal: 41641, external: netip.AddrPortFrom(public, 50000),
 	}
 	if err != nil || a != want {
@@ -83,7 +88,7 @@ func TestAnswers(t *testing.T) {
 		"odd":            pcpMapHex + "00",
 		"a request":      strings.Replace(pcpMapHex, "02 81", "02 01", 1),
 		"version":        strings.Replace(pcpMapHex, "02 81", "01 81", 1),
-		"tcp":            strings.Replace(pcpMapHex, "11 000000", "06 000000", 1),
+		"sctp":           strings.Replace(pcpMapHex, "11 000000", "84 000000", 1),
 		"port 0":         strings.Replace(pcpMapHex, "c350", "0000", 1),
 		"large":          pcpMapHex + strings.Repeat("00", pcpMaxSize),
 		"empty":          "",

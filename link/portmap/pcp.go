@@ -17,7 +17,6 @@ const (
 	pcpAnnounce   = 0
 	pcpMap        = 1
 	pcpResponse   = 0x80
-	protocolUDP   = 17
 	maxLifetime   = 24 * time.Hour // RFC 6887 section 15
 	nonceSize     = 12
 	pcpUnsuppVers = 1
@@ -33,9 +32,10 @@ type pcpAnswer struct {
 	lifetime time.Duration // of the mapping, or of the error
 	epoch    uint32
 	// The rest is there for MAP only.
-	nonce    [nonceSize]byte
-	internal uint16
-	external netip.AddrPort
+	transport Transport
+	nonce     [nonceSize]byte
+	internal  uint16
+	external  netip.AddrPort
 }
 
 // pcpRequestHeader is RFC 6887 section 7.1.
@@ -52,10 +52,10 @@ func pcpAnnounceRequest(self netip.Addr) []byte { return pcpRequestHeader(pcpAnn
 
 // pcpMapRequest asks for a mapping (RFC 6887 section 11.1), or with lifetime 0
 // for its end (section 15).
-func pcpMapRequest(self netip.Addr, nonce [nonceSize]byte, port uint16, suggest netip.AddrPort, lifetime time.Duration) []byte {
+func pcpMapRequest(transport Transport, self netip.Addr, nonce [nonceSize]byte, port uint16, suggest netip.AddrPort, lifetime time.Duration) []byte {
 	b := pcpRequestHeader(pcpMap, self, lifetime)
 	b = append(b, nonce[:]...)
-	b = append(b, protocolUDP, 0, 0, 0)
+	b = append(b, transport.number(), 0, 0, 0)
 	b = binary.BigEndian.AppendUint16(b, port)
 	b = binary.BigEndian.AppendUint16(b, suggest.Port())
 	addr := suggest.Addr()
@@ -83,9 +83,10 @@ func parsePCP(b []byte) (pcpAnswer, error) {
 	if a.op != pcpMap {
 		return a, nil
 	}
-	if len(b) < pcpMapSize || b[36] != protocolUDP {
+	if len(b) < pcpMapSize || b[36] != byte(UDP) && b[36] != byte(TCP) {
 		return pcpAnswer{}, errPacket
 	}
+	a.transport = Transport(b[36])
 	copy(a.nonce[:], b[24:36])
 	a.internal = binary.BigEndian.Uint16(b[40:])
 	addr := netip.AddrFrom16([16]byte(b[44:60])).Unmap()

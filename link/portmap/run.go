@@ -197,7 +197,9 @@ func (r *run) start(life context.Context, j job) {
 		d := jobDone{jobResult: jobResult{id: j.id}}
 		switch {
 		case j.purpose == toProbe:
-			d.found, d.err = r.m.discover(ctx, gw, self)
+			if d.found, d.err = r.m.discover(ctx, gw, self); d.err == nil {
+				d.found.carry(r.m.cfg.Transport)
+			}
 		case igd == nil:
 			d.err = errNoIGD
 		case j.purpose == toMap:
