@@ -370,7 +370,7 @@ func TestAfterReboot(t *testing.T) {
 	for i := range int64(3) {
 		buf := bytes.Repeat([]byte{byte(i + 1)}, chunkSize)
 		d := chunkSum(SumBLAKE3, buf, i*chunkSize)
-		if err := p.put(i*chunkSize, buf, &d); err != nil {
+		if _, err := p.put(i*chunkSize, buf, &d); err != nil {
 			t.Fatal(err)
 		}
 	}

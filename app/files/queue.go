@@ -33,13 +33,20 @@ type bigFile struct {
 	f    *os.File
 	refs atomic.Int32
 	gone atomic.Bool
+	left func() // called when nothing of it is out any more; may be nil
 }
 
 func (b *bigFile) hold() { b.refs.Add(1) }
 
 func (b *bigFile) release() {
-	if b.refs.Add(-1) == 0 && b.f != nil {
+	if b.refs.Add(-1) != 0 {
+		return
+	}
+	if b.f != nil {
 		b.f.Close()
+	}
+	if b.left != nil {
+		b.left()
 	}
 }
 

@@ -414,7 +414,7 @@ func (s *Service) answerDone(ctx context.Context, in *incoming, st *stage, names
 	if err := in.ctl.send(msgDone, &w); err != nil {
 		return err
 	}
-	if kind, _, err := in.ctl.receive(ctx); err == nil && kind == msgBye {
+	if in.ctl.awaitBye(ctx) {
 		_ = st.remove()
 	}
 	return nil

@@ -42,6 +42,7 @@ type source struct {
 	tell  func(n Note)
 
 	slots  chan struct{} // what is read ahead takes one each, so that it is bounded
+	bigs   chan struct{} // and so does a large file of which something is out
 	freeMu sync.Mutex
 	free   []*buffer
 	pool   sync.Pool // what is read again
@@ -56,9 +57,13 @@ type source struct {
 // buffers is how many chunks are read ahead, or of a pipe: are not acknowledged.
 const buffers = 24
 
+// maxBigs is how many large files are on their way at one time. They are open here, and
+// not whole at the receiver, which takes maxParts of them.
+const maxBigs = maxParts - 16
+
 func newSource(roots []*srcRoot, sum Sum, m *meter) *source {
 	return &source{
-		roots: roots, sum: sum, meter: m, q: newQueue(), slots: make(chan struct{}, buffers),
+		roots: roots, sum: sum, meter: m, q: newQueue(), slots: make(chan struct{}, buffers), bigs: make(chan struct{}, maxBigs),
 		dirs: make(map[*srcRoot]*dirs), tell: m.note,
 	}
 }
@@ -267,7 +272,13 @@ func (s *source) large(ctx context.Context, it item, f *os.File, h have) error {
 			return s.addBatch(ctx, it, f)
 		}
 	}
-	big := &bigFile{item: it, f: f}
+	select {
+	case s.bigs <- struct{}{}:
+	case <-ctx.Done():
+		f.Close()
+		return ctx.Err()
+	}
+	big := &bigFile{item: it, f: f, left: func() { <-s.bigs }}
 	big.hold()
 	defer big.release()
 	root, state, err := s.chunks(ctx, big, h)
