@@ -14,7 +14,7 @@ import (
 
 // Bounds of what a sender can make a receiver hold.
 const (
-	maxParts     = 64           // large files that are not whole at one time
+	maxParts     = 256          // large files that are not whole at one time
 	maxMaps      = 32 << 20     // bytes of their bitmaps
 	maxBad       = 4 * maxNotes // files that are remembered as wrong
 	spaceEvery   = 256 << 20
