@@ -276,9 +276,11 @@ func (s *Service) oneRun(ctx context.Context, peer string, once func(context.Con
 	told := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(told)
-		if cause := context.Cause(ctx); errors.Is(cause, ErrCancelled) || errors.Is(cause, ErrDeclined) {
-			ctl.leave(cause)
+		cause := context.Cause(ctx)
+		if reasonOf(cause) == reasonFailed {
+			cause = ErrCancelled // by who called, or with this program
 		}
+		ctl.leave(cause)
 		cancel()
 	})
 	names, err := once(runCtx, ctl)

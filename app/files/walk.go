@@ -19,6 +19,8 @@ type srcRoot struct {
 	top string   // its name in the transfer
 	dir *os.Root // the folder that holds it
 	rel string   // its path there
+
+	shared string // of a Get: the share's folder
 }
 
 // openSources opens what the paths name. A path that is a symlink is followed: it
