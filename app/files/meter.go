@@ -13,6 +13,7 @@ type Progress struct {
 	Peer    string // who is at the other end, as the caller names peers
 	Name    string // the first top-level name
 	Sending bool
+	Stream  bool // of a pipe, which cannot be sent again
 	State   State
 
 	Files      int64 // files, folders and symlinks that are there: a count

@@ -213,7 +213,7 @@ func (s *Service) receive(ctx context.Context, cancel context.CancelCauseFunc, i
 	tr := in.transfer
 	if tr == nil {
 		tr = &Transfer{cancel: cancel, meter: newMeter(Progress{
-			ID: o.id, Number: in.number, Peer: in.peer, Name: ShowName(o.tops[0]), Started: time.Now(),
+			ID: o.id, Number: in.number, Stream: o.stream, Peer: in.peer, Name: ShowName(o.tops[0]), Started: time.Now(),
 		})}
 		if in.byPolicy {
 			tr.allow = func() bool { return s.cfg.Policy(s.offerOf(in.peer, o)).Action == Accept }
@@ -313,11 +313,11 @@ func (s *Service) answerDone(ctx context.Context, in *incoming, st *stage, names
 // received tells how a transfer ended.
 func (s *Service) received(tr *Transfer, st *stage, names []string, err error) {
 	state := StateFinished
-	var final *finalError
-	var remote *remoteError
 	if err != nil {
 		state = StateBroken
-		if errors.As(err, &final) || errors.As(err, &remote) {
+		var final *finalError
+		var remote *remoteError
+		if errors.As(err, &final) || errors.As(err, &remote) || reasonOf(err) != reasonFailed || errors.Is(err, errMessage) {
 			state = StateFailed
 		}
 	}

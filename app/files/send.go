@@ -164,7 +164,7 @@ func (s *Service) send(ctx context.Context, peer string, offer *offerMsg, opts S
 	source func(*meter) (*source, func(context.Context, bool) error),
 ) (Result, error) {
 	tr := &Transfer{lanes: opts.Lanes, meter: newMeter(Progress{
-		ID: offer.id, Peer: peer, Name: ShowName(offer.tops[0]), Sending: true, Started: time.Now(),
+		ID: offer.id, Stream: offer.stream, Peer: peer, Name: ShowName(offer.tops[0]), Sending: true, Started: time.Now(),
 	})}
 	if tr.lanes == nil {
 		tr.lanes = s.cfg.Lanes(peer)

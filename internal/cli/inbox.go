@@ -295,10 +295,10 @@ func (e *env) showInboxes(ctx context.Context, call *control.Call, r control.Rep
 			return nil
 		case err != nil && ctx.Err() != nil:
 			return ctx.Err()
-		case err != nil:
+		case errors.As(err, new(*control.Error)):
 			return err
-		case r.Done: // kith up ends
-			return nil
+		case err != nil || r.Done:
+			return errors.New("kith up has ended")
 		}
 		if r.Ended == nil {
 			if err := e.showInbox(b, r, asJSON); err != nil {

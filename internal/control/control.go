@@ -178,8 +178,8 @@ type Reply struct {
 	Transfer  *Transfer      `json:"transfer,omitempty"`
 	Delivery  *Delivery      `json:"delivery,omitempty"`
 	Forwards  []Forward      `json:"forwards,omitempty"`
-	Offers    []FileOffer    `json:"offers,omitempty"`
-	Transfers []Transfer     `json:"transfers,omitempty"`
+	Offers    []FileOffer    `json:"offers,omitzero"`
+	Transfers []Transfer     `json:"transfers,omitzero"`
 	Ended     *Ended         `json:"ended,omitempty"`
 	Listed    []files.Listed `json:"listed,omitempty"`
 

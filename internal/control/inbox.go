@@ -105,10 +105,12 @@ func describeEnd(r files.Received, device string) string {
 		return text
 	case p.State == files.StateBroken:
 		return fmt.Sprintf("%s stopped at %s: the connection broke; it goes on when %s is there again", name, came, device)
-	case errors.Is(r.Err, files.ErrDiskFull):
-		return fmt.Sprintf("%s stopped at %s: the disk here is full; make room, and it goes on when %s sends it again", name, came, device)
 	}
-	return fmt.Sprintf("%s stopped at %s: %s; it goes on when %s sends it again", name, came, plain(r.Err), device)
+	text := fmt.Sprintf("%s stopped at %s: %s", name, came, plain(r.Err))
+	if !p.Stream && !errors.Is(r.Err, files.ErrDiskFull) { // which says so itself
+		text += "; it goes on when " + device + " sends it again"
+	}
+	return text
 }
 
 func (s *Server) tell(kind kith.EventKind, peer, detail string) {
@@ -140,7 +142,7 @@ func describeOffer(o files.Offer) string {
 
 // inbox says what waits, and what goes on.
 func (s *Server) inbox() Reply {
-	r := Reply{Text: s.inboxDir}
+	r := Reply{Text: s.inboxDir, Offers: []FileOffer{}, Transfers: []Transfer{}}
 	for _, o := range s.files.Offers() {
 		if d, err := s.node.Device(o.Peer); err == nil {
 			r.Offers = append(r.Offers, FileOffer{Offer: o, Device: d.Name})
@@ -208,18 +210,19 @@ func (s *Server) decide(req Request) (Reply, error) {
 }
 
 // farewell is how long a device is given to hear that it may not go on, before it is
-// blocked and hears nothing any more.
+// blocked or unpaired and hears nothing any more.
 const farewell = 500 * time.Millisecond
 
-// dismiss ends all transfers with a device that is about to be blocked.
-func (s *Server) dismiss(ctx context.Context, device string) {
+// dismiss ends all transfers with a device that is about to be blocked or unpaired, and
+// says why.
+func (s *Server) dismiss(ctx context.Context, device, why string) {
 	d, err := s.node.Device(device)
 	if err != nil {
-		return // who blocks it is told
+		return // the caller's next call says so
 	}
 	ctx, cancel := context.WithTimeout(ctx, farewell)
 	defer cancel()
-	s.files.EndPeer(d.ID.String(), endBlocked)
+	s.files.EndPeer(d.ID.String(), why)
 	s.files.Idle(ctx, d.ID.String())
 }
 

@@ -214,7 +214,7 @@ func (s *Server) answer(st *stream, req Request) (Reply, error) {
 			return Reply{}, &Error{Kind: KindUsage, Text: "nothing is to be changed"}
 		}
 		if req.Change.Blocked && !req.Change.Take {
-			s.dismiss(ctx, req.Device)
+			s.dismiss(ctx, req.Device, endBlocked)
 		}
 		d, err := s.node.SetRights(req.Device, req.Change.apply)
 		return Reply{Device: &d}, err
@@ -282,6 +282,7 @@ func (s *Server) unpair(ctx context.Context, req Request) (Reply, error) {
 	if err != nil {
 		return Reply{}, err
 	}
+	s.dismiss(ctx, req.Device, endUnpaired)
 	told, err := s.node.Unpair(ctx, req.Device)
 	return Reply{Device: &d, Told: told}, err
 }
