@@ -45,6 +45,17 @@ func runEnd(args string) error {
 	if err != nil {
 		return err
 	}
+	if f[0] == "hold" { // stays when it is done, so that its memory can be looked at
+		s.cfg.redial = redialFirst
+		fmt.Println("ready")
+		res, err := s.Send(ctx, "b", []string{f[2]}, SendOptions{})
+		if err != nil {
+			return err
+		}
+		fmt.Println("sent", res.Progress.Bytes, res.Progress.Resumed, len(res.Notes))
+		_, err = io.Copy(io.Discard, os.Stdin)
+		return err
+	}
 	fmt.Println("ready")
 	// What is acknowledged is said as it grows: a process that is killed says nothing
 	// at its end.
@@ -85,6 +96,9 @@ func startEnd(t *testing.T, args string) *end {
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cmd.StdinPipe(); err != nil { // it ends with this process, at the latest
 		t.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
