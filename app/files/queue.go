@@ -223,15 +223,22 @@ func (l *outLane) room() bool {
 func (l *outLane) take(f *outFrame) {
 	f.sentAt = time.Now()
 	l.out = append(l.out, f)
-	l.bytes += f.len + len(f.meta)
+	l.bytes += f.weight()
 }
+
+// itemWeight is what a small file that is out counts for, in bytes: more than what is
+// kept of it, so that millions of them are no more in memory than a large file's frames.
+const itemWeight = 1024
+
+// weight is what a frame counts for in its lane's window, in bytes.
+func (f *outFrame) weight() int { return f.len + len(f.meta) + itemWeight*len(f.items) }
 
 func (l *outLane) acked(n int, now time.Time) []*outFrame {
 	n = min(n, len(l.out))
 	list := l.out[:n:n]
 	l.out = l.out[n:]
 	for _, f := range list {
-		size := f.len + len(f.meta)
+		size := f.weight()
 		l.bytes -= size
 		took := now.Sub(f.sentAt)
 		if l.quickest == 0 || took < l.quickest {
