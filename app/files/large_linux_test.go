@@ -67,7 +67,7 @@ func carry(t *testing.T, src, dir string) (send, recv int64, said []string) {
 
 // maxPeak is what either end may have in memory, however many and large the files are:
 // the idle process has about 12 MiB.
-const maxPeak = 64 << 20
+const maxPeak = 48 << 20
 
 func checkPeaks(t *testing.T, send, recv int64) {
 	t.Helper()
