@@ -183,6 +183,9 @@ func (s *Service) prepare(in *incoming) error {
 	if limit > 0 && in.offer.bytes > limit {
 		return fmt.Errorf("%w: %d bytes", ErrLimit, limit)
 	}
+	if full(dir) {
+		return fmt.Errorf("%w, or are not finished", ErrBusy)
+	}
 	if in.stage, err = openStage(dir, in.key, s.cfg.Names); err != nil {
 		return err
 	}
@@ -200,6 +203,20 @@ func (s *Service) prepare(in *incoming) error {
 		}
 	}
 	return nil
+}
+
+// maxStages is how many transfers a folder keeps that are not finished.
+const maxStages = 1000
+
+// full reports whether a folder has too many transfers that are not finished.
+func full(dir string) bool {
+	f, err := os.Open(filepath.Join(dir, partialName))
+	if err != nil {
+		return false // openStage says why
+	}
+	defer f.Close()
+	names, _ := f.Readdirnames(maxStages)
+	return len(names) == maxStages
 }
 
 // receive runs one run of an accepted transfer.
@@ -224,6 +241,10 @@ func (s *Service) receive(ctx context.Context, cancel context.CancelCauseFunc, i
 		p.State, p.TotalFiles, p.TotalBytes, p.TotalKnown = StateRunning, o.files, o.bytes, o.known
 	})
 	defer func() {
+		if p := tr.Progress(); err != nil && !resume && p.Files == 0 && p.Bytes == 0 {
+			_ = st.remove() // nothing is lost with it
+			s.forgetPlace(st)
+		}
 		if in.transfer != nil {
 			return
 		}
@@ -310,6 +331,19 @@ func (s *Service) answerDone(ctx context.Context, in *incoming, st *stage, names
 	return nil
 }
 
+// forgetPlace removes what says that a stage is in another folder than Config.Dir.
+func (s *Service) forgetPlace(st *stage) {
+	if s.cfg.Dir == "" {
+		return
+	}
+	dir := filepath.Join(s.cfg.Dir, partialName)
+	key := filepath.Base(st.path)
+	if os.Remove(filepath.Join(dir, key+".at")) == nil {
+		_ = os.Remove(filepath.Join(dir, key))
+		_ = os.Remove(dir)
+	}
+}
+
 // received tells how a transfer ended.
 func (s *Service) received(tr *Transfer, st *stage, names []string, err error) {
 	state := StateFinished
@@ -322,13 +356,8 @@ func (s *Service) received(tr *Transfer, st *stage, names []string, err error) {
 		}
 	}
 	tr.meter.state(state)
-	if err == nil && s.cfg.Dir != "" {
-		dir := filepath.Join(s.cfg.Dir, partialName)
-		key := filepath.Base(st.path)
-		if os.Remove(filepath.Join(dir, key+".at")) == nil {
-			_ = os.Remove(filepath.Join(dir, key))
-			_ = os.Remove(dir)
-		}
+	if err == nil {
+		s.forgetPlace(st)
 	}
 	if s.cfg.OnReceived != nil {
 		s.cfg.OnReceived(Received{

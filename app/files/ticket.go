@@ -129,7 +129,8 @@ func sweep(dir string, now time.Time) {
 			}
 			return now.Sub(fi.ModTime())
 		}
-		if age(d.Name()+"/done") > recentDone || age(d.Name()+"/offer") > keepPartial {
+		if age(d.Name()+"/done") > recentDone || age(d.Name()+"/offer") > keepPartial ||
+			age(d.Name()+"/offer") < 0 && age(d.Name()) > keepPartial { // of one that is elsewhere
 			_ = hidden.RemoveAll(d.Name())
 			_ = hidden.Remove(d.Name() + ".at")
 		}
