@@ -106,7 +106,14 @@ func (s *source) frames(l *outLane, conn net.Conn, quiet time.Duration) error {
 			s.q.swap(l, f, g)
 			f = g
 		}
-		if err := write(f); err != nil {
+		if f.pinned {
+			f.using.Add(1)
+		}
+		err := write(f)
+		if f.pinned {
+			s.unpin(f)
+		}
+		if err != nil {
 			return err
 		}
 		s.sent.Add(int64(f.len))
@@ -162,14 +169,21 @@ func (s *source) acks(l *outLane, conn net.Conn) error {
 	}
 }
 
+// unpin gives the buffer of a pinned frame back when nobody needs it any more: the
+// acknowledgement can come before the write of it has returned.
+func (s *source) unpin(f *outFrame) {
+	if f.using.Add(-1) == 0 {
+		s.giveBack(f.buf)
+	}
+}
+
 // settled lets go of what was kept for a frame.
 func (s *source) settled(f *outFrame) {
 	if f.size != 0 || f.files != 0 {
 		s.meter.update(func(p *Progress) { p.Bytes += f.size; p.Files += f.files })
 	}
 	if f.pinned {
-		s.giveBack(f.buf)
-		f.buf = nil
+		s.unpin(f)
 	}
 	if f.file != nil {
 		f.file.release()

@@ -21,8 +21,9 @@ type outFrame struct {
 
 	file   *bigFile // a chunk's or hole's or end's
 	off    int64
-	items  []item // a batch's
-	pinned bool   // a pipe's chunk cannot be read again
+	items  []item       // a batch's
+	pinned bool         // a pipe's chunk cannot be read again
+	using  atomic.Int32 // of a pinned one: who needs buf, the acknowledgement and each write
 	sentAt time.Time
 }
 

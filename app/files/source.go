@@ -438,6 +438,7 @@ func (s *source) produceStream(ctx context.Context, r io.Reader, e entry) error 
 		root.add(&sum)
 		f := s.placed(frameChunk, big, place{off: off})
 		f.buf, f.len, f.size, f.sum, f.pinned = buf, n, int64(n), sum, true
+		f.using.Store(1)
 		off += int64(n)
 		s.meter.update(func(p *Progress) { p.TotalBytes += int64(n) })
 		if err := s.q.put(f); err != nil {
