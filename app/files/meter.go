@@ -9,7 +9,7 @@ import (
 // Progress is what is known of a transfer at one moment.
 type Progress struct {
 	ID      TransferID
-	Number  uint64 // names it among the offers and transfers of this Service
+	Number  uint64 // its number among the offers and transfers of this Service
 	Peer    string // who is at the other end, as the caller names peers
 	Name    string // the first top-level name
 	Sending bool
