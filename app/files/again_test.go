@@ -141,3 +141,34 @@ func TestStreamsAreBounded(t *testing.T) {
 		t.Errorf("beyond the limit: %v", err)
 	}
 }
+
+// TestEndlessFiles holds that no more files come than are allowed, small, large or made
+// of nothing.
+func TestEndlessFiles(t *testing.T) {
+	for name, frame := range map[string]func(i int) *outFrame{
+		"small": func(i int) *outFrame {
+			return batchOf([]entry{{kind: kindFile, path: fmt.Sprint("x/", i), size: 1, mode: 0o644, mtime: 1e18}}, "a")
+		},
+		"folders": func(i int) *outFrame {
+			return batchOf([]entry{{kind: kindDir, path: fmt.Sprint("x/", i), mode: 0o755, mtime: 1e18}})
+		},
+		"links": func(i int) *outFrame {
+			return batchOf([]entry{{kind: kindLink, path: fmt.Sprint("x/", i), link: "y", mtime: 1e18}})
+		},
+		"large": func(i int) *outFrame {
+			return chunkOf(entry{kind: kindFile, path: fmt.Sprint("x/", i), size: 2 * chunkSize, mode: 0o644, mtime: 1e18}, 0, []byte{0: 1, chunkSize - 1: 1})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			sk, _ := openSink(t)
+			sk.maxFiles = 50
+			d := dirs{tree: sk.stage.tree}
+			defer d.close()
+			for i := range 51 {
+				if err := sk.put(&d, frame(i)); errors.Is(err, ErrLimit) != (i == 50) {
+					t.Fatalf("file %d: %v", i, err)
+				}
+			}
+		})
+	}
+}

@@ -140,7 +140,7 @@ func (e *env) delivered(req control.Request, r control.Reply, f sendFlags) error
 	for _, n := range r.Delivery.Notes {
 		fmt.Fprintln(e.err, "note:", n)
 	}
-	what := fmt.Sprintf("%d files", t.Files)
+	what := control.Count(t.Files)
 	if t.Files == 1 {
 		what = files.ShowName(t.Name)
 	}

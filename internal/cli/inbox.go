@@ -135,9 +135,9 @@ func sizeOf(o control.FileOffer) string {
 	case o.Stream:
 		return "a pipe"
 	case !o.Known:
-		return fmt.Sprintf("over %d files, %s", o.Files, control.Bytes(o.Bytes))
+		return fmt.Sprintf("over %s, %s", control.Count(o.Files), control.Bytes(o.Bytes))
 	}
-	return fmt.Sprintf("%d files, %s", o.Files, control.Bytes(o.Bytes))
+	return fmt.Sprintf("%s, %s", control.Count(o.Files), control.Bytes(o.Bytes))
 }
 
 func way(t control.Transfer) string {

@@ -125,6 +125,14 @@ func (s *Server) watchRights() {
 	}
 }
 
+// Count is a number of files for a person.
+func Count(n int64) string {
+	if n == 1 {
+		return "1 file"
+	}
+	return fmt.Sprintf("%d files", n)
+}
+
 // Bytes is a number of bytes for a person.
 func Bytes(n int64) string {
 	const step = 1000

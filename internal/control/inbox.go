@@ -95,7 +95,7 @@ func describeEnd(r files.Received, device string) string {
 	switch {
 	case r.Err == nil:
 		took := max(time.Since(p.Started), time.Millisecond).Round(time.Millisecond)
-		text := fmt.Sprintf("%s is in %s: %d files, %s in %s", describeNames(r.Names), r.Dir, p.Files, Bytes(p.Bytes), took)
+		text := fmt.Sprintf("%s is in %s: %s, %s in %s", describeNames(r.Names), r.Dir, Count(p.Files), Bytes(p.Bytes), took)
 		if n := len(r.Notes); n > 0 {
 			text += fmt.Sprintf("; %s", r.Notes[0])
 			if n > 1 {
@@ -137,7 +137,7 @@ func describeOffer(o files.Offer) string {
 	if !o.Known {
 		more = " so far"
 	}
-	return fmt.Sprintf("%s (%d files, %s%s)", describeNames(o.Names), o.Files, Bytes(o.Bytes), more)
+	return fmt.Sprintf("%s (%s, %s%s)", describeNames(o.Names), Count(o.Files), Bytes(o.Bytes), more)
 }
 
 // inbox says what waits, and what goes on.
