@@ -82,6 +82,14 @@ func (m *meter) restart() {
 	})
 }
 
+// expect takes over what a look at all that is to be sent has found, if it saw all.
+func (m *meter) expect(o *offerMsg) {
+	if !o.known {
+		return
+	}
+	m.update(func(p *Progress) { p.TotalFiles, p.TotalBytes, p.TotalKnown = o.files, o.bytes, true })
+}
+
 func (m *meter) note(n Note) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

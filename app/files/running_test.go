@@ -88,6 +88,11 @@ func TestWithdrawn(t *testing.T) {
 			}
 			go send()
 			<-h.stuck
+			for _, x := range []*Service{l.a, l.b} { // what is left is known on both sides
+				if p := x.Transfers()[0].Progress(); !p.TotalKnown || p.TotalBytes != 24<<20 || p.TotalFiles != 1 {
+					t.Errorf("progress %+v", p)
+				}
+			}
 			l.b.Recheck("a") // nothing has changed
 			select {
 			case err := <-done:

@@ -177,6 +177,7 @@ func (s *Service) send(ctx context.Context, peer string, offer *offerMsg, opts S
 		}
 		if !offer.stream {
 			tr.meter.restart()
+			tr.meter.expect(offer)
 		}
 		src, produce := source(tr.meter)
 		r := &run{ctl: ctl, meter: tr.meter, quiet: s.cfg.Quiet}

@@ -163,6 +163,7 @@ func (s *Service) serveGet(ctx context.Context, peer string, ctl *control, msg *
 		ID: offer.id, Peer: peer, Name: ShowName(root.top), Sending: true, Started: time.Now(),
 	})}
 	tr.allow = func() bool { return s.shares(peer, path, root.shared) }
+	tr.meter.expect(offer)
 	defer s.track(tr)()
 	src := newSource(roots, s.cfg.Sum, tr.meter)
 	stop := s.open(ctx, peer, offer.session, func(ctx context.Context, conn net.Conn) {

@@ -48,6 +48,7 @@ type source struct {
 	pool   sync.Pool // what is read again
 	dirs   map[*srcRoot]*dirs
 	batch  *batch
+	count  time.Duration // countAfter; tests make it short
 
 	asked      []item
 	askedBytes int
@@ -63,7 +64,7 @@ const maxBigs = maxParts - 16
 
 func newSource(roots []*srcRoot, sum Sum, m *meter) *source {
 	return &source{
-		roots: roots, sum: sum, meter: m, q: newQueue(), slots: make(chan struct{}, buffers), bigs: make(chan struct{}, maxBigs),
+		roots: roots, sum: sum, meter: m, q: newQueue(), slots: make(chan struct{}, buffers), bigs: make(chan struct{}, maxBigs), count: countAfter,
 		dirs: make(map[*srcRoot]*dirs), tell: m.note,
 	}
 }
@@ -112,8 +113,14 @@ func (s *source) giveBack(b *buffer) {
 // produce walks the roots and queues all that the receiver does not have.
 func (s *source) produce(ctx context.Context) error {
 	defer s.closeDirs()
+	defer s.countSoon(ctx)()
+	var files, bytes int64
 	err := walk(ctx, s.roots, func(it item) error {
-		s.meter.update(func(p *Progress) { p.TotalFiles++; p.TotalBytes += it.size })
+		files++
+		bytes += it.size
+		s.meter.update(func(p *Progress) {
+			p.TotalFiles, p.TotalBytes = max(p.TotalFiles, files), max(p.TotalBytes, bytes)
+		})
 		return s.offerItem(ctx, it)
 	}, s.note)
 	if err == nil {
@@ -125,7 +132,7 @@ func (s *source) produce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.meter.update(func(p *Progress) { p.TotalKnown = true })
+	s.meter.update(func(p *Progress) { p.TotalFiles, p.TotalBytes, p.TotalKnown = files, bytes, true })
 	s.q.finish(true)
 	return nil
 }
