@@ -18,6 +18,8 @@
 //   - A transfer goes on after a lost stream, a lost connection, and a killed process
 //     on either side. What was acknowledged is not sent again.
 //   - Every chunk and every file is compared with what the sender read.
+//   - What a right allowed ends when the right does (Recheck, EndPeer), with a word to
+//     both sides; so it does when a person ends it (Decline, Transfer.Cancel).
 //   - Memory does not grow with the number or the size of files: about 6 MiB for what
 //     the sender reads ahead, and less than 1 MiB for each stream at either end, plus
 //     a bit for each chunk of the large files that are being received.

@@ -44,6 +44,14 @@ func (e *entry) modTime() time.Time { return time.Unix(0, e.mtime) }
 
 func (e *entry) chunks() int64 { return (e.size + chunkSize - 1) / chunkSize }
 
+// mapBytes is how many bytes of bitmap a receiver may need for it.
+func (e *entry) mapBytes() int64 {
+	if e.kind == kindStream {
+		return maxSize / chunkSize / 8 // nobody knows how long it gets
+	}
+	return e.chunks() / 8
+}
+
 // permissions are the bits that travel: never setuid, setgid or sticky.
 const permissions = fs.FileMode(0o777)
 

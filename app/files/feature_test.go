@@ -109,7 +109,7 @@ func TestInbox(t *testing.T) {
 	// Rights that are withdrawn.
 	done = send(t.Context())
 	<-offers
-	l.b.EndPeer("a")
+	l.b.EndPeer("a", "blocked")
 	if err := <-done; !errors.Is(err, ErrDeclined) {
 		t.Errorf("err %v", err)
 	}
@@ -120,7 +120,7 @@ func TestCancel(t *testing.T) {
 	write(t, src, 200<<20)
 	for name, end := range map[string]func(l *lab, own *Transfer){
 		"by the sender":   func(_ *lab, own *Transfer) { own.Cancel() },
-		"by the receiver": func(l *lab, _ *Transfer) { l.b.EndPeer("a") },
+		"by the receiver": func(l *lab, _ *Transfer) { l.b.EndPeer("a", "blocked") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			l, _ := newLab(t)
@@ -139,7 +139,7 @@ func TestCancel(t *testing.T) {
 				}
 			}
 			end(l, own)
-			if err := <-done; !errors.Is(err, ErrCancelled) && !errors.Is(err, ErrDeclined) {
+			if err := <-done; !errors.Is(err, ErrCancelled) && !errors.Is(err, ErrWithdrawn) {
 				t.Errorf("err %v", err)
 			}
 		})
@@ -370,7 +370,7 @@ func TestAfterReboot(t *testing.T) {
 	for i := range int64(3) {
 		buf := bytes.Repeat([]byte{byte(i + 1)}, chunkSize)
 		d := chunkSum(SumBLAKE3, buf, i*chunkSize)
-		if err := p.put(i*chunkSize, buf, &d); err != nil {
+		if _, err := p.put(i*chunkSize, buf, &d); err != nil {
 			t.Fatal(err)
 		}
 	}

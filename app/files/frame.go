@@ -125,7 +125,7 @@ func parsePlace(kind frameKind, meta []byte, data int) (place, error) {
 	case frameHole:
 		p.len = int64(r.uint(uint64(size)))
 		end := p.off + p.len
-		if p.off%chunkSize != 0 || p.len < 1 || end > size || end%chunkSize != 0 && (stream || end != size) || data != 0 {
+		if p.off%chunkSize != 0 || p.len < 1 || end > size || end%chunkSize != 0 && end != size || data != 0 || stream {
 			r.fail()
 		}
 	case frameEnd:

@@ -268,31 +268,28 @@ func TestHostileLinks(t *testing.T) {
 
 // TestOffersAreBounded floods the inbox.
 func TestOffersAreBounded(t *testing.T) {
-	l, _ := newLab(t, func(_, b *Config) { b.Policy = nil; b.MaxWaiting = 3 })
-	var busy int
-	for range 40 {
+	waits := make(chan Offer, 64)
+	l, _ := newLab(t, func(_, b *Config) {
+		b.Policy, b.MaxWaiting, b.OnOffer = nil, 3, func(o Offer) { waits <- o }
+	})
+	for i := range 40 {
 		p := l.raw(t)
 		var w writer
 		offerNamed("x").put(&w)
 		if err := p.ctl.send(msgOffer, &w); err != nil {
 			t.Fatal(err)
 		}
-		if len(l.b.Offers()) < 3 {
-			for len(l.b.Offers()) < 3 && busy == 0 {
-				if n := len(l.b.Offers()); n > 0 {
-					break
-				}
-			}
+		if i < 3 {
+			<-waits
 			continue
 		}
 		kind, msg, err := p.ctl.receive(t.Context())
 		if err != nil || kind != msgCancel || !errors.Is(parseCancel(msg), ErrBusy) {
 			t.Fatalf("message %d, %v", kind, err)
 		}
-		busy++
 	}
-	if n := len(l.b.Offers()); n != 3 || busy < 30 {
-		t.Errorf("%d wait, %d were refused", n, busy)
+	if n := len(l.b.Offers()); n != 3 {
+		t.Errorf("%d wait", n)
 	}
 }
 
@@ -379,5 +376,52 @@ func TestStalledReceiver(t *testing.T) {
 	defer s.Close()
 	if _, err := s.Send(t.Context(), "b", []string{src}, SendOptions{GiveUp: -1}); err == nil {
 		t.Error("sent")
+	}
+}
+
+// TestOffersLeaveNothing makes offers that are taken and leaves: nothing stays of them,
+// in memory or on the disk, and of those that bring something there is a bound.
+func TestOffersLeaveNothing(t *testing.T) {
+	l, dir := newLab(t)
+	leave := func(bring bool) error {
+		ctl, end, err := l.a.dialControl(t.Context(), "b")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer end()
+		p := &rawPeer{t: t, l: l, ctl: ctl}
+		if err := p.offer(offerNamed("x")); err != nil {
+			return err
+		}
+		defer p.lane.Close()
+		if bring {
+			if err := p.frame(batchOf([]entry{{kind: kindFile, path: "x/a", size: 1, mode: 0o644, mtime: 1e18}}, "x")); err != nil {
+				return err
+			}
+			_, err = p.lane.Read(make([]byte, ackSize))
+		}
+		return err
+	}
+	for range 200 {
+		if err := leave(false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	clean(t, l, dir)
+	l.b.mu.Lock()
+	if n := len(l.b.sessions) + len(l.b.active) + len(l.b.list) + len(l.b.Offers()); n > 0 {
+		t.Errorf("%d things are remembered", n)
+	}
+	l.b.mu.Unlock()
+	if err := leave(true); err != nil {
+		t.Fatal(err)
+	}
+	for i := range maxStages {
+		if err := os.MkdirAll(filepath.Join(dir, partialName, fmt.Sprint("other", i)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := leave(true); !errors.Is(err, ErrBusy) {
+		t.Errorf("one too many: %v", err)
 	}
 }

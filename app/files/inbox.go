@@ -66,11 +66,16 @@ func (b *inbox) add(o Offer, perPeer int) *waitingOffer {
 	if n >= perPeer || len(b.waiting) >= maxWaitingAll {
 		return nil
 	}
-	b.next++
-	o.Number = b.next
+	o.Number = b.number()
 	w := &waitingOffer{offer: o, decided: make(chan Decision, 1)}
 	b.waiting[o.Number] = w
 	return w
+}
+
+// number returns one that was not given before. The caller holds mu.
+func (b *inbox) number() uint64 {
+	b.next++
+	return b.next
 }
 
 func (b *inbox) remove(w *waitingOffer) {
@@ -120,7 +125,17 @@ func (s *Service) Accept(number uint64, d Decision) bool {
 	return s.inbox.decide(number, d)
 }
 
-// Decline says no to an offer that waits. It reports false if no such offer waits.
+// Decline says no to an offer that waits, and cancels a transfer that goes on. It
+// reports false if there is neither.
 func (s *Service) Decline(number uint64) bool {
-	return s.inbox.decide(number, Decision{Action: Decline})
+	if s.inbox.decide(number, Decision{Action: Decline}) {
+		return true
+	}
+	for _, t := range s.Transfers() {
+		if p := t.Progress(); p.Number == number && p.State <= StateBroken {
+			t.Cancel()
+			return true
+		}
+	}
+	return false
 }

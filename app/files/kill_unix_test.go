@@ -27,8 +27,15 @@ const killEnv = "KITH_FILES_TEST_END"
 func runEnd(args string) error {
 	f := strings.Fields(args)
 	ctx := context.Background()
-	if f[0] == "receive" {
-		s, err := New(Config{Dir: f[1], Policy: acceptAll})
+	if f[0] == "get" {
+		return runGet(ctx, f[1], f[2], f[3])
+	}
+	if f[0] == "receive" || f[0] == "share" {
+		cfg := Config{Dir: f[1], Policy: acceptAll}
+		if f[0] == "share" {
+			cfg = Config{Shares: func(string) []Share { return []Share{{"src", f[1]}} }}
+		}
+		s, err := New(cfg)
 		if err != nil {
 			return err
 		}
@@ -43,6 +50,17 @@ func runEnd(args string) error {
 		return (&net.Dialer{}).DialContext(ctx, "tcp", f[1])
 	}})
 	if err != nil {
+		return err
+	}
+	if f[0] == "hold" { // stays when it is done, so that its memory can be looked at
+		s.cfg.redial = redialFirst
+		fmt.Println("ready")
+		res, err := s.Send(ctx, "b", []string{f[2]}, SendOptions{})
+		if err != nil {
+			return err
+		}
+		fmt.Println("sent", res.Progress.Bytes, res.Progress.Resumed, len(res.Notes))
+		_, err = io.Copy(io.Discard, os.Stdin)
 		return err
 	}
 	fmt.Println("ready")
@@ -71,7 +89,7 @@ func runEnd(args string) error {
 type end struct {
 	cmd *exec.Cmd
 	out *bufio.Scanner
-	in  io.Closer
+	in  io.Writer
 }
 
 func startEnd(t *testing.T, args string) *end {
@@ -87,10 +105,14 @@ func startEnd(t *testing.T, args string) *end {
 	if err != nil {
 		t.Fatal(err)
 	}
+	in, err := cmd.StdinPipe() // it ends with this process, at the latest
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	return &end{cmd: cmd, out: bufio.NewScanner(out), in: out}
+	return &end{cmd: cmd, out: bufio.NewScanner(out), in: in}
 }
 
 func (e *end) line(t *testing.T) []string {
@@ -248,4 +270,88 @@ func TestKill9(t *testing.T) {
 		}
 	}
 	recv.kill()
+}
+
+// A haltingConn stops reading after so many bytes of all lanes, says so, and goes on with
+// the next line of standard input.
+type haltingConn struct {
+	net.Conn
+	left *atomic.Int64
+	gate chan struct{}
+}
+
+func (c *haltingConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if was := c.left.Load(); was > 0 && c.left.Add(-int64(n)) <= 0 {
+		fmt.Println("halt")
+		<-c.gate
+	}
+	return n, err
+}
+
+// runGet gets src, and halts when so many bytes have come.
+func runGet(ctx context.Context, addr, dir, after string) error {
+	n, err := strconv.ParseInt(after, 10, 64)
+	if err != nil {
+		return err
+	}
+	var left atomic.Int64
+	left.Store(n)
+	goOn := make(chan struct{})
+	go func() {
+		_, _ = os.Stdin.Read(make([]byte, 1))
+		close(goOn)
+	}()
+	s, err := New(Config{redial: time.Millisecond, Dial: func(ctx context.Context, _ string, lane Lane) (net.Conn, error) {
+		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+		if err != nil || lane.Kind == LaneControl {
+			return c, err
+		}
+		return &haltingConn{Conn: c, left: &left, gate: goOn}, nil
+	}})
+	if err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	res, err := s.Get(ctx, "b", "src", GetOptions{Dir: dir})
+	if err != nil {
+		return err
+	}
+	fmt.Println("sent", res.Progress.Bytes, res.Progress.Resumed, len(res.Notes))
+	return nil
+}
+
+// TestGetKill9 kills the side that gets a shared folder, gets it again, and then kills
+// the side that shares it: what had come is not sent again.
+func TestGetKill9(t *testing.T) {
+	src := tree(t, 1000, 0)
+	write(t, filepath.Join(src, "huge"), 96<<20)
+	dir := t.TempDir()
+	share := startEnd(t, "share "+src+" 127.0.0.1:0")
+	addr := share.line(t)[1]
+	const part = 30 << 20
+	get := startEnd(t, fmt.Sprintf("get %s %s %d", addr, dir, part))
+	get.line(t)
+	get.line(t) // it halts
+	get.kill()
+	get = startEnd(t, fmt.Sprintf("get %s %s %d", addr, dir, part))
+	defer func() { get.kill() }()
+	get.line(t)
+	get.line(t)
+	share.kill()
+	share = startEnd(t, "share "+src+" "+addr)
+	defer func() { share.kill() }()
+	share.line(t)
+	if _, err := fmt.Fprintln(get.in); err != nil {
+		t.Fatal(err)
+	}
+	said := get.line(t)
+	resumed, err := strconv.ParseInt(said[2], 10, 64)
+	if err != nil || resumed < 2*part*9/10 || said[3] != "0" {
+		t.Errorf("it says %v", said)
+	}
+	same(t, src, filepath.Join(dir, "src"))
+	if _, err := os.Lstat(filepath.Join(dir, partialName)); err == nil {
+		t.Errorf("%s is left", partialName)
+	}
 }

@@ -127,7 +127,7 @@ func (q *queue) swap(l *outLane, f, g *outFrame) {
 		if l.out[i] == f {
 			g.sentAt, g.writing = f.sentAt, true
 			l.out[i] = g
-			l.bytes += g.len + len(g.meta) - f.len - len(f.meta)
+			l.bytes += g.weight() - f.weight()
 		}
 	}
 }

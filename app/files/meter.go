@@ -9,9 +9,11 @@ import (
 // Progress is what is known of a transfer at one moment.
 type Progress struct {
 	ID      TransferID
+	Number  uint64 // its number among the offers and transfers of this Service
 	Peer    string // who is at the other end, as the caller names peers
 	Name    string // the first top-level name
 	Sending bool
+	Stream  bool // of a pipe, which cannot be sent again
 	State   State
 
 	Files      int64 // files, folders and symlinks that are there: a count
@@ -78,6 +80,14 @@ func (m *meter) restart() {
 	m.update(func(p *Progress) {
 		p.Files, p.Bytes, p.Resumed, p.TotalFiles, p.TotalBytes, p.TotalKnown = 0, 0, 0, 0, 0, false
 	})
+}
+
+// expect takes over what a look at all that is to be sent has found, if it saw all.
+func (m *meter) expect(o *offerMsg) {
+	if !o.known {
+		return
+	}
+	m.update(func(p *Progress) { p.TotalFiles, p.TotalBytes, p.TotalKnown = o.files, o.bytes, true })
 }
 
 func (m *meter) note(n Note) {

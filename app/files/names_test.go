@@ -1,8 +1,11 @@
 package files
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 )
 
@@ -99,6 +102,58 @@ func TestNumbered(t *testing.T) {
 	} {
 		if got := numbered(c.name, c.n, c.dir); got != c.want {
 			t.Errorf("%q %d: %q", c.name, c.n, got)
+		}
+	}
+}
+
+// TestOddNames sends names and times that programs stumble over: all of it arrives, under
+// names that can be shown.
+func TestOddNames(t *testing.T) {
+	src := filepath.Join(t.TempDir(), "odd names")
+	times := map[string]time.Time{
+		"with space": time.Unix(-300_000_000, 0), "🙂 emoji.txt": time.Unix(7_000_000_000, 5), "new\nline": time.Unix(0, 0),
+		"-rf": time.Unix(1, 1), "not\xffutf8": time.Unix(1e9, 0), "tab\t": time.Unix(1e9, 0), "quote\"'$(id)": time.Unix(1e9, 0),
+		"Grüße": time.Unix(1e9, 0), "Gru\u0308ße": time.Unix(1e9, 0), strings.Repeat("long", 63): time.Unix(1e9, 0),
+	}
+	made := 0
+	for name, at := range times {
+		p := filepath.Join(src, name)
+		write(t, filepath.Join(src, "keep"), 1)
+		if err := os.WriteFile(p, []byte(name), 0o644); err != nil {
+			t.Logf("not here: %q: %v", name, err)
+			continue
+		}
+		made++
+		if err := os.Chtimes(p, at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l, dir := newLab(t)
+	res, err := l.a.Send(t.Context(), "b", []string{src}, SendOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range res.Notes {
+		if n.Problem != ProblemRenamed || strings.ContainsAny(n.String(), "\n\t\xff") {
+			t.Errorf("note %q", n)
+		}
+	}
+	list, err := os.ReadDir(filepath.Join(dir, "odd names"))
+	if err != nil || len(list) != made+1 {
+		t.Errorf("%d of %d names, %v", len(list), made+1, err)
+	}
+	for _, d := range list {
+		checkSafe(t, d.Name())
+		b, err := os.ReadFile(filepath.Join(dir, "odd names", d.Name()))
+		if err != nil || d.Name() == "keep" {
+			continue
+		}
+		want, ok := times[string(b)]
+		if fi, err := d.Info(); !ok || err != nil || !fi.ModTime().Equal(want) {
+			t.Errorf("%q is %q of %v: %v", d.Name(), b, fi.ModTime(), err)
+		}
+		if safeName(string(b), NamesPortable) != d.Name() {
+			t.Errorf("%q became %q", b, d.Name())
 		}
 	}
 }

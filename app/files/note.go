@@ -92,6 +92,8 @@ var (
 	ErrDiskFull = errors.New("files: the disk of the receiver is full; make room there and send again, it goes on where it stopped")
 	// ErrLimit reports more files or bytes than were offered or are allowed.
 	ErrLimit = errors.New("files: more than the receiver allows")
+	// ErrWithdrawn reports that a right to the transfer was withdrawn while it ran.
+	ErrWithdrawn = errors.New("files: the other device has withdrawn the right to this")
 	// ErrCancelled reports that the transfer was ended by a person on the other side.
 	ErrCancelled = errors.New("files: cancelled by the other device")
 	// ErrBusy reports that the other device has too many offers waiting already.
@@ -115,12 +117,13 @@ const (
 	reasonNotShared
 	reasonProtocol
 	reasonFailed
+	reasonWithdrawn
 )
 
 func reasons() map[reason]error {
 	return map[reason]error{
 		reasonDeclined: ErrDeclined, reasonDiskFull: ErrDiskFull, reasonLimit: ErrLimit, reasonCancelled: ErrCancelled,
-		reasonBusy: ErrBusy, reasonNotShared: ErrNotShared, reasonProtocol: ErrProtocol,
+		reasonWithdrawn: ErrWithdrawn, reasonBusy: ErrBusy, reasonNotShared: ErrNotShared, reasonProtocol: ErrProtocol,
 	}
 }
 
@@ -131,6 +134,24 @@ func reasonOf(err error) reason {
 		}
 	}
 	return reasonFailed
+}
+
+// A hereError is one of reasons that has its cause on this device: it is told to the
+// other one as what it wraps, and here in its own words.
+type hereError struct {
+	err  error
+	text string
+}
+
+func (e *hereError) Error() string { return e.text }
+func (e *hereError) Unwrap() error { return e.err }
+
+func cancelledHere() error {
+	return &hereError{ErrCancelled, "files: cancelled on this device"}
+}
+
+func withdrawnHere() error {
+	return &hereError{ErrWithdrawn, "files: the right to this was withdrawn on this device"}
 }
 
 // A remoteError is a final answer of the other side: trying again does not help.

@@ -45,10 +45,13 @@ type part struct {
 	file   *os.File
 	jour   *os.File
 
+	writing sync.RWMutex // held by who writes; and alone by who finishes the file
+
 	mu    sync.Mutex
 	have  bitmap
 	end   *place // the sender's last word, once it is there
 	bytes int64  // bytes of chunks and holes that are there
+	far   int64  // of a stream: where the last chunk ends, in bytes
 	done  bool
 }
 
@@ -149,28 +152,57 @@ func digestPlace(chunk int64) int64 {
 	return journalHead + chunk/journalChunks*journalBlock + journalChunks + chunk%journalChunks*32
 }
 
-// put writes a chunk and its journal.
-func (p *part) put(off int64, data []byte, d *digest) error {
+// over reports whether the file is being finished or is: what still comes of it is
+// what came before, over a lane that died before it was acknowledged. The caller holds
+// writing.
+func (p *part) over() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.done
+}
+
+// reach notes how long a stream is by now. It returns by how much that is more.
+func (p *part) reach(end int64) int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	more := max(end-p.far, 0)
+	p.far += more
+	return more
+}
+
+// put writes a chunk and its journal. It returns how many bytes were not there before.
+func (p *part) put(off int64, data []byte, d *digest) (fresh int64, err error) {
+	p.writing.RLock()
+	defer p.writing.RUnlock()
+	if p.over() {
+		return 0, nil
+	}
 	if _, err := p.file.WriteAt(data, off); err != nil {
-		return err
+		return 0, err
 	}
 	chunk := off / chunkSize
 	if _, err := p.jour.WriteAt(d[:], digestPlace(chunk)); err != nil {
-		return err
+		return 0, err
 	}
 	if _, err := p.jour.WriteAt([]byte{chunkData}, statePlace(chunk)); err != nil {
-		return err
+		return 0, err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.have.add(chunk) {
 		p.bytes += int64(len(data))
+		return int64(len(data)), nil
 	}
-	return nil
+	return 0, nil
 }
 
 // putHole notes a run of chunks that are holes in the file already.
-func (p *part) putHole(off, length int64) error {
+func (p *part) putHole(off, length int64) (fresh int64, err error) {
+	p.writing.RLock()
+	defer p.writing.RUnlock()
+	if p.over() {
+		return 0, nil
+	}
 	first, last := off/chunkSize, (off+length+chunkSize-1)/chunkSize
 	states := make([]byte, min(last-first, journalChunks))
 	for i := range states {
@@ -179,7 +211,7 @@ func (p *part) putHole(off, length int64) error {
 	for c := first; c < last; {
 		n := min(last-c, journalChunks-c%journalChunks)
 		if _, err := p.jour.WriteAt(states[:n], statePlace(c)); err != nil {
-			return err
+			return 0, err
 		}
 		c += n
 	}
@@ -187,10 +219,11 @@ func (p *part) putHole(off, length int64) error {
 	defer p.mu.Unlock()
 	for c := first; c < last; c++ {
 		if p.have.add(c) {
-			p.bytes += min(chunkSize, off+length-c*chunkSize)
+			fresh += min(chunkSize, off+length-c*chunkSize)
 		}
 	}
-	return nil
+	p.bytes += fresh
+	return fresh, nil
 }
 
 // whole reports whether all chunks and the end are there, and takes the file for

@@ -35,13 +35,20 @@ type bigFile struct {
 	f    *os.File
 	refs atomic.Int32
 	gone atomic.Bool
+	left func() // called when nothing of it is out any more; may be nil
 }
 
 func (b *bigFile) hold() { b.refs.Add(1) }
 
 func (b *bigFile) release() {
-	if b.refs.Add(-1) == 0 && b.f != nil {
+	if b.refs.Add(-1) != 0 {
+		return
+	}
+	if b.f != nil {
 		b.f.Close()
+	}
+	if b.left != nil {
+		b.left()
 	}
 }
 
@@ -241,15 +248,22 @@ func (l *outLane) take(f *outFrame) {
 	f.writing = true
 	f.sentAt = time.Now()
 	l.out = append(l.out, f)
-	l.bytes += f.len + len(f.meta)
+	l.bytes += f.weight()
 }
+
+// itemWeight is what a small file that is out counts for, in bytes: more than what is
+// kept of it, so that millions of them are no more in memory than a large file's frames.
+const itemWeight = 1024
+
+// weight is what a frame counts for in its lane's window, in bytes.
+func (f *outFrame) weight() int { return f.len + len(f.meta) + itemWeight*len(f.items) }
 
 func (l *outLane) acked(n int, now time.Time, lanes int) []*outFrame {
 	n = min(n, len(l.out))
 	list := l.out[:n:n]
 	l.out = l.out[n:]
 	for _, f := range list {
-		size := f.len + len(f.meta)
+		size := f.weight()
 		l.bytes -= size
 		took := now.Sub(f.sentAt)
 		if l.quickest == 0 || took < l.quickest {

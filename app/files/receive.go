@@ -20,99 +20,6 @@ type Received struct {
 	Err      error // nil: all is there but what the notes say
 }
 
-// A ticket is what the stage of an accepted transfer remembers of it.
-type ticket struct {
-	run       token
-	peer      string
-	sum       Sum
-	tops      []string
-	overwrite bool
-	maxBytes  int64
-	boot      string
-	synced    int64 // nanoseconds since 1970: what was written before is on the disk
-	since     int64 // nanoseconds since 1970: what was written later is there; 0: all is
-}
-
-func (t *ticket) put(w *writer) {
-	w.byte(1)
-	w.b = append(w.b, t.run[:]...)
-	w.string(t.peer)
-	w.byte(byte(t.sum))
-	w.bool(t.overwrite)
-	w.uint(uint64(t.maxBytes))
-	w.string(t.boot)
-	w.int(t.synced)
-	w.int(t.since)
-	putStrings(w, t.tops)
-}
-
-func (t *ticket) get(b []byte) error {
-	r := reader{b: b}
-	if r.byte() != 1 || len(r.b) < len(t.run) {
-		return errMessage
-	}
-	copy(t.run[:], r.b)
-	r.b = r.b[len(t.run):]
-	t.peer = r.string(1024)
-	t.sum = Sum(r.byte())
-	t.overwrite = r.bool()
-	t.maxBytes = int64(r.uint(1 << 60))
-	t.boot = r.string(64)
-	t.synced, t.since = r.int(), r.int()
-	var err error
-	t.tops, err = parseStrings(&r, maxTops, maxName)
-	return err
-}
-
-func (s *stage) save(t *ticket) error {
-	var w writer
-	t.put(&w)
-	return s.writeFile("offer", w.b)
-}
-
-// ticket returns what was saved, or nil.
-func (s *stage) ticket() *ticket {
-	b, err := s.readFile("offer", 1<<20)
-	var t ticket
-	if err != nil || t.get(b) != nil {
-		return nil
-	}
-	return &t
-}
-
-// findStage opens the stage that an earlier run of a transfer left, with its ticket;
-// nil if there is none.
-func (s *Service) findStage(dir, key string, o *offerMsg) (*stage, *ticket, error) {
-	where := filepath.Join(dir, partialName, key)
-	if _, err := os.Lstat(where); err != nil {
-		return nil, nil, nil
-	}
-	if at, err := os.ReadFile(where + ".at"); err == nil {
-		dir = string(at)
-	}
-	st, err := openStage(dir, key, s.cfg.Names)
-	if err != nil {
-		return nil, nil, err
-	}
-	t := st.ticket()
-	same := t != nil && t.sum == o.sum && len(t.tops) == len(o.tops)
-	for i := 0; same && i < len(t.tops); i++ {
-		same = t.tops[i] == o.tops[i]
-	}
-	if !same {
-		err := st.remove()
-		st.close()
-		return nil, nil, err
-	}
-	if boot := bootID(); boot == "" || boot != t.boot {
-		t.boot, t.since = boot, time.Now().UnixNano()
-	}
-	if t.since != 0 {
-		st.synced, st.since = time.Unix(0, t.synced), time.Unix(0, t.since)
-	}
-	return st, t, nil
-}
-
 // recentDone is how long a finished transfer whose sender did not hear so is
 // remembered as finished for another call of Send.
 const recentDone = time.Hour
@@ -131,41 +38,6 @@ func (s *stage) doneNames(t *ticket, o *offerMsg, durable bool, note func(Note))
 	}
 	names, err := s.finish(t.tops, t.overwrite, durable, note)
 	return names, err == nil, err
-}
-
-// keepPartial is how long a transfer that was broken is kept for another try.
-const keepPartial = 30 * 24 * time.Hour
-
-// sweep removes stages that nobody will come back for.
-func sweep(dir string, now time.Time) {
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return
-	}
-	defer root.Close()
-	hidden, err := root.OpenRoot(partialName)
-	if err != nil {
-		return
-	}
-	defer hidden.Close()
-	names, err := fs.ReadDir(hidden.FS(), ".")
-	if err != nil {
-		return
-	}
-	for _, d := range names {
-		age := func(name string) time.Duration {
-			fi, err := hidden.Lstat(name)
-			if err != nil {
-				return -1
-			}
-			return now.Sub(fi.ModTime())
-		}
-		if age(d.Name()+"/done") > recentDone || age(d.Name()+"/offer") > keepPartial {
-			_ = hidden.RemoveAll(d.Name())
-			_ = hidden.Remove(d.Name() + ".at")
-		}
-	}
-	_ = root.Remove(partialName)
 }
 
 func (s *Service) offerOf(peer string, o *offerMsg) Offer {
@@ -197,8 +69,9 @@ func (s *Service) receiveOffer(ctx context.Context, peer string, ctl *control, o
 	}
 	offer := s.offerOf(peer, o)
 	d := s.cfg.Policy(offer)
-	if d.Action == Wait && t == nil {
-		d, err = s.wait(ctx, ctl, offer)
+	in := &incoming{peer: peer, ctl: ctl, offer: o, stage: st, ticket: t, key: key}
+	if in.byPolicy = d.Action == Accept; d.Action == Wait && (t == nil || t.ask) {
+		d, in.number, err = s.wait(ctx, ctl, offer)
 	}
 	if err == nil && d.Action == Decline {
 		err = ErrDeclined
@@ -209,7 +82,8 @@ func (s *Service) receiveOffer(ctx context.Context, peer string, ctl *control, o
 		}
 		return err
 	}
-	return s.receive(ctx, cancel, &incoming{peer: peer, ctl: ctl, offer: o, stage: st, ticket: t, decision: d, key: key})
+	in.decision = d
+	return s.receive(ctx, cancel, in)
 }
 
 var errReplaced = errors.New("files: the same transfer has begun again")
@@ -242,11 +116,17 @@ func (s *Service) replace(ctx context.Context, key string, cancel func()) (leave
 }
 
 // wait lets an offer wait until somebody decides or the sender leaves.
-func (s *Service) wait(ctx context.Context, ctl *control, o Offer) (Decision, error) {
+// It returns the offer's number, too.
+func (s *Service) wait(ctx context.Context, ctl *control, o Offer) (Decision, uint64, error) {
 	w := s.inbox.add(o, s.cfg.MaxWaiting)
 	if w == nil {
-		return Decision{}, ErrBusy
+		return Decision{}, 0, ErrBusy
 	}
+	d, err := s.decided(ctx, ctl, w)
+	return d, w.offer.Number, err
+}
+
+func (s *Service) decided(ctx context.Context, ctl *control, w *waitingOffer) (Decision, error) {
 	defer s.inbox.remove(w)
 	if s.cfg.OnOffer != nil {
 		s.cfg.OnOffer(w.offer)
@@ -276,6 +156,8 @@ type incoming struct {
 	ticket   *ticket
 	decision Decision
 	key      string
+	number   uint64    // of the offer, if it waited
+	byPolicy bool      // nobody was asked
 	transfer *Transfer // of a Get; otherwise made here
 	dial     func(ctx context.Context, lane Lane) (net.Conn, error)
 	names    []string // the final names, once all is in place
@@ -301,6 +183,9 @@ func (s *Service) prepare(in *incoming) error {
 	if limit > 0 && in.offer.bytes > limit {
 		return fmt.Errorf("%w: %d bytes", ErrLimit, limit)
 	}
+	if full(dir) {
+		return fmt.Errorf("%w, or are not finished", ErrBusy)
+	}
 	if in.stage, err = openStage(dir, in.key, s.cfg.Names); err != nil {
 		return err
 	}
@@ -320,6 +205,20 @@ func (s *Service) prepare(in *incoming) error {
 	return nil
 }
 
+// maxStages is how many transfers a folder keeps that are not finished.
+const maxStages = 1000
+
+// full reports whether a folder has too many transfers that are not finished.
+func full(dir string) bool {
+	f, err := os.Open(filepath.Join(dir, partialName))
+	if err != nil {
+		return false // openStage says why
+	}
+	defer f.Close()
+	names, _ := f.Readdirnames(maxStages)
+	return len(names) == maxStages
+}
+
 // receive runs one run of an accepted transfer.
 func (s *Service) receive(ctx context.Context, cancel context.CancelCauseFunc, in *incoming) (err error) {
 	resume := in.ticket != nil
@@ -331,17 +230,29 @@ func (s *Service) receive(ctx context.Context, cancel context.CancelCauseFunc, i
 	tr := in.transfer
 	if tr == nil {
 		tr = &Transfer{cancel: cancel, meter: newMeter(Progress{
-			ID: o.id, Peer: in.peer, Name: ShowName(o.tops[0]), Started: time.Now(),
+			ID: o.id, Number: in.number, Stream: o.stream, Peer: in.peer, Name: ShowName(o.tops[0]), Started: time.Now(),
 		})}
+		if in.byPolicy {
+			tr.allow = func() bool { return s.cfg.Policy(s.offerOf(in.peer, o)).Action == Accept }
+		}
 		defer s.track(tr)()
 	}
 	tr.meter.update(func(p *Progress) {
 		p.State, p.TotalFiles, p.TotalBytes, p.TotalKnown = StateRunning, o.files, o.bytes, o.known
 	})
 	defer func() {
-		if in.transfer == nil {
-			s.received(tr, st, in.names, err)
+		if p := tr.Progress(); err != nil && !resume && p.Files == 0 && p.Bytes == 0 {
+			_ = st.remove() // nothing is lost with it
+			s.forgetPlace(st)
 		}
+		if in.transfer != nil {
+			return
+		}
+		if here := (*hereError)(nil); errors.As(err, &here) {
+			t.ask = true
+			_ = st.save(t) // if it cannot be written, it goes on as one that was accepted
+		}
+		s.received(tr, st, in.names, err)
 	}()
 	answer := answerMsg{verdict: verdictAccept, resume: resume, session: newToken()}
 	if resume {
@@ -355,7 +266,7 @@ func (s *Service) receive(ctx context.Context, cancel context.CancelCauseFunc, i
 		}
 		_ = st.home.Remove("done")
 	}
-	t.run = o.run
+	t.run, t.ask = o.run, false
 	if err := st.save(t); err != nil {
 		return &finalError{fmt.Errorf("files: %w", plainError(err))}
 	}
@@ -414,31 +325,39 @@ func (s *Service) answerDone(ctx context.Context, in *incoming, st *stage, names
 	if err := in.ctl.send(msgDone, &w); err != nil {
 		return err
 	}
-	if kind, _, err := in.ctl.receive(ctx); err == nil && kind == msgBye {
+	if in.ctl.awaitBye(ctx) {
 		_ = st.remove()
 	}
 	return nil
 }
 
+// forgetPlace removes what says that a stage is in another folder than Config.Dir.
+func (s *Service) forgetPlace(st *stage) {
+	if s.cfg.Dir == "" {
+		return
+	}
+	dir := filepath.Join(s.cfg.Dir, partialName)
+	key := filepath.Base(st.path)
+	if os.Remove(filepath.Join(dir, key+".at")) == nil {
+		_ = os.Remove(filepath.Join(dir, key))
+		_ = os.Remove(dir)
+	}
+}
+
 // received tells how a transfer ended.
 func (s *Service) received(tr *Transfer, st *stage, names []string, err error) {
 	state := StateFinished
-	var final *finalError
-	var remote *remoteError
 	if err != nil {
 		state = StateBroken
-		if errors.As(err, &final) || errors.As(err, &remote) {
+		var final *finalError
+		var remote *remoteError
+		if errors.As(err, &final) || errors.As(err, &remote) || reasonOf(err) != reasonFailed || errors.Is(err, errMessage) {
 			state = StateFailed
 		}
 	}
 	tr.meter.state(state)
-	if err == nil && s.cfg.Dir != "" {
-		dir := filepath.Join(s.cfg.Dir, partialName)
-		key := filepath.Base(st.path)
-		if os.Remove(filepath.Join(dir, key+".at")) == nil {
-			_ = os.Remove(filepath.Join(dir, key))
-			_ = os.Remove(dir)
-		}
+	if err == nil {
+		s.forgetPlace(st)
 	}
 	if s.cfg.OnReceived != nil {
 		s.cfg.OnReceived(Received{

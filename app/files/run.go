@@ -312,11 +312,26 @@ func (r *run) finish(ctx context.Context, sk *sink, tops []string, overwrite, du
 	putStrings(&w, names)
 	if err := r.ctl.send(msgDone, &w); err == nil {
 		// The stage says that all is done until the sender has heard so.
-		if kind, _, err := r.ctl.receive(ctx); err == nil && kind == msgBye {
+		if r.ctl.awaitBye(ctx) {
 			_ = sk.stage.remove()
 		}
 	}
 	return names, nil
+}
+
+// awaitBye waits until the sender has heard that all is done. What it said before
+// that, as its totals, may still be on the way.
+func (c *control) awaitBye(ctx context.Context) bool {
+	for {
+		switch kind, _, err := c.receive(ctx); {
+		case err != nil:
+			return false
+		case kind == msgBye:
+			return true
+		case kind != msgTotal && kind != msgNote:
+			return false
+		}
+	}
 }
 
 func (r *run) answerAsk(sk *sink, msg *reader) error {

@@ -164,7 +164,7 @@ func (s *Service) send(ctx context.Context, peer string, offer *offerMsg, opts S
 	source func(*meter) (*source, func(context.Context, bool) error),
 ) (Result, error) {
 	tr := &Transfer{lanes: opts.Lanes, meter: newMeter(Progress{
-		ID: offer.id, Peer: peer, Name: ShowName(offer.tops[0]), Sending: true, Started: time.Now(),
+		ID: offer.id, Stream: offer.stream, Peer: peer, Name: ShowName(offer.tops[0]), Sending: true, Started: time.Now(),
 	})}
 	if tr.lanes == nil {
 		tr.lanes = s.cfg.Lanes(peer)
@@ -177,6 +177,7 @@ func (s *Service) send(ctx context.Context, peer string, offer *offerMsg, opts S
 		}
 		if !offer.stream {
 			tr.meter.restart()
+			tr.meter.expect(offer)
 		}
 		src, produce := source(tr.meter)
 		r := &run{ctl: ctl, meter: tr.meter, quiet: s.cfg.Quiet}
@@ -276,9 +277,11 @@ func (s *Service) oneRun(ctx context.Context, peer string, once func(context.Con
 	told := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(told)
-		if cause := context.Cause(ctx); errors.Is(cause, ErrCancelled) || errors.Is(cause, ErrDeclined) {
-			ctl.leave(cause)
+		cause := context.Cause(ctx)
+		if reasonOf(cause) == reasonFailed {
+			cause = ErrCancelled // by who called, or with this program
 		}
+		ctl.leave(cause)
 		cancel()
 	})
 	names, err := once(runCtx, ctl)

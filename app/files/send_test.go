@@ -1,6 +1,8 @@
 package files
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -68,5 +70,30 @@ func TestSendTree(t *testing.T) {
 			same(t, src, filepath.Join(dir, "photos"))
 			clean(t, l, dir)
 		})
+	}
+}
+
+// TestCounted holds that what is left is known although the walk waits for the lanes.
+func TestCounted(t *testing.T) {
+	src := tree(t, 300, 40)
+	roots, err := openSources([]string{src})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeSources(roots)
+	m := newMeter(Progress{})
+	s := newSource(roots, SumBLAKE3, m)
+	s.count = 0
+	done := make(chan error, 1)
+	go func() { done <- s.produce(t.Context()) }() // no lane takes anything
+	for !m.progress().TotalKnown {
+		<-m.changed
+	}
+	if p := m.progress(); p.TotalFiles != 300+40+13+4 || p.Bytes != 0 || p.TotalBytes < 40<<20 {
+		t.Errorf("progress %+v", p)
+	}
+	s.q.stop(context.Canceled)
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Error(err)
 	}
 }

@@ -1,6 +1,7 @@
 package files
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 )
@@ -183,7 +185,7 @@ func (s *Service) bind(ctx context.Context) (_ context.Context, cancel context.C
 	}, nil
 }
 
-// Transfers returns what goes on.
+// Transfers returns what goes on, the oldest first.
 func (s *Service) Transfers() []*Transfer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -191,21 +193,66 @@ func (s *Service) Transfers() []*Transfer {
 	for t := range s.list {
 		out = append(out, t)
 	}
+	slices.SortFunc(out, func(x, y *Transfer) int { return cmp.Compare(x.Progress().Number, y.Progress().Number) })
 	return out
 }
 
-// EndPeer ends all transfers with a peer and declines its offers: its rights were
-// withdrawn.
-func (s *Service) EndPeer(peer string) {
+// EndPeer ends all transfers with a peer and declines its offers: it may do nothing
+// here any more, and why says in a few words since when.
+func (s *Service) EndPeer(peer, why string) {
 	for _, t := range s.Transfers() {
 		if t.Progress().Peer == peer {
-			t.cancel(ErrDeclined)
+			t.cancel(&hereError{ErrWithdrawn, "files: " + why})
 		}
 	}
 	s.inbox.declineAll(peer)
 }
 
+// Idle waits until nothing of a peer is served any more, or ctx ends: whoever ended its
+// transfers knows then that it was told.
+func (s *Service) Idle(ctx context.Context, peer string) {
+	for {
+		s.mu.Lock()
+		busy := s.controls[peer] > 0
+		for t := range s.list {
+			busy = busy || t.Progress().Peer == peer
+		}
+		s.mu.Unlock()
+		if !busy {
+			return
+		}
+		t := time.NewTimer(idleEvery)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return
+		}
+	}
+}
+
+// idleEvery is how often Idle looks.
+const idleEvery = 5 * time.Millisecond
+
+// Recheck ends the transfers of a peer that Config.Policy and Config.Shares do not
+// allow any more: what was accepted without asking, and what is sent of a share. The
+// caller calls it when a right was withdrawn.
+func (s *Service) Recheck(peer string) {
+	for _, t := range s.Transfers() {
+		if t.Progress().Peer == peer && t.allow != nil && !t.allow() {
+			t.cancel(withdrawnHere())
+		}
+	}
+}
+
 func (s *Service) track(t *Transfer) (forget func()) {
+	s.inbox.mu.Lock()
+	t.meter.update(func(p *Progress) {
+		if p.Number == 0 {
+			p.Number = s.inbox.number()
+		}
+	})
+	s.inbox.mu.Unlock()
 	s.mu.Lock()
 	s.list[t] = true
 	s.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -117,9 +118,14 @@ func (s *Service) shared(peer, path string) (*srcRoot, error) {
 		if !below {
 			rel = "."
 		}
-		return &srcRoot{top: path[strings.LastIndexByte(path, '/')+1:], dir: dir, rel: rel}, nil
+		return &srcRoot{top: path[strings.LastIndexByte(path, '/')+1:], dir: dir, rel: rel, shared: sh.Dir}, nil
 	}
 	return nil, ErrNotShared
+}
+
+// shares reports whether a path of a share is one of a folder, still.
+func (s *Service) shares(peer, path, dir string) bool {
+	return slices.Contains(s.cfg.Shares(peer), Share{Name: top(path), Dir: dir})
 }
 
 // serveGet offers a path of a share to the peer that asked for it, and sends it.
@@ -156,6 +162,8 @@ func (s *Service) serveGet(ctx context.Context, peer string, ctl *control, msg *
 	tr := &Transfer{cancel: cancel, meter: newMeter(Progress{
 		ID: offer.id, Peer: peer, Name: ShowName(root.top), Sending: true, Started: time.Now(),
 	})}
+	tr.allow = func() bool { return s.shares(peer, path, root.shared) }
+	tr.meter.expect(offer)
 	defer s.track(tr)()
 	src := newSource(roots, s.cfg.Sum, tr.meter)
 	stop := s.open(ctx, peer, offer.session, func(ctx context.Context, conn net.Conn) {

@@ -14,8 +14,9 @@ import (
 
 // Bounds of what a sender can make a receiver hold.
 const (
-	maxParts     = 64       // large files that are not whole at one time
-	maxMaps      = 32 << 20 // bytes of their bitmaps
+	maxParts     = 256          // large files that are not whole at one time
+	maxMaps      = 32 << 20     // bytes of their bitmaps
+	maxBad       = 4 * maxNotes // files that are remembered as wrong
 	spaceEvery   = 256 << 20
 	spaceReserve = 64 << 20 // bytes that are left free on the disk
 )
@@ -106,18 +107,18 @@ func (s *sink) frame(d *dirs, h *header, meta, data []byte) error {
 		}
 		return err
 	}
+	var fresh int64
 	switch h.kind {
 	case frameChunk:
 		if p.entry.kind == kindStream {
-			if err := s.count(0, p.len); err != nil {
+			// By where it ends: a short chunk far out is a long file all the same.
+			if err := s.count(0, pt.reach(p.off+p.len)); err != nil {
 				return err
 			}
 		}
-		err = pt.put(p.off, data, &h.sum)
-		s.meter.add(p.len)
+		fresh, err = pt.put(p.off, data, &h.sum)
 	case frameHole:
-		err = pt.putHole(p.off, p.len)
-		s.meter.add(p.len)
+		fresh, err = pt.putHole(p.off, p.len)
 	case frameEnd:
 		pt.mu.Lock()
 		pt.end = &p
@@ -125,6 +126,9 @@ func (s *sink) frame(d *dirs, h *header, meta, data []byte) error {
 	}
 	if err != nil {
 		return s.failed(p.entry.path, err)
+	}
+	if fresh != 0 {
+		s.meter.add(fresh)
 	}
 	if pt.whole() {
 		return s.complete(pt)
@@ -347,7 +351,7 @@ func (s *sink) part(d *dirs, e *entry) (*part, error) {
 	if s.bad[e.path] < 0 {
 		return nil, nil
 	}
-	maps := e.chunks() / 8
+	maps := e.mapBytes()
 	if len(s.parts) >= maxParts || s.maps+maps > maxMaps {
 		return nil, fmt.Errorf("files: too many files at once: %w", ErrProtocol)
 	}
@@ -362,7 +366,9 @@ func (s *sink) part(d *dirs, e *entry) (*part, error) {
 	}
 	p, err := s.stage.openPart(e, staged, s.sum, true)
 	if err != nil {
-		s.bad[e.path] = -1
+		if len(s.bad) < maxBad { // of others it is tried again with each frame
+			s.bad[e.path] = -1
+		}
 		return nil, s.failed(e.path, err)
 	}
 	s.maps += maps
@@ -372,6 +378,9 @@ func (s *sink) part(d *dirs, e *entry) (*part, error) {
 
 // drop forgets a partial file and what is on disk of it. The caller holds mu.
 func (s *sink) drop(p *part) {
+	p.mu.Lock()
+	p.done = true
+	p.mu.Unlock()
 	p.close()
 	_ = s.stage.parts.Remove(p.key)
 	_ = s.stage.tree.Remove(p.staged)
@@ -381,12 +390,14 @@ func (s *sink) drop(p *part) {
 }
 
 func (s *sink) forget(p *part) {
-	s.maps -= p.entry.chunks() / 8
+	s.maps -= p.entry.mapBytes()
 	delete(s.parts, p.entry.path)
 }
 
 // complete checks and closes a file of which all is there.
 func (s *sink) complete(p *part) error {
+	p.writing.Lock()
+	defer p.writing.Unlock()
 	end := p.end
 	if end.state == endGone {
 		s.mu.Lock()
@@ -404,7 +415,9 @@ func (s *sink) complete(p *part) error {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.meter.add(-p.bytes)
-			s.bad[p.entry.path]++
+			if s.bad[p.entry.path]++; len(s.bad) > maxBad {
+				return fmt.Errorf("files: %d files are not what was sent: %w", maxBad, ErrProtocol)
+			}
 			if s.bad[p.entry.path] == 1 && len(s.again) < maxNotes && p.entry.kind == kindFile {
 				s.again = append(s.again, p.entry.path)
 			} else {
@@ -427,12 +440,16 @@ func (s *sink) complete(p *part) error {
 		err = s.stage.seal(dir, name, p.file, &p.entry, 0)
 	}
 	p.jour.Close()
+	// Both at once: a frame that comes again finds the part, or a whole file.
 	s.mu.Lock()
+	if err == nil {
+		err = s.stage.parts.Remove(p.key)
+	}
 	s.forget(p)
 	s.mu.Unlock()
 	if err != nil {
 		return s.failed(p.entry.path, err)
 	}
 	s.meter.file(0)
-	return s.stage.parts.Remove(p.key)
+	return nil
 }

@@ -42,11 +42,13 @@ type source struct {
 	tell  func(n Note)
 
 	slots  chan struct{} // what is read ahead takes one each, so that it is bounded
+	bigs   chan struct{} // and so does a large file of which something is out
 	freeMu sync.Mutex
 	free   []*buffer
 	pool   sync.Pool // what is read again
 	dirs   map[*srcRoot]*dirs
 	batch  *batch
+	count  time.Duration // countAfter; tests make it short
 
 	asked      []item
 	askedBytes int
@@ -56,9 +58,13 @@ type source struct {
 // buffers is how many chunks are read ahead, or of a pipe: are not acknowledged.
 const buffers = 24
 
+// maxBigs is how many large files are on their way at one time. They are open here, and
+// not whole at the receiver, which takes maxParts of them.
+const maxBigs = maxParts - 16
+
 func newSource(roots []*srcRoot, sum Sum, m *meter) *source {
 	return &source{
-		roots: roots, sum: sum, meter: m, q: newQueue(), slots: make(chan struct{}, buffers),
+		roots: roots, sum: sum, meter: m, q: newQueue(), slots: make(chan struct{}, buffers), bigs: make(chan struct{}, maxBigs), count: countAfter,
 		dirs: make(map[*srcRoot]*dirs), tell: m.note,
 	}
 }
@@ -107,8 +113,14 @@ func (s *source) giveBack(b *buffer) {
 // produce walks the roots and queues all that the receiver does not have.
 func (s *source) produce(ctx context.Context) error {
 	defer s.closeDirs()
+	defer s.countSoon(ctx)()
+	var files, bytes int64
 	err := walk(ctx, s.roots, func(it item) error {
-		s.meter.update(func(p *Progress) { p.TotalFiles++; p.TotalBytes += it.size })
+		files++
+		bytes += it.size
+		s.meter.update(func(p *Progress) {
+			p.TotalFiles, p.TotalBytes = max(p.TotalFiles, files), max(p.TotalBytes, bytes)
+		})
 		return s.offerItem(ctx, it)
 	}, s.note)
 	if err == nil {
@@ -120,7 +132,7 @@ func (s *source) produce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.meter.update(func(p *Progress) { p.TotalKnown = true })
+	s.meter.update(func(p *Progress) { p.TotalFiles, p.TotalBytes, p.TotalKnown = files, bytes, true })
 	s.q.finish(true)
 	return nil
 }
@@ -267,7 +279,13 @@ func (s *source) large(ctx context.Context, it item, f *os.File, h have) error {
 			return s.addBatch(ctx, it, f)
 		}
 	}
-	big := &bigFile{item: it, f: f}
+	select {
+	case s.bigs <- struct{}{}:
+	case <-ctx.Done():
+		f.Close()
+		return ctx.Err()
+	}
+	big := &bigFile{item: it, f: f, left: func() { <-s.bigs }}
 	big.hold()
 	defer big.release()
 	root, state, err := s.chunks(ctx, big, h)

@@ -62,14 +62,17 @@ func (s *stage) open(dir string) (err error) {
 	if s.target, err = os.OpenRoot(dir); err != nil {
 		return err
 	}
-	if err := s.target.Mkdir(partialName, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
+	// Another transfer that ends takes the hidden folder away if it is empty.
+	// Another transfer that ends takes the hidden folder away if it is empty.
+	err = s.hide()
+	for range 100 {
+		if !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		err = s.hide()
 	}
-	// Somebody else's folder, or a symlink to one, would be written to.
-	if fi, err := s.target.Lstat(partialName); err != nil {
+	if err != nil {
 		return err
-	} else if !fi.IsDir() {
-		return fmt.Errorf("%s is not a folder; remove it", partialName)
 	}
 	for _, d := range []struct {
 		path string
@@ -83,6 +86,23 @@ func (s *stage) open(dir string) (err error) {
 		}
 	}
 	return s.probe()
+}
+
+// hide makes the stage's folder in the hidden one.
+func (s *stage) hide() error {
+	if err := s.target.Mkdir(partialName, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	// Somebody else's folder, or a symlink to one, would be written to.
+	if fi, err := s.target.Lstat(partialName); err != nil {
+		return err
+	} else if !fi.IsDir() {
+		return fmt.Errorf("%s is not a folder; remove it", partialName)
+	}
+	if err := s.target.Mkdir(s.path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
 }
 
 // probe learns what the file system does to modes, times and names.

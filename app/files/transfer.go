@@ -10,6 +10,7 @@ import (
 type Transfer struct {
 	meter  *meter
 	cancel context.CancelCauseFunc
+	allow  func() bool // may it go on by the rights there are now? nil: it needs none
 
 	mu    sync.Mutex
 	lanes []Lane
@@ -22,8 +23,9 @@ func (t *Transfer) Progress() Progress { return t.meter.progress() }
 // Notes returns the names that did not arrive as they were, at most 200.
 func (t *Transfer) Notes() []Note { return t.meter.allNotes() }
 
-// Cancel ends the transfer on both sides. What has arrived is kept for another try.
-func (t *Transfer) Cancel() { t.cancel(ErrCancelled) }
+// Cancel ends the transfer on both sides. What has arrived is kept for another try,
+// before which the receiver is asked again unless its Policy accepts.
+func (t *Transfer) Cancel() { t.cancel(cancelledHere()) }
 
 // SetLanes changes which streams carry the transfer, at most 128: new ones are
 // dialled, others are ended without loss. It does nothing on the side that did not

@@ -17,8 +17,10 @@ const maxTops = 1000
 // A srcRoot is one top-level name that is sent.
 type srcRoot struct {
 	top string   // its name in the transfer
-	dir *os.Root // the folder that holds it
+	dir *os.Root // a folder itself, or what holds a file; of a Get the share's folder
 	rel string   // its path there
+
+	shared string // of a Get: the share's folder
 }
 
 // openSources opens what the paths name. A path that is a symlink is followed: it
@@ -40,14 +42,19 @@ func openSources(paths []string) ([]*srcRoot, error) {
 			closeSources(out)
 			return nil, fmt.Errorf("files: %w", err)
 		}
-		dir, err := os.OpenRoot(filepath.Dir(real))
+		name, in, rel := filepath.Base(abs), filepath.Dir(real), filepath.Base(real)
+		// Of a folder the folder itself: nothing beside it can be reached, be it by a
+		// symlink in it or by a path that the receiver asks for again.
+		if fi, err := os.Stat(real); err == nil && fi.IsDir() {
+			in, rel = real, "."
+		}
+		if filepath.Dir(abs) == abs { // "/" or "C:\"
+			name = "root"
+		}
+		dir, err := os.OpenRoot(in)
 		if err != nil {
 			closeSources(out)
 			return nil, fmt.Errorf("files: %w", err)
-		}
-		name, rel := filepath.Base(abs), filepath.Base(real)
-		if filepath.Dir(real) == real { // "/" or "C:\"
-			name, rel = "root", "."
 		}
 		out = append(out, &srcRoot{top: freeTop(name, taken), dir: dir, rel: rel})
 	}

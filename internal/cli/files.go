@@ -7,13 +7,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/kithproject/kith/app/files"
 	"github.com/kithproject/kith/internal/control"
@@ -90,7 +88,11 @@ func (e *env) carry(ctx context.Context, req control.Request, f sendFlags) error
 	for {
 		r, err := call.Next()
 		if err != nil {
+			bar.clear()
 			if ctx.Err() != nil {
+				if !req.Stream && !f.json {
+					fmt.Fprintln(e.err, "stopped; the same command goes on from here")
+				}
 				return ctx.Err()
 			}
 			return err
@@ -138,7 +140,7 @@ func (e *env) delivered(req control.Request, r control.Reply, f sendFlags) error
 	for _, n := range r.Delivery.Notes {
 		fmt.Fprintln(e.err, "note:", n)
 	}
-	what := fmt.Sprintf("%d files", t.Files)
+	what := control.Count(t.Files)
 	if t.Files == 1 {
 		what = files.ShowName(t.Name)
 	}
@@ -157,100 +159,6 @@ func round(d time.Duration) time.Duration {
 		return d.Round(time.Millisecond)
 	}
 	return d.Round(100 * time.Millisecond)
-}
-
-// A bar is one line that says how far a transfer is: written over on a terminal, and
-// elsewhere only when it changes what it waits for.
-type bar struct {
-	e     *env
-	json  bool
-	shown bool
-	state files.State
-	any   bool
-
-	at    time.Time // of the rate
-	bytes int64
-	rate  float64 // bytes/s, of the last seconds
-}
-
-func (b *bar) show(t control.Transfer) error {
-	if b.json {
-		return b.e.printJSON(struct {
-			Event string `json:"event"`
-			control.Transfer
-		}{"progress", t})
-	}
-	now := time.Now()
-	if d := now.Sub(b.at); b.at.IsZero() {
-		b.at, b.bytes = now, t.Bytes
-	} else if d > time.Second/2 {
-		fresh := float64(t.Bytes-b.bytes) / d.Seconds()
-		if b.rate == 0 {
-			b.rate = fresh
-		}
-		b.rate += (fresh - b.rate) / 3
-		b.at, b.bytes = now, t.Bytes
-	}
-	out, ok := b.e.err.(*os.File)
-	if !ok || !term.IsTerminal(int(out.Fd())) {
-		if b.any && b.state == t.State {
-			return nil
-		}
-		b.any, b.state = true, t.State
-		if t.State == files.StateWaiting || t.State == files.StateBroken {
-			fmt.Fprintln(b.e.err, waitingFor(t))
-		}
-		return nil
-	}
-	width, _, err := term.GetSize(int(out.Fd()))
-	if err != nil {
-		width = 80
-	}
-	b.shown = true
-	fmt.Fprintf(out, "\r\x1b[K%s", cut(b.line(t), width-1))
-	return nil
-}
-
-// line is what is known of a transfer, in one line.
-func (b *bar) line(t control.Transfer) string {
-	if t.State == files.StateWaiting || t.State == files.StateBroken {
-		return waitingFor(t)
-	}
-	parts := []string{files.ShowName(t.Name)}
-	switch {
-	case t.TotalKnown && t.TotalBytes > 0:
-		parts = append(parts, fmt.Sprintf("%3d %%", 100*t.Bytes/t.TotalBytes), control.Bytes(t.Bytes)+" of "+control.Bytes(t.TotalBytes))
-	default:
-		parts = append(parts, control.Bytes(t.Bytes))
-	}
-	if b.rate > 0 {
-		parts = append(parts, control.Bytes(int64(b.rate))+"/s")
-		if left := float64(t.TotalBytes-t.Bytes) / b.rate; t.TotalKnown && left >= 0 {
-			parts = append(parts, (time.Duration(left)*time.Second).String()+" left")
-		}
-	}
-	return strings.Join(parts, "  ")
-}
-
-func waitingFor(t control.Transfer) string {
-	if t.State == files.StateBroken {
-		return fmt.Sprintf("no connection to %s; it goes on when there is one", t.Device)
-	}
-	return fmt.Sprintf("waiting for %s to take it: there, kith inbox", t.Device)
-}
-
-func cut(s string, width int) string {
-	if r := []rune(s); len(r) > width && width > 0 {
-		return string(r[:width])
-	}
-	return s
-}
-
-func (b *bar) clear() {
-	if b.shown {
-		fmt.Fprint(b.e.err, "\r\x1b[K")
-		b.shown = false
-	}
 }
 
 func (e *env) getCommand() *cobra.Command {
@@ -304,100 +212,6 @@ func (e *env) listShare(ctx context.Context, device, path string, f sendFlags) e
 		}
 	}
 	return w.Flush()
-}
-
-func (e *env) inboxCommand() *cobra.Command {
-	var f sendFlags
-	cmd := &cobra.Command{
-		Use: "inbox", Short: "Show what other devices offer, and what is on its way", Args: noArgs,
-		Long: `Show the files that other devices offer and that wait to be taken, and what is on its
-way. kith inbox accept takes an offer, kith inbox decline does not. Offers are kept while
-kith up runs.
-` + exitHelp,
-		RunE: func(cmd *cobra.Command, _ []string) error { return e.inbox(cmd.Context(), f.json) },
-	}
-	cmd.Flags().BoolVar(&f.json, "json", false, "print a JSON object")
-	accept := &cobra.Command{
-		Use: "accept NUMBER", Short: "Take an offer", Args: exactArgs(1),
-		Long: "Take an offer. What is there under the same name is kept, and the new file is called\n\"report (1).pdf\", unless --overwrite is given.\n" + exitHelp,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return e.decide(cmd.Context(), control.OpAccept, args[0], f)
-		},
-	}
-	accept.Flags().StringVar(&f.dir, "to", "", "the `folder` that it goes to (default: the inbox folder)")
-	accept.Flags().BoolVar(&f.overwrite, "overwrite", false, "replace what has the same name")
-	decline := &cobra.Command{
-		Use: "decline NUMBER", Short: "Do not take an offer", Args: exactArgs(1),
-		Long: "Do not take an offer; the other device is told.\n" + exitHelp,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return e.decide(cmd.Context(), control.OpDecline, args[0], f)
-		},
-	}
-	cmd.AddCommand(accept, decline)
-	return cmd
-}
-
-func (e *env) decide(ctx context.Context, op, number string, f sendFlags) error {
-	n, err := strconv.ParseUint(number, 10, 64)
-	if err != nil {
-		return usage(fmt.Sprintf("%q is not the number of an offer", number), "kith inbox lists them")
-	}
-	dir := f.dir
-	if dir != "" {
-		if dir, err = filepath.Abs(dir); err != nil {
-			return err
-		}
-	}
-	if _, err := e.do(ctx, control.Request{Op: op, Number: n, Dir: dir, Overwrite: f.overwrite}); err != nil {
-		return err
-	}
-	if op == control.OpAccept {
-		fmt.Fprintln(e.out, "It is on its way; kith inbox shows how far it is.")
-	} else {
-		fmt.Fprintln(e.out, "Declined.")
-	}
-	return nil
-}
-
-func (e *env) inbox(ctx context.Context, asJSON bool) error {
-	r, err := e.do(ctx, control.Request{Op: control.OpInbox})
-	if err != nil {
-		return err
-	}
-	if asJSON {
-		return e.printJSON(struct {
-			Folder    string              `json:"folder"`
-			Offers    []control.FileOffer `json:"offers"`
-			Transfers []control.Transfer  `json:"transfers"`
-		}{r.Text, r.Offers, r.Transfers})
-	}
-	if len(r.Offers)+len(r.Transfers) == 0 {
-		fmt.Fprintf(e.err, "Nothing waits. What other devices send goes to %s\n", r.Text)
-		return nil
-	}
-	w := tabwriter.NewWriter(e.out, 0, 8, 2, ' ', 0)
-	for _, o := range r.Offers {
-		names := strings.Join(o.Names[:min(len(o.Names), 3)], ", ")
-		if len(o.Names) > 3 {
-			names += fmt.Sprintf(" and %d more", len(o.Names)-3)
-		}
-		fmt.Fprintf(w, "%d\t%s offers\t%s\t%d files, %s\n", o.Number, o.Device, names, o.Files, control.Bytes(o.Bytes))
-	}
-	for _, t := range r.Transfers {
-		way := "from"
-		if t.Sending {
-			way = "to"
-		}
-		fmt.Fprintf(w, "\t%s %s\t%s\t%s\n", way, t.Device, files.ShowName(t.Name), percent(t))
-	}
-	return w.Flush()
-}
-
-func percent(t control.Transfer) string {
-	if t.TotalKnown && t.TotalBytes > 0 {
-		return fmt.Sprintf("%d %% of %s, %s", 100*t.Bytes/t.TotalBytes, control.Bytes(t.TotalBytes), t.Phase)
-	}
-	return control.Bytes(t.Bytes) + ", " + t.Phase
 }
 
 // inboxFolder is where files go that other devices send: the folder that was configured,

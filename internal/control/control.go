@@ -53,7 +53,8 @@ const (
 	OpList      = "list"     // such a folder's names
 	OpInbox     = "inbox"    // offers that wait, and transfers under way
 	OpAccept    = "accept"   // an offer
-	OpDecline   = "decline"  // an offer
+	OpDecline   = "decline"  // an offer, or a transfer that goes on
+	OpWatch     = "watch"    // the inbox, until the client goes
 	OpForward   = "forward"  // a port of this machine to one of a device, until the client goes or for good
 	OpForwards  = "forwards" // which there are
 	OpUnforward = "unforward"
@@ -99,7 +100,7 @@ type Request struct {
 	Path      string   `json:"path,omitempty"`      // get, list: SHARE/below
 	Dir       string   `json:"dir,omitempty"`       // get, accept: where to; absolute
 	Overwrite bool     `json:"overwrite,omitempty"` // get, accept
-	Number    uint64   `json:"number,omitempty"`    // accept, decline: number of the offer
+	Number    uint64   `json:"number,omitempty"`    // accept, decline: number of the offer or transfer
 }
 
 // A Change is what becomes of a device's rights: what is named is given or taken.
@@ -197,8 +198,9 @@ type Reply struct {
 	Delivery  *Delivery      `json:"delivery,omitempty"`
 	Forwards  []Forward      `json:"forwards,omitempty"`
 	Hosted    []Hosted       `json:"hosted,omitempty"`
-	Offers    []FileOffer    `json:"offers,omitempty"`
-	Transfers []Transfer     `json:"transfers,omitempty"`
+	Offers    []FileOffer    `json:"offers,omitzero"`
+	Transfers []Transfer     `json:"transfers,omitzero"`
+	Ended     *Ended         `json:"ended,omitempty"`
 	Listed    []files.Listed `json:"listed,omitempty"`
 
 	Interface *Interface `json:"interface,omitempty"` // status: of kith up --tun

@@ -6,14 +6,11 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"slices"
 	"strconv"
 	"sync"
-	"time"
 
 	"github.com/kithproject/kith"
 	"github.com/kithproject/kith/app/files"
-	"github.com/kithproject/kith/identity"
 )
 
 // A Transfer is where a transfer of files is.
@@ -66,13 +63,7 @@ func (s *Server) openFiles(dir string) error {
 		OnOffer: func(o files.Offer) {
 			s.tell(kith.EventOffer, o.Peer, fmt.Sprintf("offers %s; to take it: kith inbox accept %d", describeOffer(o), o.Number))
 		},
-		OnReceived: func(r files.Received) {
-			if r.Err != nil {
-				s.tell(kith.EventReceived, r.Progress.Peer, fmt.Sprintf("%s did not arrive whole: %v", files.ShowName(r.Progress.Name), r.Err))
-				return
-			}
-			s.tell(kith.EventReceived, r.Progress.Peer, fmt.Sprintf("%s is in %s", describeNames(r.Names), r.Dir))
-		},
+		OnReceived: s.received,
 		Shares: func(peer string) (out []files.Share) {
 			d, err := s.node.Device(peer)
 			if err != nil || d.State != kith.Paired || d.Rights.Blocked {
@@ -112,10 +103,6 @@ func (s *Server) openFiles(dir string) error {
 func (s *Server) watchRights() {
 	events, stop := s.node.Events()
 	defer stop()
-	had := make(map[identity.DeviceID]kith.Rights)
-	for _, d := range s.node.Devices() {
-		had[d.ID] = d.Rights
-	}
 	for {
 		select {
 		case <-s.ctx.Done():
@@ -126,45 +113,24 @@ func (s *Server) watchRights() {
 			}
 			d := ev.Device
 			switch {
-			case ev.Kind == kith.EventUnpaired, ev.Kind == kith.EventRights && withdrawn(had[d.ID], d.Rights):
-				s.files.EndPeer(d.ID.String())
+			case ev.Kind == kith.EventUnpaired:
+				s.files.EndPeer(d.ID.String(), endUnpaired)
+			case ev.Kind != kith.EventRights:
+			case d.Rights.Blocked:
+				s.files.EndPeer(d.ID.String(), endBlocked)
+			default:
+				s.files.Recheck(d.ID.String())
 			}
-			had[d.ID] = d.Rights
 		}
 	}
 }
 
-// withdrawn reports whether something of files that was allowed is no longer.
-func withdrawn(before, now kith.Rights) bool {
-	return now.Blocked || before.Files && !now.Files ||
-		slices.ContainsFunc(before.Shares, func(s kith.Share) bool { return !slices.Contains(now.Shares, s) })
-}
-
-func (s *Server) tell(kind kith.EventKind, peer, detail string) {
-	if d, err := s.node.Device(peer); err == nil {
-		s.node.Publish(kith.Event{Time: time.Now(), Kind: kind, Device: d, Detail: detail})
+// Count is a number of files for a person.
+func Count(n int64) string {
+	if n == 1 {
+		return "1 file"
 	}
-}
-
-func describeNames(names []string) string {
-	switch len(names) {
-	case 0:
-		return "nothing"
-	case 1:
-		return files.ShowName(names[0])
-	}
-	return fmt.Sprintf("%s and %d more", files.ShowName(names[0]), len(names)-1)
-}
-
-func describeOffer(o files.Offer) string {
-	if o.Stream {
-		return describeNames(o.Names)
-	}
-	more := ""
-	if !o.Known {
-		more = " so far"
-	}
-	return fmt.Sprintf("%s (%d files, %s%s)", describeNames(o.Names), o.Files, Bytes(o.Bytes), more)
+	return fmt.Sprintf("%d files", n)
 }
 
 // Bytes is a number of bytes for a person.
@@ -208,11 +174,8 @@ func (s *Server) transfer(st *stream, req Request, run func(ctx context.Context,
 	r, err := run(ctx, d.ID.String(), show, started)
 	mu.Lock()
 	defer mu.Unlock()
-	final := &Delivery{Dir: r.Dir, Names: r.Names}
-	for _, n := range r.Notes {
-		final.Notes = append(final.Notes, n.String())
-	}
-	return Reply{Transfer: &Transfer{Progress: r.Progress, Device: d.Name, Phase: r.Progress.State.String()}, Delivery: final}, err
+	final := delivery(r.Dir, r.Names, r.Notes)
+	return Reply{Transfer: &Transfer{Progress: r.Progress, Device: d.Name, Phase: r.Progress.State.String()}, Delivery: &final}, err
 }
 
 func (s *Server) sendFiles(st *stream, req Request) (Reply, error) {
@@ -267,34 +230,4 @@ func (s *Server) listFiles(ctx context.Context, req Request) (Reply, error) {
 	}
 	list, err := s.files.List(ctx, d.ID.String(), req.Path)
 	return Reply{Listed: list}, err
-}
-
-// inbox says what waits, and what goes on.
-func (s *Server) inbox() (Reply, error) {
-	r := Reply{Text: s.inboxDir}
-	for _, o := range s.files.Offers() {
-		if d, err := s.node.Device(o.Peer); err == nil {
-			r.Offers = append(r.Offers, FileOffer{Offer: o, Device: d.Name})
-		}
-	}
-	for _, t := range s.files.Transfers() {
-		p := t.Progress()
-		if d, err := s.node.Device(p.Peer); err == nil {
-			r.Transfers = append(r.Transfers, Transfer{Progress: p, Device: d.Name, Phase: p.State.String()})
-		}
-	}
-	return r, nil
-}
-
-func (s *Server) decide(req Request) (Reply, error) {
-	ok := false
-	if req.Op == OpAccept {
-		ok = s.files.Accept(req.Number, files.Decision{Action: files.Accept, Dir: req.Dir, Overwrite: req.Overwrite})
-	} else {
-		ok = s.files.Decline(req.Number)
-	}
-	if !ok {
-		return Reply{}, &Error{Kind: KindNotFound, Text: fmt.Sprintf("no offer %d waits", req.Number), Hint: "kith inbox lists those that do"}
-	}
-	return Reply{}, nil
 }

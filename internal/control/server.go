@@ -29,6 +29,7 @@ type Server struct {
 	files    *files.Service
 	forwards *forwards
 	expose   *expose.Service
+	ends     ends
 
 	inboxDir string
 
@@ -220,6 +221,9 @@ func (s *Server) answer(st *stream, req Request) (Reply, error) {
 		if req.Change == nil {
 			return Reply{}, &Error{Kind: KindUsage, Text: "nothing is to be changed"}
 		}
+		if req.Change.Blocked && !req.Change.Take {
+			s.dismiss(ctx, req.Device, endBlocked)
+		}
 		d, err := s.node.SetRights(req.Device, req.Change.apply)
 		s.expose.Recheck()
 		return Reply{Device: &d}, err
@@ -257,7 +261,9 @@ func (s *Server) answer(st *stream, req Request) (Reply, error) {
 	case OpList:
 		return s.listFiles(ctx, req)
 	case OpInbox:
-		return s.inbox()
+		return s.inbox(), nil
+	case OpWatch:
+		return s.watchInbox(st)
 	case OpAccept, OpDecline:
 		return s.decide(req)
 	case OpNearby:
@@ -291,6 +297,7 @@ func (s *Server) unpair(ctx context.Context, req Request) (Reply, error) {
 	if err != nil {
 		return Reply{}, err
 	}
+	s.dismiss(ctx, req.Device, endUnpaired)
 	told, err := s.node.Unpair(ctx, req.Device)
 	s.expose.Recheck()
 	return Reply{Device: &d, Told: told}, err
@@ -442,6 +449,12 @@ func explain(err error) *Error {
 		return &Error{Kind: KindRefused, Text: blocked.Device.Name + " is blocked on this device", Hint: "to end that: kith unblock " + blocked.Device.Name}
 	case errors.Is(err, files.ErrDeclined):
 		return &Error{Kind: KindRefused, Text: "the other side declined", Hint: ""}
+	case errors.Is(err, files.ErrWithdrawn):
+		return &Error{Kind: KindDenied, Text: plain(err), Hint: "what has arrived is kept; the same command goes on once it is allowed again"}
+	case errors.Is(err, files.ErrCancelled):
+		return &Error{Kind: KindRefused, Text: plain(err), Hint: "what has arrived is kept; the same command goes on"}
+	case errors.Is(err, files.ErrDiskFull), errors.Is(err, files.ErrLimit), errors.Is(err, files.ErrBusy):
+		return &Error{Kind: KindOther, Text: plain(err)}
 	case errors.Is(err, files.ErrNotShared):
 		return &Error{Kind: KindDenied, Text: "the other device does not share this", Hint: "kith get DEVICE: lists what it shares; on it: kith share FOLDER THIS-DEVICE"}
 	case errors.Is(err, registry.ErrShare):
