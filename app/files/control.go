@@ -37,6 +37,17 @@ type TransferID [16]byte
 // String is the ID in hexadecimal.
 func (id TransferID) String() string { return hex.EncodeToString(id[:]) }
 
+// MarshalText returns String; it never errs.
+func (id TransferID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// UnmarshalText reads what MarshalText wrote. It errs if b is something else.
+func (id *TransferID) UnmarshalText(b []byte) error {
+	if n, err := hex.Decode(id[:], b[:min(len(b), 2*len(id))]); err != nil || n != len(id) || len(b) != 2*len(id) {
+		return fmt.Errorf("files: %q is not the ID of a transfer", b)
+	}
+	return nil
+}
+
 func putHello(kind byte, t token) []byte {
 	b := make([]byte, helloSize)
 	copy(b, helloMagic)

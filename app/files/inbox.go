@@ -9,16 +9,16 @@ import (
 
 // An Offer is what a peer wants to send. The names are made fit to be shown.
 type Offer struct {
-	Number uint64 // its number in the inbox; 0 if it does not wait
-	ID     TransferID
-	Peer   string
-	Names  []string // top-level names, at most 1000
-	Files  int64    // files, folders and symlinks found so far: a count
-	Bytes  int64    // bytes found so far
-	Known  bool     // Files and Bytes are all
-	Stream bool     // from a pipe: nothing is known
-	Folder bool     // at least one name is a folder
-	Since  time.Time
+	Number uint64     `json:"number"` // its number in the inbox; 0 if it does not wait
+	ID     TransferID `json:"id"`
+	Peer   string     `json:"peer"`
+	Names  []string   `json:"names"`  // top-level names, at most 1000
+	Files  int64      `json:"files"`  // files, folders and symlinks found so far: a count
+	Bytes  int64      `json:"bytes"`  // bytes found so far
+	Known  bool       `json:"known"`  // Files and Bytes are all
+	Stream bool       `json:"stream"` // from a pipe: nothing is known
+	Folder bool       `json:"folder"` // at least one name is a folder
+	Since  time.Time  `json:"since"`
 }
 
 // An Action is what to do with an offer.

@@ -1,6 +1,7 @@
 package files
 
 import (
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -8,23 +9,23 @@ import (
 
 // Progress is what is known of a transfer at one moment.
 type Progress struct {
-	ID      TransferID
-	Number  uint64 // its number among the offers and transfers of this Service
-	Peer    string // who is at the other end, as the caller names peers
-	Name    string // the first top-level name
-	Sending bool
-	Stream  bool // of a pipe, which cannot be sent again
-	State   State
+	ID      TransferID `json:"id"`
+	Number  uint64     `json:"number"` // its number among the offers and transfers of this Service
+	Peer    string     `json:"peer"`   // who is at the other end, as the caller names peers
+	Name    string     `json:"name"`   // the first top-level name
+	Sending bool       `json:"sending"`
+	Stream  bool       `json:"stream"` // of a pipe, which cannot be sent again
+	State   State      `json:"state"`
 
-	Files      int64 // files, folders and symlinks that are there: a count
-	Bytes      int64 // bytes that are there, acknowledged by the receiver
-	Resumed    int64 // of Bytes: bytes that an earlier run brought
-	TotalFiles int64 // a count; grows while TotalKnown is false
-	TotalBytes int64 // bytes; grows while TotalKnown is false
-	TotalKnown bool
-	Lanes      int // how many streams carry data
-	Notes      int // how many names did not arrive as they were
-	Started    time.Time
+	Files      int64     `json:"files"`       // files, folders and symlinks that are there: a count
+	Bytes      int64     `json:"bytes"`       // bytes that are there, acknowledged by the receiver
+	Resumed    int64     `json:"resumed"`     // of Bytes: bytes that an earlier run brought
+	TotalFiles int64     `json:"total_files"` // a count; grows while TotalKnown is false
+	TotalBytes int64     `json:"total_bytes"` // bytes; grows while TotalKnown is false
+	TotalKnown bool      `json:"total_known"`
+	Lanes      int       `json:"lanes"` // how many streams carry data
+	Notes      int       `json:"notes"` // how many names did not arrive as they were
+	Started    time.Time `json:"started"`
 }
 
 // State is where a transfer is.
@@ -39,9 +40,23 @@ const (
 	StateFailed                // it ended with an error
 )
 
+// states are the words for them.
+var states = [...]string{"waiting", "running", "broken", "finished", "failed"} //nolint:gochecknoglobals // a table
+
 // String is the state in one word.
-func (s State) String() string {
-	return [...]string{"waiting", "running", "broken", "finished", "failed"}[min(s, StateFailed)]
+func (s State) String() string { return states[min(s, StateFailed)] }
+
+// MarshalText returns String; it never errs.
+func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText reads what MarshalText wrote. It errs for a word that is no state.
+func (s *State) UnmarshalText(b []byte) error {
+	i := slices.Index(states[:], string(b))
+	if i < 0 {
+		return fmt.Errorf("files: %q is not the state of a transfer", b)
+	}
+	*s = State(i)
+	return nil
 }
 
 // A meter counts one transfer over all its runs. All methods may be called at once.

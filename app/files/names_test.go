@@ -1,6 +1,7 @@
 package files
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -154,6 +155,26 @@ func TestOddNames(t *testing.T) {
 		}
 		if safeName(string(b), NamesPortable) != d.Name() {
 			t.Errorf("%q became %q", b, d.Name())
+		}
+	}
+}
+
+func TestTextOf(t *testing.T) {
+	want := Progress{ID: TransferID{1, 2, 255}, State: StateBroken, Bytes: 7}
+	raw, err := json.Marshal(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(raw), `"id":"0102ff00000000000000000000000000"`) || !strings.Contains(string(raw), `"state":"broken"`) {
+		t.Errorf("%s", raw)
+	}
+	var got Progress
+	if err := json.Unmarshal(raw, &got); err != nil || got != want {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for _, bad := range []string{`{"state":"x"}`, `{"id":"01"}`, `{"id":"zz02ff00000000000000000000000000"}`, `{"id":"0102ff0000000000000000000000000000"}`} {
+		if err := json.Unmarshal([]byte(bad), &got); err == nil {
+			t.Errorf("%s is taken", bad)
 		}
 	}
 }

@@ -200,10 +200,10 @@ func shareID(path string, it *item) (id TransferID) {
 
 // A Listed is one name of a folder of a share.
 type Listed struct {
-	Name    string // fit to be shown; the path to Get it by, if ShowName changed nothing
-	Folder  bool
-	Size    int64 // bytes
-	ModTime time.Time
+	Name    string    `json:"name"` // fit to be shown; the path to Get it by, if ShowName changed nothing
+	Folder  bool      `json:"folder"`
+	Size    int64     `json:"size"` // bytes
+	ModTime time.Time `json:"modified"`
 }
 
 // Bounds of a listing.

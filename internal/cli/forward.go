@@ -149,20 +149,10 @@ func (e *env) listForwards(ctx context.Context, asJSON bool) error {
 	return w.Flush()
 }
 
-// explainAsk turns the other device's answer into what to do. That nothing
-// listens there yet is only a warning: it may come later.
+// explainAsk makes a warning of it that nothing listens there yet: it may come later.
 func (e *env) explainAsk(err error, device string, port control.Port) error {
 	var told *control.Error
-	if !errors.As(err, &told) {
-		return err
-	}
-	switch {
-	case told.Kind == control.KindDenied:
-		return &control.Error{
-			Kind: control.KindDenied, Text: fmt.Sprintf("%s does not allow this device to reach its port %s", device, port),
-			Hint: fmt.Sprintf("on %s run: kith allow THIS-DEVICE %s (kith devices there shows its name)", device, port),
-		}
-	case told.Text == forward.ErrClosed.Error():
+	if errors.As(err, &told) && told.Text == forward.ErrClosed.Error() {
 		fmt.Fprintf(e.err, "warning: nothing listens on port %s of %s at the moment\n", port, device)
 		return nil
 	}

@@ -149,9 +149,9 @@ func way(t control.Transfer) string {
 
 func percent(t control.Transfer) string {
 	if t.TotalKnown && t.TotalBytes > 0 {
-		return fmt.Sprintf("%d %% of %s, %s", min(100*t.Bytes/t.TotalBytes, 100), control.Bytes(t.TotalBytes), t.Phase)
+		return fmt.Sprintf("%d %% of %s, %v", min(100*t.Bytes/t.TotalBytes, 100), control.Bytes(t.TotalBytes), t.State)
 	}
-	return control.Bytes(t.Bytes) + ", " + t.Phase
+	return fmt.Sprintf("%s, %v", control.Bytes(t.Bytes), t.State)
 }
 
 // A board shows the inbox as it changes: on a terminal as lines that are written over,

@@ -17,7 +17,6 @@ import (
 type Transfer struct {
 	files.Progress
 	Device string `json:"device"` // its name
-	Phase  string `json:"phase"`  // Progress.State in a word
 }
 
 // A Delivery is how a transfer ended.
@@ -167,7 +166,7 @@ func (s *Server) transfer(st *stream, req Request, run func(ctx context.Context,
 	show := func(p files.Progress) {
 		mu.Lock()
 		defer mu.Unlock()
-		if st.send(Reply{Transfer: &Transfer{Progress: p, Device: d.Name, Phase: p.State.String()}}) != nil {
+		if st.send(Reply{Transfer: &Transfer{Progress: p, Device: d.Name}}) != nil {
 			cancel()
 		}
 	}
@@ -175,7 +174,7 @@ func (s *Server) transfer(st *stream, req Request, run func(ctx context.Context,
 	mu.Lock()
 	defer mu.Unlock()
 	final := delivery(r.Dir, r.Names, r.Notes)
-	return Reply{Transfer: &Transfer{Progress: r.Progress, Device: d.Name, Phase: r.Progress.State.String()}, Delivery: &final}, err
+	return Reply{Transfer: &Transfer{Progress: r.Progress, Device: d.Name}, Delivery: &final}, err
 }
 
 func (s *Server) sendFiles(st *stream, req Request) (Reply, error) {

@@ -62,7 +62,7 @@ func (s *Server) received(r files.Received) {
 	if err != nil {
 		d = kith.Device{Name: "a device that is no longer paired"}
 	}
-	end := Ended{Transfer: Transfer{Progress: r.Progress, Device: d.Name, Phase: r.Progress.State.String()}, Delivery: delivery(r.Dir, r.Names, r.Notes)}
+	end := Ended{Transfer: Transfer{Progress: r.Progress, Device: d.Name}, Delivery: delivery(r.Dir, r.Names, r.Notes)}
 	end.Text = describeEnd(r, d.Name)
 	if r.Err != nil {
 		end.Error = plain(r.Err)
@@ -151,7 +151,7 @@ func (s *Server) inbox() Reply {
 	for _, t := range s.files.Transfers() {
 		p := t.Progress()
 		if d, err := s.node.Device(p.Peer); err == nil {
-			r.Transfers = append(r.Transfers, Transfer{Progress: p, Device: d.Name, Phase: p.State.String()})
+			r.Transfers = append(r.Transfers, Transfer{Progress: p, Device: d.Name})
 		}
 	}
 	return r

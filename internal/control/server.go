@@ -308,7 +308,16 @@ func (s *Server) ask(ctx context.Context, req Request) error {
 	if err != nil {
 		return err
 	}
-	return forward.AskFor(conn, cmp.Or(forward.Protocol(req.Network), forward.TCP), req.Port)
+	protocol := cmp.Or(forward.Protocol(req.Network), forward.TCP)
+	err = forward.AskFor(conn, protocol, req.Port)
+	if errors.Is(err, forward.ErrDenied) {
+		port := Port{string(protocol), req.Port}
+		return &Error{
+			Kind: KindDenied, Text: fmt.Sprintf("%s does not allow this device to reach its port %s", req.Device, port),
+			Hint: fmt.Sprintf("on %s run: kith allow %s %s (kith devices there shows it if this device has another name)", req.Device, s.node.Name(), port),
+		}
+	}
+	return err
 }
 
 func (s *Server) dial(ctx context.Context, st *stream, req Request) error {
