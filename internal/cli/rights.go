@@ -302,6 +302,9 @@ func listenList(r kith.Rights) (list []control.Port) {
 
 // mayReach is a device's rights in one word or few.
 func mayReach(r kith.Rights) string {
+	if r.Blocked {
+		return "blocked"
+	}
 	list := portList(r)
 	for _, p := range listenList(r) {
 		list = append(list, "listen:"+p.String())

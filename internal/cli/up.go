@@ -193,6 +193,9 @@ func (e *env) showEvent(ev kith.Event, asJSON bool) error {
 	if asJSON {
 		return e.printJSON(ev)
 	}
+	if ev.Kind == kith.EventRights && ev.Detail == "" {
+		ev.Detail = "now " + mayReach(ev.Device.Rights)
+	}
 	line := fmt.Sprintf("%s  %s %s", ev.Time.Format(time.TimeOnly), ev.Device.Name, ev.Kind)
 	if ev.Detail != "" {
 		line += ": " + ev.Detail
