@@ -22,7 +22,7 @@ type where uint8
 const (
 	tunnel  where = iota
 	lane          // the lane of this epoch
-	nowhere       // it waits: for the other side's back, or to have left the lane
+	nowhere       // it waits: for the lane, the other side's back, or to have left the lane
 	over          // the stream has ended
 )
 
@@ -145,7 +145,7 @@ func (m *machine) reading() (where, int) {
 		return tunnel, most
 	case m.got < m.begins:
 		return tunnel, int(min(m.begins-m.got, uint64(most)))
-	case m.gone:
+	case m.gone, !m.bound: // their switch may be here before their answer on the lane
 		return nowhere, 0
 	}
 	return lane, most
