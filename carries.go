@@ -215,6 +215,8 @@ func (n *Node) attach(ctx context.Context, conn *carry.Conn, peer identity.Devic
 	if err != nil {
 		return 1, err
 	}
+	stop := context.AfterFunc(ctx, func() { control.Close() }) // the node is closed, perhaps
+	defer stop()
 	if err := control.SetDeadline(time.Now().Add(helloTime)); err != nil {
 		control.Close()
 		return 1, err
@@ -225,6 +227,9 @@ func (n *Node) attach(ctx context.Context, conn *carry.Conn, peer identity.Devic
 	}
 	if err == nil && status != carry.Taken {
 		err = lane.ErrBusy
+	}
+	if err == nil && !stop() {
+		err = ctx.Err()
 	}
 	if err != nil {
 		control.Close()
