@@ -14,7 +14,9 @@ func TestLaneMapOffers(t *testing.T) {
 	m := &n.laneMap
 	m.port = 40000
 	at := netip.MustParseAddrPort
-	note := func(to string, ok, double bool) { m.note(n, 40000, portmap.Mapping{External: at(to), DoubleNAT: double}, ok) }
+	note := func(to string, ok, double bool) {
+		m.note(n, 40000, portmap.Mapping{External: at(to), DoubleNAT: double}, ok)
+	}
 	check := func(want ...string) {
 		t.Helper()
 		got := m.endpoints(40000)
