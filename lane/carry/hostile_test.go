@@ -178,6 +178,41 @@ func TestCloseWriteDoesNotWait(t *testing.T) {
 	}
 }
 
+// TestCloseCannotWait closes where nothing can be started any more to deliver what is on the
+// lane: the other side must not take what it got for the whole.
+func TestCloseCannotWait(t *testing.T) {
+	w := newWires(t)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	mine, theirs := w.pair()
+	defer theirs.Close()
+	closing := false
+	c := New(Config{Tunnel: mine, Go: func(f func()) error {
+		if closing {
+			return net.ErrClosed
+		}
+		wg.Go(f)
+		return nil
+	}})
+	control, evil := w.pair()
+	lane, evilLane := w.pair()
+	defer evil.Close()
+	defer evilLane.Close()
+	if err := errors.Join(c.Attach(control), c.Take(1, lane)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Write([]byte("half")); err != nil {
+		t.Fatal(err)
+	}
+	closing = true
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := theirs.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the tunnel ends with %v", err)
+	}
+}
+
 // TestCheats are claims that end the connection, rather than anything else.
 func TestCheats(t *testing.T) {
 	for name, say := range map[string][]byte{

@@ -340,13 +340,17 @@ func (c *Conn) Close() error {
 	}
 	c.closed = true
 	c.broadcast()
-	if c.m.send != tunnel && firstError(c.err, c.away) == nil && c.cfg.Go(c.linger) == nil {
-		c.mu.Unlock()
-		c.wake()
-		return nil
+	reset := false
+	if c.m.send != tunnel && firstError(c.err, c.away) == nil {
+		if c.cfg.Go(c.linger) == nil {
+			c.mu.Unlock()
+			c.wake()
+			return nil
+		}
+		reset = !c.m.delivered() // what has come is not the whole
 	}
 	c.mu.Unlock()
-	return c.done(false)
+	return c.done(reset)
 }
 
 // wake ends what the program waits for after Close.
