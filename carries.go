@@ -48,7 +48,7 @@ const (
 // carries are the connections to ports of other devices, and of theirs to ports of this
 // one, which go over lanes when they carry much.
 type carries struct {
-	claims sync.Mutex // one claim at a time
+	claims sync.Mutex // one claim, or attach, at a time
 
 	mu    sync.Mutex // guards what follows; never held while calling out
 	conns map[*carry.Conn]carried
@@ -215,6 +215,8 @@ func (n *Node) attach(ctx context.Context, conn *carry.Conn, peer identity.Devic
 	if err != nil {
 		return 1, err
 	}
+	stop := context.AfterFunc(ctx, func() { control.Close() }) // the node is closed, perhaps
+	defer stop()
 	if err := control.SetDeadline(time.Now().Add(helloTime)); err != nil {
 		control.Close()
 		return 1, err
@@ -225,6 +227,9 @@ func (n *Node) attach(ctx context.Context, conn *carry.Conn, peer identity.Devic
 	}
 	if err == nil && status != carry.Taken {
 		err = lane.ErrBusy
+	}
+	if err == nil && !stop() {
+		err = ctx.Err()
 	}
 	if err != nil {
 		control.Close()
@@ -272,19 +277,29 @@ func (n *Node) takeControl(control net.Conn) {
 		control.Close()
 		return
 	}
-	conn := n.carries.find(peer, ports)
-	status := carry.Taken
-	switch {
-	case conn == nil:
-		status = carry.Unknown
-	case conn.Attached() || n.carries.same(peer, false, attached) >= maxControls:
-		status = carry.Busy
+	status, err := n.carries.attach(peer, ports, control)
+	if err != nil {
+		return
 	}
 	if err := carry.Answer(control, status); err != nil || status != carry.Taken {
 		control.Close()
-		return
 	}
-	_ = conn.Attach(control) // errs, and has closed it, if the connection has just ended
+}
+
+// attach gives a connection its control connection, before that is answered: the lane may
+// come right after the answer. It errs, and has closed control, if the connection has just
+// ended.
+func (c *carries) attach(peer identity.DeviceID, ports carry.Ports, control net.Conn) (carry.Status, error) {
+	c.claims.Lock()
+	defer c.claims.Unlock()
+	conn := c.find(peer, ports)
+	switch {
+	case conn == nil:
+		return carry.Unknown, nil
+	case conn.Attached() || c.same(peer, false, attached) >= maxControls:
+		return carry.Busy, nil
+	}
+	return carry.Taken, conn.Attach(control)
 }
 
 // takeLane brings a lane to the connection that it is for.

@@ -3,7 +3,6 @@ package kith
 import (
 	"context"
 	"net/netip"
-	"slices"
 	"sync"
 
 	"github.com/kithproject/kith/identity"
@@ -20,7 +19,7 @@ type laneMap struct {
 
 	mu     sync.Mutex // guards what follows
 	port   uint16
-	mapped []netip.AddrPort
+	mapped netip.AddrPort // if valid
 }
 
 // openLaneMap begins to follow the listener of lanes.
@@ -45,7 +44,7 @@ func (m *laneMap) listening(port uint16) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.port, m.mapped = port, nil
+	m.port, m.mapped = port, netip.AddrPort{}
 	select { // the latest counts
 	case <-m.ports:
 	default:
@@ -85,12 +84,12 @@ func (m *laneMap) note(n *Node, port uint16, g portmap.Mapping, ok bool) {
 		m.mu.Unlock()
 		return
 	}
-	m.mapped = slices.DeleteFunc(m.mapped, func(old netip.AddrPort) bool {
-		return old == g.External || old.Addr().Is4() && g.External.Addr().Is4()
-	})
 	usable := ok && !g.DoubleNAT
-	if usable {
-		m.mapped = append(m.mapped, g.External)
+	if g.External.Addr().Is4() { // for IPv6 a firewall lets our own address through, which is offered anyway
+		m.mapped = netip.AddrPort{}
+		if usable {
+			m.mapped = g.External
+		}
 	}
 	m.mu.Unlock()
 	if !usable {
@@ -105,10 +104,10 @@ func (m *laneMap) note(n *Node, port uint16, g portmap.Mapping, ok bool) {
 func (m *laneMap) endpoints(port uint16) []netip.AddrPort {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if port != m.port {
+	if port != m.port || !m.mapped.IsValid() {
 		return nil
 	}
-	return slices.Clone(m.mapped)
+	return []netip.AddrPort{m.mapped}
 }
 
 // refresh asks anew: the network has changed.

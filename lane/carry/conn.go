@@ -212,20 +212,27 @@ func (c *Conn) hold(l lock, op string, by func() time.Time) error {
 		if err != nil && op == "write" {
 			return c.opErr(op, err)
 		}
+		var timer *time.Timer
 		var late <-chan time.Time
 		if !deadline.IsZero() {
 			if passed(deadline) {
 				return c.opErr(op, os.ErrDeadlineExceeded)
 			}
-			t := time.NewTimer(time.Until(deadline))
-			defer t.Stop()
-			late = t.C
+			timer = time.NewTimer(time.Until(deadline))
+			late = timer.C
 		}
+		taken := false
 		select {
 		case l <- struct{}{}:
-			return nil
+			taken = true
 		case <-changed:
 		case <-late:
+		}
+		if timer != nil {
+			timer.Stop()
+		}
+		if taken {
+			return nil
 		}
 	}
 }
@@ -356,11 +363,12 @@ func (c *Conn) Leave() {
 	}
 }
 
-// OnLane reports whether there is a lane.
+// OnLane reports whether there is a lane, or there was one and what was written to it is
+// still kept.
 func (c *Conn) OnLane() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.m.bound && !c.m.gone
+	return c.m.bound && !c.m.gone || c.m.send != tunnel
 }
 
 // abort ends a connection at once, where it can.

@@ -8,10 +8,8 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
-	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -404,115 +402,3 @@ func TestWanted(t *testing.T) {
 		t.Error("not wanted when it was left")
 	}
 }
-
-// TestNeverAcks is a device that takes lanes and acknowledges nothing: what this side
-// keeps for it is bounded, and it is served through the tunnel.
-func TestNeverAcks(t *testing.T) {
-	w := newWires(t)
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	mine, theirs := w.pair()
-	c := New(Config{Tunnel: mine, Go: func(f func()) error { wg.Go(f); return nil }})
-	defer c.Abort()
-	control, evil := w.pair()
-	lane, evilLane := w.pair()
-	defer theirs.Close()
-	defer evil.Close()
-	defer evilLane.Close()
-	if err := errors.Join(c.Attach(control), c.Take(1, lane)); err != nil {
-		t.Fatal(err)
-	}
-	wg.Go(func() { _, _ = io.Copy(io.Discard, evilLane) })
-	if err := c.SetWriteDeadline(time.Now().Add(stallAfter / 2)); err != nil {
-		t.Fatal(err)
-	}
-	n, err := c.Write(make([]byte, 64<<20))
-	if !errors.Is(err, os.ErrDeadlineExceeded) || n > window+chunkSize {
-		t.Errorf("wrote %d, %v", n, err)
-	}
-	c.mu.Lock()
-	if held := c.held.size(); held > window+chunkSize {
-		t.Errorf("%d bytes are held", held)
-	}
-	c.mu.Unlock()
-	// It says back at last, to nothing: that much goes through the tunnel.
-	seen := make(chan int, 1)
-	wg.Go(func() {
-		var b [Size]byte
-		for {
-			if _, err := io.ReadFull(evil, b[:]); err != nil {
-				return
-			}
-			if m, err := parse(b); err == nil && m.kind == kindBack {
-				back := message{kindBack, 1, 0}.encode()
-				_, _ = evil.Write(back[:])
-				got, _ := io.ReadFull(theirs, make([]byte, n))
-				seen <- got
-				return
-			}
-		}
-	})
-	select {
-	case got := <-seen:
-		if got != n {
-			t.Errorf("the tunnel brought %d of %d", got, n)
-		}
-	case <-time.After(patience):
-		t.Error("the lane is not left")
-	}
-}
-
-// TestCheats are claims that end the connection, rather than anything else.
-func TestCheats(t *testing.T) {
-	for name, say := range map[string][]byte{
-		"ack of what was not sent": encoded(message{kindAck, 1, 1 << 40}),
-		"another epoch":            encoded(message{kindSwitch, 9, 0}),
-		"nonsense":                 []byte("GET / HTTP/1.1\r\n"),
-		"two ends":                 append(encoded(message{kindEnd, 1, 5}), encoded(message{kindEnd, 1, 5})...),
-	} {
-		t.Run(name, func(t *testing.T) {
-			w := newWires(t)
-			var wg sync.WaitGroup
-			defer wg.Wait()
-			mine, theirs := w.pair()
-			c := New(Config{Tunnel: mine, Go: func(f func()) error { wg.Go(f); return nil }})
-			defer c.Close()
-			control, evil := w.pair()
-			lane, evilLane := w.pair()
-			for _, e := range []net.Conn{theirs, evil, evilLane} {
-				defer e.Close()
-			}
-			if err := errors.Join(c.Attach(control), c.Take(1, lane)); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := evil.Write(say); err != nil {
-				t.Fatal(err)
-			}
-			_ = c.SetReadDeadline(time.Now().Add(patience)) // errs if it has ended already
-			if n, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded) {
-				t.Errorf("read %d, %v", n, err)
-			}
-		})
-	}
-	// Lanes that are not the next, or not asked for, are closed.
-	c := newCouple(t)
-	defer c.end()
-	a, b := c.pair()
-	defer b.Close()
-	if err := c.far.Take(1, a); err == nil {
-		t.Error("a lane without a control connection")
-	}
-	c.attach()
-	for _, epoch := range []uint32{0, 2, 1 << 31} {
-		a, b := c.pair()
-		if err := c.far.Take(epoch, a); err == nil {
-			t.Errorf("epoch %d", epoch)
-		}
-		if _, err := b.Read(make([]byte, 1)); !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
-			t.Errorf("epoch %d is not closed: %v", epoch, err)
-		}
-		b.Close()
-	}
-}
-
-func encoded(m message) []byte { b := m.encode(); return b[:] }

@@ -42,5 +42,6 @@
 //
 // It is a paired device, and the stream is its own. Offsets that cannot be end the
 // connection. Who never acknowledges makes this side hold 4 MiB for two seconds, and is
-// served through the tunnel then.
+// served through the tunnel then. Until it has read them there the connection counts as
+// one that is on a lane (OnLane), and at most a minute after Close.
 package carry

@@ -22,7 +22,7 @@ type where uint8
 const (
 	tunnel  where = iota
 	lane          // the lane of this epoch
-	nowhere       // it waits: for the other side's back, or to have left the lane
+	nowhere       // it waits: for the lane, the other side's back, or to have left the lane
 	over          // the stream has ended
 )
 
@@ -145,7 +145,7 @@ func (m *machine) reading() (where, int) {
 		return tunnel, most
 	case m.got < m.begins:
 		return tunnel, int(min(m.begins-m.got, uint64(most)))
-	case m.gone:
+	case m.gone, !m.bound: // their switch may be here before their answer on the lane
 		return nowhere, 0
 	}
 	return lane, most
@@ -232,10 +232,10 @@ func (m *machine) receive(g message, now time.Time, dialer bool) (again bool, er
 	switch g.kind {
 	case kindSwitch:
 		switch {
-		case m.come || m.ended:
+		case m.come:
 			return false, ErrProtocol
 		case m.gone: // the tunnel has it all, and may have been faster
-		case g.offset < m.got:
+		case m.ended || g.offset < m.got:
 			return false, ErrProtocol
 		default:
 			m.come, m.begins, m.told = true, g.offset, g.offset
@@ -248,6 +248,9 @@ func (m *machine) receive(g message, now time.Time, dialer bool) (again bool, er
 			m.acked, m.progress = g.offset, now
 		}
 	case kindEnd:
+		if m.left && m.ended && g.offset == m.ends { // the tunnel may have been faster
+			break
+		}
 		if m.ended || g.offset < m.got || m.come && g.offset < m.begins {
 			return false, ErrProtocol
 		}

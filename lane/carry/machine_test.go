@@ -48,6 +48,7 @@ type modelEnd struct {
 	held    span  // what is kept
 	most    int   // of the Read under way
 	again   bool  // resend waits for its turn
+	answer  bool  // the other side's answer on the lane is on its way to here
 }
 
 func (e *modelEnd) flush() {
@@ -95,6 +96,9 @@ func (e *modelEnd) read(n int, now time.Time) (right bool) {
 		}
 		e.m.read(tunnel, n, now)
 	case lane:
+		if !e.m.bound {
+			return false
+		}
 		e.m.busy = true
 		n, right = e.lane.take(min(n, most), e.m.got)
 		e.m.read(lane, n, now)
@@ -177,7 +181,7 @@ func (e *modelEnd) end() {
 }
 
 // join opens a lane as the dialer. how says what comes of it: 0 it stands on both sides,
-// 1 it does not get there, 2 it gets there and the answer is lost.
+// 1 it does not get there, 2 it gets there and the answer is lost, 3 the answer comes later.
 func join(a, b *modelEnd, how int, now time.Time) {
 	if a.m.start(a.m.epoch+1) != nil {
 		return
@@ -186,13 +190,29 @@ func join(a, b *modelEnd, how int, now time.Time) {
 	if how != 1 && b.m.start(epoch) == nil {
 		a.cut, b.cut, a.lane, b.lane = false, false, nil, nil
 		b.m.bind(now)
-		if how == 0 {
+		switch how {
+		case 0:
 			a.m.bind(now)
+			return
+		case 3:
+			a.answer = true
 			return
 		}
 		a.cut, b.cut = true, true
 	}
 	a.leave()
+}
+
+// answered is what Conn.Join does at last.
+func (e *modelEnd) answered(now time.Time) {
+	if !e.answer {
+		return
+	}
+	e.answer = false
+	if e.cut || !e.m.bind(now) {
+		e.lost()
+		e.leave()
+	}
 }
 
 // TestMachine has two ends write, read, move to lanes and lose them in any order: each byte
@@ -232,7 +252,9 @@ func TestMachine(t *testing.T) {
 			case "cut":
 				e.cut, e.peer.cut = true, true
 			case "join":
-				join(a, b, n%3, now)
+				join(a, b, n%4, now)
+			case "answer":
+				e.answered(now)
 			case "tick":
 				now = now.Add(time.Duration(n%3) * time.Second)
 				if e.m.tick(now) {
@@ -240,11 +262,13 @@ func TestMachine(t *testing.T) {
 				}
 				e.flush()
 			case "end":
-				e.end()
+				if n <= 1 {
+					e.end()
+				}
 			}
 		}
 		what := rapid.SampledFrom([]string{
-			"write", "write", "read", "read", "begin", "deliver", "deliver", "deliver", "resend", "leave", "cut", "join", "join", "tick",
+			"write", "write", "read", "read", "begin", "deliver", "deliver", "deliver", "resend", "leave", "cut", "join", "join", "answer", "tick", "end",
 		})
 		for range rapid.SampledFrom([]int{4, 12, 40, 150, 400}).Draw(t, "steps") {
 			step(what.Draw(t, "what"), ends[pick.Draw(t, "end")], size.Draw(t, "size"))
@@ -258,6 +282,7 @@ func TestMachine(t *testing.T) {
 				for len(e.control) > 0 {
 					step("deliver", e, 0)
 				}
+				step("answer", e, 0)
 				step("resend", e, 0)
 				step("read", e, 1<<30)
 				step("tick", e, 1)

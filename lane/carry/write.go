@@ -242,13 +242,14 @@ func (c *Conn) CloseWrite() error {
 	return c.finish()
 }
 
-// finish says that nothing more is written.
+// finish says that nothing more is written. It does not wait for what again writes, which
+// may be for as long as the other device likes.
 func (c *Conn) finish() error {
-	if err := c.hold(c.piece, "write", func() time.Time { return time.Time{} }); err != nil {
-		return err
-	}
-	defer c.piece.free()
 	c.mu.Lock()
+	if err := firstError(c.err, c.away); err != nil {
+		c.mu.Unlock()
+		return c.opErr("write", err)
+	}
 	now := c.m.end()
 	c.broadcast()
 	c.mu.Unlock()
@@ -339,13 +340,17 @@ func (c *Conn) Close() error {
 	}
 	c.closed = true
 	c.broadcast()
-	if c.m.send != tunnel && firstError(c.err, c.away) == nil && c.cfg.Go(c.linger) == nil {
-		c.mu.Unlock()
-		c.wake()
-		return nil
+	reset := false
+	if c.m.send != tunnel && firstError(c.err, c.away) == nil {
+		if c.cfg.Go(c.linger) == nil {
+			c.mu.Unlock()
+			c.wake()
+			return nil
+		}
+		reset = !c.m.delivered() // what has come is not the whole
 	}
 	c.mu.Unlock()
-	return c.done(false)
+	return c.done(reset)
 }
 
 // wake ends what the program waits for after Close.
