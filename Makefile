@@ -7,7 +7,7 @@ ROOT    := $(shell [ "$$(id -u)" = 0 ] && [ "$$(uname)" = Linux ] && echo yes)
 TARGETS := linux/amd64 linux/arm64 linux/arm darwin/amd64 darwin/arm64 windows/amd64 freebsd/amd64 android/arm64
 LINT    := $(GO) tool -modfile=tools/go.mod
 
-.PHONY: help build demo test race fuzz models bench natmatrix roam rendezvous-matrix hubload cross lint deps
+.PHONY: help build demo test race fuzz models bench files-large natmatrix roam rendezvous-matrix hubload cross lint deps
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 10
 
@@ -62,6 +62,10 @@ models: deps ## the SPIN models of the commit phase
 bench: deps ## benchmarks; the data path's needs root on Linux
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 	$(GO) run ./internal/bench
+	$(GO) run ./internal/bench uses
+
+files-large: ## a million files, and one of 100 GB with holes, in memory (/dev/shm)
+	KITH_FILES_LARGE=1 $(GO) test -count=1 -timeout 20m -run '^(TestManyFiles|TestLongFile)$$' -v ./app/files
 
 natmatrix: deps ## every pair of NATs RUNS (50) times, as root; writes docs/natmatrix.md
 	KITH_NATMATRIX=$(RUNS) KITH_NATMATRIX_FILE=docs/natmatrix.md $(GO) test -count=1 -timeout 3h -run '^TestNATMatrix$$' -v .
