@@ -128,6 +128,8 @@ const (
 	maxQueries, maxStreams = 256, 64
 	// farewell is how long Close leaves connections that begin to be told.
 	farewell = 200 * time.Millisecond
+	// keepAliveIdle is how long a connection may be idle before the kernel is asked.
+	keepAliveIdle = 2 * time.Minute
 	// pingTimeout is how long an echo request waits for its device.
 	pingTimeout = 5 * time.Second
 )
@@ -142,6 +144,7 @@ type Tun struct {
 	echoes    *places[netip.Addr]
 	queries   *places[struct{}]
 	streams   *places[struct{}]
+	idle      time.Duration // keepAliveIdle
 
 	ctx    context.Context    //nolint:containedctx // ends every goroutine; Close cancels it
 	cancel context.CancelFunc // idempotent
@@ -175,7 +178,7 @@ func New(cfg Config) (*Tun, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	t := &Tun{
-		cfg: cfg, closed: make(chan struct{}),
+		cfg: cfg, closed: make(chan struct{}), idle: keepAliveIdle,
 		echoes:  newPlaces[netip.Addr](maxEchoes, maxEchoesPerPeer),
 		queries: newPlaces[struct{}](maxQueries, maxQueries),
 		streams: newPlaces[struct{}](maxStreams, maxStreams),
