@@ -199,10 +199,8 @@ func (f *forwards) removeInOrder(id string, missing error) error {
 		return missing
 	}
 	delete(f.specs, id)
-	if ch := f.changed[id]; ch != nil {
-		close(ch) // nobody else will tell who waits
-		delete(f.changed, id)
-	}
+	waited := f.changed[id]
+	delete(f.changed, id)
 	kept := f.kept[id]
 	delete(f.kept, id)
 	var err error
@@ -211,7 +209,11 @@ func (f *forwards) removeInOrder(id string, missing error) error {
 	}
 	specs := f.wanted()
 	f.mu.Unlock()
-	return errors.Join(err, f.set.Apply(specs))
+	err = errors.Join(err, f.set.Apply(specs))
+	if waited != nil {
+		close(waited) // nobody else will tell who waits, and the set has it no more
+	}
+	return err
 }
 
 // drop ends what is exposed at a device that is gone.
