@@ -15,8 +15,8 @@
 // yes, 1 no right, 2 port in use, 3 the system forbids it, 4 too many, 5 failed, 6
 // unknown token, 7 no service. Behind the answer to "carry" comes the connection's
 // data; what the program sends need not wait for it. Behind the answer to "ask", either
-// side sends 0x40, which the other answers by 0x41, when the devices' connection is
-// another than before; the host sends a status, not 0, when it ends the listener.
+// side sends 0x40, which the other answers by 0x41 (several by one, within a second),
+// when the devices' connection is another than before; the host sends a status, not 0, when it ends the listener.
 //
 // UDP goes as datagrams of the tunnel to the same port number, so that one that is lost
 // holds up no other and is not sent twice: a flow is one association, and each datagram

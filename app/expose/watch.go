@@ -61,6 +61,7 @@ func parseTalk(b []byte) (h heard) {
 // the devices have not been connected for too long, and closes it. When their connection
 // is another than before, the other side must say that it is still there: it may have
 // restarted. changed is told when they lose their connection, and when all is well again.
+// However the other side behaves, watch returns soon after ctx has ended.
 func (s *Service) watch(ctx context.Context, peer string, conn net.Conn, check func() error, changed func(away bool)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	told := make(chan heard)
@@ -69,9 +70,11 @@ func (s *Service) watch(ctx context.Context, peer string, conn net.Conn, check f
 	defer func() { <-done }()
 	defer conn.Close()
 	defer cancel()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(farewell, func() { conn.Close() }) })()
 
 	last, _ := s.cfg.Up(peer)
 	var downAt, answerBy time.Time
+	asked := false // the other side waits for an answer
 	tick := time.NewTicker(s.look)
 	defer tick.Stop()
 	for {
@@ -86,16 +89,19 @@ func (s *Service) watch(ctx context.Context, peer string, conn net.Conn, check f
 				answerBy = time.Time{}
 				changed(false)
 			}
-			if h.ping {
-				if err := say(conn, msgPong); err != nil {
-					return errors.Join(ErrBroken, err)
-				}
-			}
+			asked = asked || h.ping
 			continue
 		case <-tick.C:
 		}
 		if err := check(); err != nil {
+			cancel()
 			return s.last(conn, err, done)
+		}
+		if asked { // one answer to all since the last look: a flood of pings fills no buffer
+			asked = false
+			if err := say(conn, msgPong); err != nil {
+				return errors.Join(ErrBroken, err)
+			}
 		}
 		now := time.Now()
 		since, up := s.cfg.Up(peer)
@@ -119,22 +125,15 @@ func (s *Service) watch(ctx context.Context, peer string, conn net.Conn, check f
 
 // last tells the other side that this one ends it, and why if a byte can say it. The
 // stream may be this device's last before its tunnel ends: it waits a moment until the
-// other side has seen its end, and ended it, too.
+// other side has seen its end, and ended it, too. watch closes conn after farewell.
 func (s *Service) last(conn net.Conn, err error, done <-chan struct{}) error {
 	for _, st := range []status{statusDenied, statusFailed} {
 		if errors.Is(err, st.err()) {
 			_ = say(conn, byte(st)) // who does not listen to it need not know
 		}
 	}
-	h, ok := conn.(interface{ CloseWrite() error })
-	if !ok || h.CloseWrite() != nil {
-		return err
-	}
-	t := time.NewTimer(farewell)
-	defer t.Stop()
-	select {
-	case <-done:
-	case <-t.C:
+	if h, ok := conn.(interface{ CloseWrite() error }); ok && h.CloseWrite() == nil {
+		<-done
 	}
 	return err
 }

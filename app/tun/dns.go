@@ -131,6 +131,10 @@ func (t *Tun) answer(ctx context.Context, b []byte, stream bool) []byte {
 	if t.cfg.Forward == nil {
 		return q.reply(dnsmessage.RCodeRefused, false, nil)
 	}
+	if !t.forwarded.take(struct{}{}) {
+		return q.reply(dnsmessage.RCodeServerFailure, false, nil)
+	}
+	defer t.forwarded.give(struct{}{})
 	reply, err := t.cfg.Forward(ctx, b, stream)
 	if err != nil {
 		t.cfg.Logger.Debug("dns query not answered", "err", err)

@@ -211,6 +211,37 @@ func TestDNSOnTheWire(t *testing.T) {
 	}
 }
 
+// TestOwnNamesOffline answers for our own names while as many others as may be wait for
+// servers that do not answer.
+func TestOwnNamesOffline(t *testing.T) {
+	gaveUp := make(chan struct{}, maxQueries)
+	_, k, _ := open(t, 1500, func(c *Config) {
+		c.Forward = func(ctx context.Context, _ []byte, _ bool) ([]byte, error) {
+			<-ctx.Done()
+			gaveUp <- struct{}{}
+			return nil, ctx.Err()
+		}
+	})
+	for range 2 * maxQueries {
+		k.send(dnsPacket("elsewhere.test."))
+	}
+	for {
+		k.send(dnsPacket("laptop.kith."))
+		for more := true; more; {
+			select {
+			case raw := <-k.seen:
+				if bytes.Contains(raw, laptop.AsSlice()) && bytes.Contains(raw, []byte("laptop")) {
+					return
+				}
+			case <-gaveUp:
+				t.Fatal("no answer until the others gave up")
+			default:
+				more = false
+			}
+		}
+	}
+}
+
 func sendStream(w io.Writer, b []byte) error {
 	_, err := w.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(b))), b...))
 	return err

@@ -166,7 +166,16 @@ func (t *Tun) accept(ctx context.Context, w *waiting) (net.Conn, error) {
 	if terr != nil {
 		return nil, fmt.Errorf("tun: %s", terr)
 	}
+	t.keepAlive(ep)
 	return &conn{TCPConn: gonet.NewTCPConn(q, ep), ep: ep}, nil
+}
+
+// keepAlive has an idle connection ask the kernel whether it is there still: the reset
+// that said it is not is lost while the interface is down or its queue is full.
+func (t *Tun) keepAlive(ep tcpip.Endpoint) {
+	idle, interval := tcpip.KeepaliveIdleOption(t.idle), tcpip.KeepaliveIntervalOption(t.idle/4)
+	_, _ = ep.SetSockOpt(&idle), ep.SetSockOpt(&interval) // they fail of no endpoint of TCP
+	ep.SocketOptions().SetKeepAlive(true)
 }
 
 // unclaimed is called by the stack for a packet of no connection that it knows. What

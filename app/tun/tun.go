@@ -28,7 +28,8 @@
 // merging do elsewhere.
 //
 // Bounds: connections and dials (Config.MaxConns, 64 dials to one device), flows of
-// UDP (1024, the oldest goes), echo requests (64, 8 to one device), DNS queries (256).
+// UDP (1024, the oldest goes), echo requests (64, 8 to one device), DNS queries (256, 192 of
+// them for other servers).
 // Packets whose source is not Config.Addr are dropped: the interface forwards for
 // nobody. Fragments are dropped, too: the interface's MTU leaves none to TCP.
 package tun
@@ -126,8 +127,13 @@ const (
 	// maxQueries is how many DNS queries are answered at once, and maxStreams how many
 	// connections to the DNS server there may be, in number.
 	maxQueries, maxStreams = 256, 64
+	// maxForwarded is how many of those queries wait for other servers, in number: where
+	// none is in reach, our own names are still answered.
+	maxForwarded = 192
 	// farewell is how long Close leaves connections that begin to be told.
 	farewell = 200 * time.Millisecond
+	// keepAliveIdle is how long a connection may be idle before the kernel is asked.
+	keepAliveIdle = 2 * time.Minute
 	// pingTimeout is how long an echo request waits for its device.
 	pingTimeout = 5 * time.Second
 )
@@ -141,7 +147,9 @@ type Tun struct {
 	flows     *forward.Flows[flow]
 	echoes    *places[netip.Addr]
 	queries   *places[struct{}]
+	forwarded *places[struct{}]
 	streams   *places[struct{}]
+	idle      time.Duration // keepAliveIdle
 
 	ctx    context.Context    //nolint:containedctx // ends every goroutine; Close cancels it
 	cancel context.CancelFunc // idempotent
@@ -175,10 +183,10 @@ func New(cfg Config) (*Tun, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	t := &Tun{
-		cfg: cfg, closed: make(chan struct{}),
+		cfg: cfg, closed: make(chan struct{}), idle: keepAliveIdle,
 		echoes:  newPlaces[netip.Addr](maxEchoes, maxEchoesPerPeer),
 		queries: newPlaces[struct{}](maxQueries, maxQueries),
-		streams: newPlaces[struct{}](maxStreams, maxStreams),
+		streams: newPlaces[struct{}](maxStreams, maxStreams), forwarded: newPlaces[struct{}](maxForwarded, maxForwarded),
 		tcp: connections{
 			waiting: make(map[flow]*waiting), open: make(map[flow]struct{}), dials: make(map[netip.Addr]int),
 		},

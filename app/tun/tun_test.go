@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"github.com/kithproject/kith/app/forward"
@@ -167,6 +168,30 @@ func TestCloseResets(t *testing.T) {
 	}
 	if _, err := conn.Read(make([]byte, 1)); err == nil || !strings.Contains(err.Error(), "reset") {
 		t.Errorf("read: %v, want a reset", err)
+	}
+	select {
+	case <-ended:
+	case <-time.After(patience):
+		t.Error("the far side goes on")
+	}
+}
+
+// TestKernelForgets ends a connection of which the kernel knows nothing any more, and
+// has said so while nobody heard it.
+func TestKernelForgets(t *testing.T) {
+	tun, k, n := open(t, 65535, nil)
+	tun.idle = 40 * time.Millisecond
+	ended := make(chan struct{})
+	n.ports[80] = func(c net.Conn) {
+		defer close(ended)
+		_, _ = io.Copy(io.Discard, c)
+		c.Close()
+	}
+	if _, err := k.dial(patient(t), netip.AddrPortFrom(laptop, 80)); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.stack.RemoveAddress(nicID, tcpip.AddrFrom16(own.As16())); err != nil {
+		t.Fatal(err)
 	}
 	select {
 	case <-ended:

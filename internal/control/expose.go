@@ -82,8 +82,8 @@ func (s *Server) recheckListeners() {
 			}
 			switch ev.Kind {
 			case kith.EventUnpaired:
-				s.forwards.drop(ev.Device.ID.String())
 				s.expose.Recheck()
+				s.forwards.drop(ev.Device.ID.String())
 			case kith.EventRights:
 				s.expose.Recheck()
 			}

@@ -38,7 +38,9 @@ type forwards struct {
 	set  *forward.Set
 	file string
 
-	mu      sync.Mutex // guards the fields below, and orders changes
+	order sync.Mutex // one change at a time, until the set has it; taken before mu
+
+	mu      sync.Mutex // guards the fields below
 	specs   map[string]forward.Spec
 	kept    map[string]bool
 	changed map[string]chan struct{} // closed when something is known of a new one
@@ -135,8 +137,10 @@ func (f *forwards) onChanged(st forward.Status) {
 }
 
 // add begins a forward, and returns a channel that is closed when it is known whether it
-// listens.
+// listens, or that it was removed.
 func (f *forwards) add(spec forward.Spec, keep bool) (<-chan struct{}, error) {
+	f.order.Lock()
+	defer f.order.Unlock()
 	f.mu.Lock()
 	if _, there := f.specs[spec.ID]; there {
 		f.mu.Unlock()
@@ -158,7 +162,7 @@ func (f *forwards) add(spec forward.Spec, keep bool) (<-chan struct{}, error) {
 		err = f.set.Apply(specs)
 	}
 	if err != nil {
-		_ = f.remove(spec.ID, err)
+		_ = f.removeInOrder(spec.ID, err)
 		return nil, err
 	}
 	return known, nil
@@ -182,12 +186,20 @@ func notForwarded(id string) error {
 // remove ends a forward. It errs with missing if there is none, or if the file cannot be
 // written.
 func (f *forwards) remove(id string, missing error) error {
+	f.order.Lock()
+	defer f.order.Unlock()
+	return f.removeInOrder(id, missing)
+}
+
+// removeInOrder is remove; f.order is held.
+func (f *forwards) removeInOrder(id string, missing error) error {
 	f.mu.Lock()
 	if _, there := f.specs[id]; !there {
 		f.mu.Unlock()
 		return missing
 	}
 	delete(f.specs, id)
+	waited := f.changed[id]
 	delete(f.changed, id)
 	kept := f.kept[id]
 	delete(f.kept, id)
@@ -197,7 +209,11 @@ func (f *forwards) remove(id string, missing error) error {
 	}
 	specs := f.wanted()
 	f.mu.Unlock()
-	return errors.Join(err, f.set.Apply(specs))
+	err = errors.Join(err, f.set.Apply(specs))
+	if waited != nil {
+		close(waited) // nobody else will tell who waits, and the set has it no more
+	}
+	return err
 }
 
 // drop ends what is exposed at a device that is gone.
@@ -284,7 +300,10 @@ func (s *Server) follows(st *stream, spec forward.Spec, keep bool) (Reply, error
 	case <-ctx.Done():
 		return Reply{}, net.ErrClosed
 	}
-	now, _ := s.forwards.status(spec)
+	now, there := s.forwards.status(spec)
+	if !there {
+		return Reply{}, errRemoved()
+	}
 	if now.Err != "" {
 		if keep {
 			_ = s.forwards.remove(spec.ID, nil) // what cannot begin is not kept
@@ -312,9 +331,8 @@ func (s *Server) follows(st *stream, spec forward.Spec, keep bool) (Reply, error
 			return Reply{}, nil
 		case <-look.C:
 		}
-		var there bool
 		if now, there = s.forwards.status(spec); !there {
-			return Reply{}, &Error{Kind: KindNotFound, Text: "it was removed"}
+			return Reply{}, errRemoved()
 		}
 		if now.FailedAt.After(last.FailedAt) && st.send(Reply{Text: now.LastFailure}) != nil {
 			return Reply{}, errTaken
@@ -324,6 +342,8 @@ func (s *Server) follows(st *stream, spec forward.Spec, keep bool) (Reply, error
 		}
 	}
 }
+
+func errRemoved() error { return &Error{Kind: KindNotFound, Text: "it was removed"} }
 
 // network is the other devices as forwards see them.
 type network struct{ s *Server }

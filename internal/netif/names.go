@@ -2,7 +2,6 @@ package netif
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -71,13 +70,15 @@ func SetNames(ctx context.Context, cfg NamesConfig) (*Names, error) {
 			return n, nil
 		}
 		cfg.Logger.Info("systemd-resolved does not take names", "err", err)
+		forgetResolved(ctx, cfg) // what it took: it is asked for all other names, and must not ask us
 	}
 	n.how, n.conf = cfg.File, newResolvConf(cfg.File, cfg.Interface)
 	if err := n.startGuard(); err != nil {
 		return nil, err
 	}
 	if err := n.take(); err != nil {
-		return nil, errors.Join(err, n.Close())
+		n.endGuard()
+		return nil, err
 	}
 	watch, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	n.cancel = cancel
@@ -132,6 +133,7 @@ func (n *Names) watch(ctx context.Context) {
 		}
 		n.cfg.Logger.Info("another program wrote the file; it is ours again", "file", n.conf.path)
 	}
+	n.cfg.Logger.Warn("another program writes the file again and again; it is not looked at any more", "file", n.conf.path)
 }
 
 // Close takes back what the machine was told. It errs if the file cannot be brought
@@ -139,20 +141,29 @@ func (n *Names) watch(ctx context.Context) {
 func (n *Names) Close() error {
 	n.cancel()
 	n.wg.Wait()
-	var err error
-	if n.conf != nil {
-		err = restore(n.conf.path, n.conf.run)
-		if raw, readErr := readBounded(n.conf.path); readErr == nil && err == nil {
-			if _, others := markOf(raw); !others { // what another program wrote is newer
-				_ = os.Remove(n.conf.kept())
-			}
-		}
+	if n.conf == nil {
+		return nil
 	}
+	defer n.endGuard()
+	if err := restore(n.conf.path, n.conf.run); err != nil {
+		return err
+	}
+	raw, err := readBounded(n.conf.path)
+	if _, ours := markOf(raw); err != nil || ours {
+		return nil //nolint:nilerr // then it cannot be told whose it is
+	}
+	if names(raw, n.cfg.Server) {
+		return fmt.Errorf("%w: %s", ErrEdited, n.conf.path)
+	}
+	_ = os.Remove(n.conf.kept()) // what another program wrote is newer
+	return nil
+}
+
+func (n *Names) endGuard() {
 	if n.lifeline != nil {
 		n.lifeline.Close()
 		_ = n.guard.Wait() // it has nothing to say
 	}
-	return err
 }
 
 // startGuard starts the process that brings the file back if this one cannot.
@@ -200,6 +211,15 @@ func usesResolved(file string) bool {
 		}
 	}
 	return len(all) > 0
+}
+
+// forgetResolved takes back what tellResolved may have told before it failed.
+func forgetResolved(ctx context.Context, cfg NamesConfig) {
+	ctx, cancel := context.WithTimeout(ctx, resolvectlTimeout)
+	defer cancel()
+	if err := exec.CommandContext(ctx, "resolvectl", "revert", cfg.Interface).Run(); err != nil {
+		cfg.Logger.Debug("systemd-resolved not reverted", "err", err)
+	}
 }
 
 // tellResolved has systemd-resolved ask the server for the domains, and not for others.

@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -96,19 +97,23 @@ func digest(body []byte) string {
 
 // content is the file that names the server alone. Former servers do not follow it: a
 // C library may ask all at once, or in turn, and theirs is not to know our names.
-func (r *resolvConf) content(former []byte, server netip.Addr) []byte {
+func (r *resolvConf) content(former []byte, none bool, server netip.Addr) []byte {
 	var body bytes.Buffer
 	fmt.Fprintf(&body, "# Names in .kith are those of paired devices; kith asks the former servers for\n"+
 		"# all others. When it ends, the former file comes back; until then it is\n# %s\n", r.kept())
 	fmt.Fprintf(&body, "nameserver %s\n", server)
 	for line := range bytes.Lines(former) {
-		switch word, _, _ := strings.Cut(strings.TrimSpace(string(line)), " "); word {
+		words := bytes.Fields(line)
+		if len(words) == 0 {
+			continue
+		}
+		switch string(words[0]) {
 		case "search", "domain", "options":
 			fmt.Fprintf(&body, "%s\n", bytes.TrimSpace(line))
 		}
 	}
 	was := "kept"
-	if former == nil {
+	if none {
 		was = "none"
 	}
 	return append(fmt.Appendf(nil, "%s%s %s %s %s %s\n", marker, r.run, r.ifi, r.proc, was, digest(body.Bytes())), body.Bytes()...)
@@ -129,8 +134,15 @@ func servers(raw []byte) (out []netip.AddrPort) {
 	return out
 }
 
+// names reports whether a file has programs ask a server of ours.
+func names(raw []byte, server netip.Addr) bool {
+	return slices.ContainsFunc(servers(raw), func(s netip.AddrPort) bool { return s.Addr() == server })
+}
+
 // take makes the file ours, and returns what it was. A file that is ours already, of a
-// run that has ended, is mended first. It errs if the file cannot be written.
+// run that has ended, is mended first. It errs if the file cannot be written, and with
+// ErrEdited if it names our server and is not as it was written here: whom it named before
+// is known to the copy beside it alone, which therefore stays.
 func (r *resolvConf) take(server netip.Addr) (former []byte, err error) {
 	if err := mend(r.path); err != nil {
 		return nil, err
@@ -144,7 +156,11 @@ func (r *resolvConf) take(server netip.Addr) (former []byte, err error) {
 		}
 		return nil, fmt.Errorf("netif: %s is that of another kith up --tun (%s)", r.path, m.ifi)
 	}
-	text := r.content(former, server)
+	if names(former, server) {
+		return nil, ErrEdited
+	}
+	_, err = os.Lstat(r.path) // a link to nothing comes back, too
+	text := r.content(former, errors.Is(err, fs.ErrNotExist), server)
 	err = keep(r.path, r.kept())
 	if errors.Is(err, fs.ErrPermission) {
 		return nil, fmt.Errorf("netif: this user may not replace %s: %w", r.path, fs.ErrPermission)

@@ -64,6 +64,14 @@ func TestResolvConf(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, []string{"192.0.2.1:53", "[fe80::1%eth0]:53"}},
+		{"a link to nothing yet", func(t *testing.T, dir string) {
+			if err := os.Symlink("later", filepath.Join(dir, "resolv.conf")); err != nil {
+				t.Fatal(err)
+			}
+		}, nil},
+		{"tabs", func(t *testing.T, dir string) {
+			write(t, dir, "resolv.conf", "search lan\nnameserver\t192.0.2.1\noptions\tedns0\n")
+		}, []string{"192.0.2.1:53"}},
 		{"empty", func(t *testing.T, dir string) { write(t, dir, "resolv.conf", "") }, nil},
 		{"none", func(*testing.T, string) {}, nil},
 		{"an old copy beside it", func(t *testing.T, dir string) {
@@ -96,7 +104,7 @@ func TestResolvConf(t *testing.T) {
 			if s := servers(raw); len(s) != 1 || s[0].Addr() != server {
 				t.Errorf("the file has servers %v", s)
 			}
-			if tc.want != nil && (!bytes.Contains(raw, []byte("\nsearch lan\n")) || !bytes.Contains(raw, []byte("\noptions edns0\n"))) {
+			if tc.want != nil && (!bytes.Contains(raw, []byte("\nsearch lan\n")) || !bytes.Contains(bytes.ReplaceAll(raw, []byte("\t"), []byte(" ")), []byte("\noptions edns0\n"))) {
 				t.Errorf("search and options are lost:\n%s", raw)
 			}
 			if err := restore(path, "another run"); err != nil {
@@ -231,7 +239,7 @@ func FuzzResolvConf(f *testing.F) {
 			t.Error("too many servers")
 		}
 		r := newResolvConf("x", "kith0")
-		text := r.content(was, server)
+		text := r.content(was, was == nil, server)
 		m, ours := markOf(text)
 		if !ours || !m.whole || m.run != r.run || m.ifi != "kith0" || m.none != (was == nil) {
 			t.Fatalf("%+v, %v", m, ours)
