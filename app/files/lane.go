@@ -125,7 +125,7 @@ func (q *queue) swap(l *outLane, f, g *outFrame) {
 	defer q.mu.Unlock()
 	for i := range l.out {
 		if l.out[i] == f {
-			g.sentAt, g.writing = f.sentAt, true
+			g.sentAt, g.writing, f.writing = f.sentAt, true, false
 			l.out[i] = g
 			l.bytes += g.weight() - f.weight()
 		}

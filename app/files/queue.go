@@ -87,7 +87,8 @@ func newQueue() *queue {
 	return q
 }
 
-// put adds a frame and waits while there are enough. It errs with the queue's end.
+// put adds a frame and waits while there are enough, with one lane until it is written.
+// It errs with the queue's end.
 func (q *queue) put(f *outFrame) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -100,6 +101,11 @@ func (q *queue) put(f *outFrame) error {
 	q.ready = append(q.ready, f)
 	q.open++
 	q.cond.Broadcast()
+	// To read the next one while a single lane encrypts this one would have another
+	// processor do it, and each would fetch what the other has in its cache.
+	for q.err == nil && q.lanes == 1 && (f.writing || len(q.ready) > 0) {
+		q.cond.Wait()
+	}
 	return nil
 }
 

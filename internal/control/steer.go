@@ -9,9 +9,9 @@ import (
 )
 
 const (
-	steerEvery = 250 * time.Millisecond
+	steerEvery = 100 * time.Millisecond
 	// steerSure is how long both ways must carry before the tunnel's is let go.
-	steerSure = time.Second
+	steerSure = 200 * time.Millisecond
 	// lossy is the share of lost packets from which one stream of the tunnel does not
 	// fill a path.
 	lossy = 0.0005
