@@ -39,6 +39,7 @@ var ErrTooMany = errors.New("tunnel: too many connections with this peer")
 // tracked is a connection that ends with its peer and with the tunnel.
 type tracked struct {
 	*gonet.TCPConn
+	local, remote netip.AddrPort // the stack forgets them when the connection is reset
 	t     *Tunnel
 	ep    tcpip.Endpoint
 	peer  identity.DeviceID
@@ -49,8 +50,8 @@ type tracked struct {
 
 // track makes a connection of an endpoint. It errs, and ends the endpoint, if the
 // peer was removed in the meantime or has too many.
-func (t *Tunnel) track(q *waiter.Queue, ep tcpip.Endpoint, peer identity.DeviceID) (*tracked, error) {
-	c := &tracked{TCPConn: gonet.NewTCPConn(q, ep), t: t, ep: ep, peer: peer}
+func (t *Tunnel) track(q *waiter.Queue, ep tcpip.Endpoint, peer identity.DeviceID, local, remote netip.AddrPort) (*tracked, error) {
+	c := &tracked{TCPConn: gonet.NewTCPConn(q, ep), t: t, ep: ep, peer: peer, local: local, remote: remote}
 	t.mu.Lock()
 	_, known := t.peers[peer]
 	var err error
@@ -108,6 +109,12 @@ func (c *tracked) Close() error {
 	})
 	return c.TCPConn.Close()
 }
+
+// LocalAddr returns this device's address and port, also after the end.
+func (c *tracked) LocalAddr() net.Addr { return net.TCPAddrFromAddrPort(c.local) }
+
+// RemoteAddr returns the peer's address and port, also after the end.
+func (c *tracked) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.remote) }
 
 // Read reads what has come, as net.Conn says.
 func (c *tracked) Read(b []byte) (int, error) {
@@ -178,6 +185,11 @@ func plain(err error) error {
 	return err
 }
 
+// addrPort is an address of the stack, which has IPv6 alone.
+func addrPort(a tcpip.Address, port uint16) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom16(a.As16()), port)
+}
+
 func fullAddress(ap netip.AddrPort) tcpip.FullAddress {
 	return tcpip.FullAddress{NIC: nicID, Addr: tcpip.AddrFrom16(ap.Addr().As16()), Port: ap.Port()}
 }
@@ -214,18 +226,16 @@ const (
 // bindNext gives an endpoint the port after that of the last one. The other device may
 // remember a connection for timeWait after its end, and drops a new one with the same
 // ports until then: a port chosen by chance, as the stack does it, would meet that soon.
-func (t *Tunnel) bindNext(ep tcpip.Endpoint) tcpip.Error {
+func (t *Tunnel) bindNext(ep tcpip.Endpoint) (at netip.AddrPort, terr tcpip.Error) {
 	const count = lastPort - firstPort + 1
-	at := netip.AddrPortFrom(t.id.ID().Addr(), 0)
-	var terr tcpip.Error
 	for range count {
-		port := firstPort + uint16(t.nextPort.Add(1)%count)
-		terr = ep.Bind(fullAddress(netip.AddrPortFrom(at.Addr(), port)))
+		at = netip.AddrPortFrom(t.id.ID().Addr(), firstPort+uint16(t.nextPort.Add(1)%count))
+		terr = ep.Bind(fullAddress(at))
 		if _, taken := terr.(*tcpip.ErrPortInUse); !taken {
-			return terr
+			break
 		}
 	}
-	return terr
+	return at, terr
 }
 
 func (t *Tunnel) dial(ctx context.Context, peer identity.DeviceID, to netip.AddrPort) (*tracked, error) {
@@ -234,16 +244,19 @@ func (t *Tunnel) dial(ctx context.Context, peer identity.DeviceID, to netip.Addr
 	if terr != nil {
 		return nil, errors.New(terr.String())
 	}
-	c, err := t.track(q, ep, peer)
+	local, terr := t.bindNext(ep)
+	if terr != nil {
+		ep.Close()
+		return nil, plain(errors.New(terr.String()))
+	}
+	c, err := t.track(q, ep, peer, local, to)
 	if err != nil {
 		return nil, err
 	}
 	entry, ready := waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventErr | waiter.EventHUp)
 	q.EventRegister(&entry)
 	defer q.EventUnregister(&entry)
-	if terr = t.bindNext(ep); terr == nil {
-		terr = ep.Connect(fullAddress(to))
-	}
+	terr = ep.Connect(fullAddress(to))
 	if _, started := terr.(*tcpip.ErrConnectStarted); started {
 		select {
 		case <-ready:

@@ -94,13 +94,14 @@ func (r *request) accept() (net.Conn, error) {
 	r.t.mu.Lock()
 	delete(r.t.requests, r)
 	r.t.mu.Unlock()
+	id := r.ID() // Complete forgets it
 	q := &waiter.Queue{}
 	ep, terr := r.CreateEndpoint(q)
 	r.Complete(terr != nil)
 	if terr != nil {
 		return nil, fmt.Errorf("tunnel: accept: %w", plain(errors.New(terr.String())))
 	}
-	c, err := r.t.track(q, ep, r.from)
+	c, err := r.t.track(q, ep, r.from, addrPort(id.LocalAddress, id.LocalPort), addrPort(id.RemoteAddress, id.RemotePort))
 	if err != nil {
 		return nil, fmt.Errorf("tunnel: accept: %w", err)
 	}
@@ -235,7 +236,7 @@ func (l *listener) Accept() (net.Conn, error) {
 			ep.Abort()
 			continue
 		}
-		c, err := l.t.track(q, ep, peer)
+		c, err := l.t.track(q, ep, peer, l.addr.(*net.TCPAddr).AddrPort(), addrPort(remote.Addr, remote.Port))
 		if err != nil {
 			continue
 		}

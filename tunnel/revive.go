@@ -223,10 +223,5 @@ func (c *tracked) restart() bool {
 
 // ports returns the connection's ports, as a flow has them.
 func (c *tracked) ports() uint32 {
-	local, err := c.ep.GetLocalAddress()
-	remote, rerr := c.ep.GetRemoteAddress()
-	if err != nil || rerr != nil {
-		return 0
-	}
-	return uint32(local.Port)<<16 | uint32(remote.Port)
+	return uint32(c.local.Port())<<16 | uint32(c.remote.Port())
 }

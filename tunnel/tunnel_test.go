@@ -220,6 +220,41 @@ func TestFallback(t *testing.T) {
 	}
 }
 
+// TestAddressesAfterReset asks for the addresses of a connection that the other side reset.
+func TestAddressesAfterReset(t *testing.T) {
+	a, b := newPair(t)
+	ends := make(chan net.Conn)
+	handle := func(c net.Conn) {
+		_, _ = c.Write([]byte("here"))
+		_, _ = io.Copy(io.Discard, c)
+		ends <- c
+	}
+	serve(t, b, 7, handle)
+	b.SetFallback(func(_ identity.DeviceID, _ uint16, accept func() (net.Conn, error)) bool {
+		c, err := accept()
+		if err == nil {
+			handle(c)
+			c.Close()
+		}
+		return true
+	})
+	for _, port := range []uint16{7, 8} {
+		c := dial(t, a, b.addr(port)).(*tracked)
+		if _, err := io.ReadFull(c, make([]byte, 4)); err != nil {
+			t.Fatal(err)
+		}
+		near, far := c.LocalAddr().String(), c.RemoteAddr().String()
+		c.Abort()
+		end := <-ends
+		if end.RemoteAddr().String() != near || end.LocalAddr().String() != far || far != b.addr(port).String() {
+			t.Errorf("port %d: %v and %v; at the other end %v and %v", port, near, far, end.LocalAddr(), end.RemoteAddr())
+		}
+		if got := c.RemoteAddr().String(); got != far {
+			t.Errorf("port %d: after the end %v", port, got)
+		}
+	}
+}
+
 // TestShortConnections opens many connections that the other side ends first, which then
 // remembers their ports for a while.
 func TestShortConnections(t *testing.T) {

@@ -40,6 +40,7 @@ func (t *Tunnel) SetUDPFallback(f UDPFallback) {
 // datagrams is a UDP association that ends with its peer and with the tunnel.
 type datagrams struct {
 	*gonet.UDPConn
+	local, remote net.Addr // the stack forgets them at the end
 	t     *Tunnel
 	peer  identity.DeviceID
 	once  sync.Once
@@ -49,7 +50,7 @@ type datagrams struct {
 // associate makes an association of a connected endpoint. It errs, and ends the
 // connection, if the peer was removed in the meantime or has too many.
 func (t *Tunnel) associate(conn *gonet.UDPConn, peer identity.DeviceID) (*datagrams, error) {
-	d := &datagrams{UDPConn: conn, t: t, peer: peer}
+	d := &datagrams{UDPConn: conn, t: t, peer: peer, local: conn.LocalAddr(), remote: conn.RemoteAddr()}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	_, known := t.peers[peer]
@@ -89,6 +90,12 @@ func (d *datagrams) Close() error {
 	})
 	return nil
 }
+
+// LocalAddr returns this device's address and port, also after the end.
+func (d *datagrams) LocalAddr() net.Addr { return d.local }
+
+// RemoteAddr returns the peer's address and port, also after the end.
+func (d *datagrams) RemoteAddr() net.Addr { return d.remote }
 
 // Read reads one datagram; what b has no room for is lost.
 func (d *datagrams) Read(b []byte) (int, error) {

@@ -165,7 +165,7 @@ func (u *useLab) tool(ctx context.Context, ns string, cfg toolConfig, begun func
 	}
 	lines := bufio.NewReader(out)
 	if begun != nil {
-		if _, err := lines.ReadString('\n'); err == nil {
+		if _, err = lines.ReadString('\n'); err == nil {
 			err = begun()
 		}
 		if cfg.Tool == toolServe || err != nil {
@@ -350,8 +350,8 @@ func (u *useLab) load(ctx context.Context, url string, conns int) (s sample, err
 func (u *useLab) forward(ctx context.Context) error {
 	return u.serving(ctx, func(url string) error {
 		for range u.opt.rounds {
-			for way, conns := range map[string]int{wayStream: 1, wayMany: manyConns} {
-				s, err := u.load(ctx, url, conns)
+			for _, way := range []string{wayStream, wayMany} {
+				s, err := u.load(ctx, url, map[string]int{wayStream: 1, wayMany: manyConns}[way])
 				if err != nil {
 					return err
 				}
