@@ -40,12 +40,12 @@ var ErrTooMany = errors.New("tunnel: too many connections with this peer")
 type tracked struct {
 	*gonet.TCPConn
 	local, remote netip.AddrPort // the stack forgets them when the connection is reset
-	t     *Tunnel
-	ep    tcpip.Endpoint
-	peer  identity.DeviceID
-	once  sync.Once
-	over  atomic.Bool // Close was called
-	cause atomic.Pointer[error]
+	t             *Tunnel
+	ep            tcpip.Endpoint
+	peer          identity.DeviceID
+	once          sync.Once
+	over          atomic.Bool // Close was called
+	cause         atomic.Pointer[error]
 }
 
 // track makes a connection of an endpoint. It errs, and ends the endpoint, if the

@@ -41,10 +41,10 @@ func (t *Tunnel) SetUDPFallback(f UDPFallback) {
 type datagrams struct {
 	*gonet.UDPConn
 	local, remote net.Addr // the stack forgets them at the end
-	t     *Tunnel
-	peer  identity.DeviceID
-	once  sync.Once
-	cause atomic.Pointer[error]
+	t             *Tunnel
+	peer          identity.DeviceID
+	once          sync.Once
+	cause         atomic.Pointer[error]
 }
 
 // associate makes an association of a connected endpoint. It errs, and ends the
