@@ -64,16 +64,11 @@ they took.
 const multicastWait = 10 * time.Second
 
 func (e *env) chat(ctx context.Context, req control.Request, asJSON, stay bool) error {
-	c, end, err := e.client(ctx)
+	call, end, err := e.call(ctx, req)
 	if err != nil {
 		return err
 	}
 	defer end()
-	call, err := c.Call(ctx, req)
-	if err != nil {
-		return err
-	}
-	defer call.Close()
 	first, err := call.Next()
 	if err != nil {
 		return err

@@ -288,6 +288,19 @@ func (e *env) open(ctx context.Context) (*kith.Node, error) {
 	return node, nil
 }
 
+// call sends a request whose replies come one by one; the caller calls end.
+func (e *env) call(ctx context.Context, req control.Request) (call *control.Call, end func(), err error) {
+	c, gone, err := e.client(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if call, err = c.Call(ctx, req); err != nil {
+		gone()
+		return nil, nil, err
+	}
+	return call, func() { call.Close(); gone() }, nil
+}
+
 // client returns a client of the daemon, or of a node that lives as long as
 // this command; the caller calls the function to end it.
 func (e *env) client(ctx context.Context) (*control.Client, func(), error) {

@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -43,10 +42,7 @@ and which ports of this machine other devices have.
 			return usage("what is to be exposed?", "usage: "+cmd.UseLine())
 		},
 	}
-	cmd.Flags().DurationVar(&f.wait, "wait", 15*time.Second, "how `long` to wait for the device")
-	cmd.Flags().BoolVar(&f.keep, "keep", false, "keep it, also after a restart of kith up")
-	cmd.Flags().BoolVar(&f.remove, "remove", false, "end what is exposed at DEVICE:PORT[/udp]")
-	cmd.Flags().BoolVar(&f.json, "json", false, "list as a JSON object")
+	f.register(cmd, "end what is exposed at DEVICE:PORT[/udp]", "list as a JSON object")
 	return cmd
 }
 
@@ -56,16 +52,11 @@ func (e *env) expose(ctx context.Context, service, remote string, f forwardFlags
 		return err
 	}
 	req.Keep, req.Wait = f.keep, f.wait
-	c, end, err := e.client(ctx)
+	call, end, err := e.call(ctx, req)
 	if err != nil {
 		return err
 	}
 	defer end()
-	call, err := c.Call(ctx, req)
-	if err != nil {
-		return err
-	}
-	defer call.Close()
 	for began := false; ; began = true {
 		r, err := call.Next()
 		switch {

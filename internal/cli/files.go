@@ -70,16 +70,11 @@ func (e *env) send(ctx context.Context, paths []string, device string, f sendFla
 
 // carry runs a transfer and shows it.
 func (e *env) carry(ctx context.Context, req control.Request, f sendFlags) error {
-	c, end, err := e.client(ctx)
+	call, end, err := e.call(ctx, req)
 	if err != nil {
 		return err
 	}
 	defer end()
-	call, err := c.Call(ctx, req)
-	if err != nil {
-		return err
-	}
-	defer call.Close()
 	if req.Stream {
 		go pump(call) // ends with standard input, at the latest with the process
 	}

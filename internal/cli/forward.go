@@ -16,7 +16,7 @@ import (
 	"github.com/kithproject/kith/internal/control"
 )
 
-// forwardFlags are those of forward.
+// forwardFlags are those of forward and expose.
 type forwardFlags struct {
 	wait   time.Duration
 	keep   bool
@@ -50,11 +50,16 @@ address is given; port 0 lets the system pick one. Alone it lists the forwards.
 			return usage("what is to be forwarded?", "usage: "+cmd.UseLine())
 		},
 	}
+	f.register(cmd, "end the forward of a local port", "list as a JSON array")
+	return cmd
+}
+
+// register makes the flags of a command.
+func (f *forwardFlags) register(cmd *cobra.Command, remove, list string) {
 	cmd.Flags().DurationVar(&f.wait, "wait", 15*time.Second, "how `long` to wait for the device")
 	cmd.Flags().BoolVar(&f.keep, "keep", false, "keep it, also after a restart of kith up")
-	cmd.Flags().BoolVar(&f.remove, "remove", false, "end the forward of a local port")
-	cmd.Flags().BoolVar(&f.json, "json", false, "list as a JSON array")
-	return cmd
+	cmd.Flags().BoolVar(&f.remove, "remove", false, remove)
+	cmd.Flags().BoolVar(&f.json, "json", false, list)
 }
 
 // forward begins one, and follows it until ctx ends, unless it is kept.

@@ -29,7 +29,7 @@ interrupted. Offers are kept while kith up runs.
 ` + exitHelp,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if watch {
-				return e.watchInbox(cmd.Context(), 0, f.json)
+				return e.watchInbox(cmd.Context(), nil, f.json)
 			}
 			return e.inbox(cmd.Context(), f.json)
 		},
@@ -76,7 +76,7 @@ func (e *env) decide(ctx context.Context, op, number string, f sendFlags, watch 
 	}
 	req := control.Request{Op: op, Number: n, Dir: dir, Overwrite: f.overwrite}
 	if watch {
-		return e.acceptAndWatch(ctx, req, f.json)
+		return e.watchInbox(ctx, &req, f.json)
 	}
 	if _, err := e.do(ctx, req); err != nil {
 		return err
@@ -240,8 +240,9 @@ func (b *board) show(r control.Reply, now time.Time) {
 	b.drawn = len(lines)
 }
 
-// watchInbox shows the inbox until ctx ends.
-func (e *env) watchInbox(ctx context.Context, only uint64, asJSON bool) error {
+// watchInbox shows the inbox until ctx ends; or, after it has sent accept, one transfer
+// until it is there.
+func (e *env) watchInbox(ctx context.Context, accept *control.Request, asJSON bool) error {
 	c, end, err := e.client(ctx)
 	if err != nil {
 		return err
@@ -252,33 +253,16 @@ func (e *env) watchInbox(ctx context.Context, only uint64, asJSON bool) error {
 		return err
 	}
 	defer call.Close()
-	first, err := call.Next()
+	first, err := call.Next() // before the offer is taken, so that its end is not missed
+	only := uint64(0)
+	if accept != nil && err == nil {
+		only = accept.Number
+		_, err = c.Do(ctx, *accept)
+	}
 	if err != nil {
 		return err
 	}
 	return e.showInboxes(ctx, call, first, only, asJSON)
-}
-
-// acceptAndWatch takes an offer and shows it until it is there.
-func (e *env) acceptAndWatch(ctx context.Context, req control.Request, asJSON bool) error {
-	c, end, err := e.client(ctx)
-	if err != nil {
-		return err
-	}
-	defer end()
-	call, err := c.Call(ctx, control.Request{Op: control.OpWatch})
-	if err != nil {
-		return err
-	}
-	defer call.Close()
-	first, err := call.Next() // before it is taken, so that its end is not missed
-	if err == nil {
-		_, err = c.Do(ctx, req)
-	}
-	if err != nil {
-		return err
-	}
-	return e.showInboxes(ctx, call, first, req.Number, asJSON)
 }
 
 // showInboxes shows what a watch of the inbox says, until ctx ends or the transfer that

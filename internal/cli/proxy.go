@@ -50,16 +50,11 @@ func (e *env) proxy(ctx context.Context, local string, public bool) error {
 	if network != "tcp" {
 		return usage("a proxy listens on TCP", "name a port without /udp")
 	}
-	c, end, err := e.client(ctx)
+	call, end, err := e.call(ctx, control.Request{Op: control.OpProxy, Address: address, Public: public})
 	if err != nil {
 		return err
 	}
 	defer end()
-	call, err := c.Call(ctx, control.Request{Op: control.OpProxy, Address: address, Public: public})
-	if err != nil {
-		return err
-	}
-	defer call.Close()
 	for {
 		r, err := call.Next()
 		switch {
