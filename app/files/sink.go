@@ -121,7 +121,9 @@ func (s *sink) frame(d *dirs, h *header, meta, data []byte) error {
 		fresh, err = pt.putHole(p.off, p.len)
 	case frameEnd:
 		pt.mu.Lock()
-		pt.end = &p
+		if !pt.done { // otherwise it came again, and complete looks at the other one
+			pt.end = &p
+		}
 		pt.mu.Unlock()
 	}
 	if err != nil {
