@@ -432,8 +432,14 @@ func (s *source) produceStream(ctx context.Context, r io.Reader, e entry) error 
 		if err != nil {
 			return err
 		}
-		n, err := io.ReadFull(r, buf.data()[:chunkSize])
-		if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		// Not io.ReadFull, whose ErrUnexpectedEOF may be r's own: that is no end.
+		n := 0
+		for n < chunkSize && err == nil {
+			var more int
+			more, err = r.Read(buf.data()[n:chunkSize])
+			n += more
+		}
+		if err != nil && !errors.Is(err, io.EOF) {
 			return &finalError{fmt.Errorf("files: read what is to be sent: %w", err)}
 		}
 		eof = err != nil
