@@ -355,16 +355,21 @@ func (s *sink) part(d *dirs, e *entry) (*part, error) {
 	if len(s.parts) >= maxParts || s.maps+maps > maxMaps {
 		return nil, fmt.Errorf("files: too many files at once: %w", ErrProtocol)
 	}
-	if err := s.count(1, e.size); err != nil {
-		return nil, err
-	}
 	dirName, name := split(staged)
 	if dir, err := d.get(dirName); err == nil {
 		if _, err := s.stage.parts.Lstat(partKey(e.path)); err != nil && s.stage.has(dir, name, e) {
 			return nil, nil
 		}
 	}
+	if err := s.count(1, e.size); err != nil {
+		return nil, err
+	}
 	p, err := s.stage.openPart(e, staged, s.sum, true)
+	if err == nil && e.kind == kindStream && s.stage.suspect(p) { // the sender asks for files only
+		if err = p.verify(); err != nil {
+			p.close()
+		}
+	}
 	if err != nil {
 		if len(s.bad) < maxBad { // of others it is tried again with each frame
 			s.bad[e.path] = -1
