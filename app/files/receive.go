@@ -254,6 +254,9 @@ func (s *Service) receive(ctx context.Context, cancel context.CancelCauseFunc, i
 		}
 		s.received(tr, st, in.names, err)
 	}()
+	if !tr.allowed() {
+		return withdrawnHere()
+	}
 	answer := answerMsg{verdict: verdictAccept, resume: resume, session: newToken()}
 	if resume {
 		final, done, err := st.doneNames(t, o, s.cfg.Durable, tr.meter.note)
@@ -266,7 +269,7 @@ func (s *Service) receive(ctx context.Context, cancel context.CancelCauseFunc, i
 		}
 		_ = st.home.Remove("done")
 	}
-	t.run, t.ask = o.run, false
+	t.run, t.ask = o.run, in.byPolicy
 	if err := st.save(t); err != nil {
 		return &finalError{fmt.Errorf("files: %w", plainError(err))}
 	}

@@ -165,6 +165,9 @@ func (s *Service) serveGet(ctx context.Context, peer string, ctl *control, msg *
 	tr.allow = func() bool { return s.shares(peer, path, root.shared) }
 	tr.meter.expect(offer)
 	defer s.track(tr)()
+	if !tr.allowed() {
+		return withdrawnHere()
+	}
 	src := newSource(roots, s.cfg.Sum, tr.meter)
 	stop := s.open(ctx, peer, offer.session, func(ctx context.Context, conn net.Conn) {
 		_ = src.lane(ctx, conn, nil, s.cfg.Quiet)
