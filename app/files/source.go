@@ -144,7 +144,7 @@ func (s *source) again(ctx context.Context, paths []string) error {
 	for _, p := range paths {
 		for _, r := range s.roots {
 			rest, ok := cutTop(p, r.top)
-			if !ok {
+			if !ok || unfinished(rest) {
 				continue
 			}
 			rel := r.rel + rest
@@ -158,7 +158,7 @@ func (s *source) again(ctx context.Context, paths []string) error {
 				s.note(Note{Path: p, Problem: ProblemChanged})
 				continue
 			}
-			s.meter.add(-it.size)
+			s.meter.update(func(p *Progress) { p.Bytes -= it.size; p.Files-- })
 			if err := s.take(ctx, it, have{}); err != nil {
 				return err
 			}
