@@ -225,3 +225,17 @@ func TestStreamAfterReboot(t *testing.T) {
 		t.Errorf("notes %v", notes)
 	}
 }
+
+// TestEndlessQuestions holds that no more is asked for than may come.
+func TestEndlessQuestions(t *testing.T) {
+	sk, _ := openSink(t)
+	sk.maxFiles, sk.stage.folds = 50, true
+	d := dirs{tree: sk.stage.tree, readOnly: true}
+	defer d.close()
+	for i := range 51 {
+		_, err := sk.have(&d, &entry{kind: kindFile, path: fmt.Sprint("x/", i), size: 1, mode: 0o644, mtime: 1e18})
+		if errors.Is(err, ErrLimit) != (i == 50) {
+			t.Fatalf("question %d: %v", i, err)
+		}
+	}
+}

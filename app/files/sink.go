@@ -41,6 +41,7 @@ type sink struct {
 	folds map[uint64]uint64 // on a file system that folds case: folded path to path
 
 	files, bytes atomic.Int64 // counted against the limits
+	asked        atomic.Int64 // entries; against the limit of files, too
 	sinceSpace   atomic.Int64
 	pool         sync.Pool
 }
@@ -207,6 +208,10 @@ func (s *sink) unfold(p, staged string) string {
 func (s *sink) have(d *dirs, e *entry) (have, error) {
 	if !s.tops[top(e.path)] {
 		return have{}, fmt.Errorf("files: %q was not offered: %w", ShowName(e.path), ErrProtocol)
+	}
+	// A name that is asked for may be remembered, see unfold.
+	if n := s.asked.Add(1); s.maxFiles > 0 && n > s.maxFiles {
+		return have{}, fmt.Errorf("%w: %d files and folders", ErrLimit, s.maxFiles)
 	}
 	if e.kind != kindFile {
 		return have{}, nil
