@@ -3,6 +3,8 @@ package files
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -170,5 +172,70 @@ func TestEndlessFiles(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestCountedOnce holds that frames which come again do not count against the limits.
+func TestCountedOnce(t *testing.T) {
+	sk, _ := openSink(t)
+	d := dirs{tree: sk.stage.tree}
+	defer d.close()
+	e := entry{kind: kindFile, path: "x/f", size: 2*chunkSize + 5, mode: 0o644, mtime: 1e18}
+	sk.maxBytes, sk.maxFiles = e.size, 1
+	for range 2 {
+		for _, f := range wholeOf(e) {
+			if err := sk.put(&d, f); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// TestStreamAfterReboot holds that a chunk of a stream that was lost when the machine
+// went down is not taken for one that is there: it cannot be sent again.
+func TestStreamAfterReboot(t *testing.T) {
+	sk, dir := openSink(t)
+	d := dirs{tree: sk.stage.tree}
+	defer d.close()
+	e := streamEntry("x", time.Unix(1, 0))
+	data := make([]byte, chunkSize)
+	data[0] = 1
+	f := chunkOf(e, 0, data)
+	if err := sk.put(&d, f); err != nil {
+		t.Fatal(err)
+	}
+	sk.close()
+	if err := os.Truncate(filepath.Join(dir, sk.stage.path, "tree", "x"), 0); err != nil { // the journal came to the disk, the file did not
+		t.Fatal(err)
+	}
+	again, err := newSink(sk.stage, dir, SumBLAKE3, []string{"x"}, newMeter(Progress{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.close()
+	sk.stage.since = time.Now().Add(time.Hour)
+	root := newRoot()
+	root.add(&f.sum)
+	end := (&source{}).placed(frameEnd, &bigFile{item: item{entry: e}}, place{off: chunkSize, state: endWhole, root: root.sum(chunkSize)})
+	if err := again.put(&d, end); err != nil {
+		t.Fatal(err)
+	}
+	again.abandon()
+	if notes := again.meter.allNotes(); len(notes) != 1 {
+		t.Errorf("notes %v", notes)
+	}
+}
+
+// TestEndlessQuestions holds that no more is asked for than may come.
+func TestEndlessQuestions(t *testing.T) {
+	sk, _ := openSink(t)
+	sk.maxFiles, sk.stage.folds = 50, true
+	d := dirs{tree: sk.stage.tree, readOnly: true}
+	defer d.close()
+	for i := range 51 {
+		_, err := sk.have(&d, &entry{kind: kindFile, path: fmt.Sprint("x/", i), size: 1, mode: 0o644, mtime: 1e18})
+		if errors.Is(err, ErrLimit) != (i == 50) {
+			t.Fatalf("question %d: %v", i, err)
+		}
 	}
 }

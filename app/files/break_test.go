@@ -263,3 +263,47 @@ func TestPipeCancelled(t *testing.T) {
 		t.Errorf("err %v", err)
 	}
 }
+
+// TestPipeCutShort sends what comes from a reader that ends too early and says so: a
+// part of it is not taken for all.
+func TestPipeCutShort(t *testing.T) {
+	l, dir := newLab(t)
+	r := io.MultiReader(bytes.NewReader(make([]byte, chunkSize+10)), errReader{io.ErrUnexpectedEOF})
+	if _, err := l.a.SendReader(t.Context(), "b", "x", r, SendOptions{}); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("err %v", err)
+	}
+	if _, err := os.Lstat(filepath.Join(dir, "x")); err == nil {
+		t.Error("half of it is there")
+	}
+}
+
+// TestPipeLost takes away what the receiver has of a pipe, which cannot be sent again.
+func TestPipeLost(t *testing.T) {
+	l, dir := newLab(t)
+	r, w := io.Pipe()
+	arrived, once := make(chan struct{}), sync.Once{}
+	done := make(chan error, 1)
+	go func() {
+		_, err := l.a.SendReader(t.Context(), "b", "log", r, SendOptions{Progress: func(p Progress) {
+			if p.Bytes > 0 {
+				once.Do(func() { close(arrived) })
+			}
+		}})
+		done <- err
+	}()
+	if _, err := w.Write(make([]byte, chunkSize)); err != nil {
+		t.Fatal(err)
+	}
+	<-arrived
+	if err := os.RemoveAll(filepath.Join(dir, partialName)); err != nil {
+		t.Fatal(err)
+	}
+	l.lose(func(*labConn) bool { return true })
+	go func() { // the pipe's other end may be gone already
+		_, _ = w.Write(make([]byte, 10))
+		w.Close()
+	}()
+	if err := <-done; !errors.Is(err, errLostStream) {
+		t.Errorf("err %v", err)
+	}
+}

@@ -193,8 +193,8 @@ func (s *Service) prepare(in *incoming) error {
 		run: in.offer.run, peer: in.peer, sum: in.offer.sum, tops: in.offer.tops, overwrite: in.decision.Overwrite,
 		maxBytes: limit, boot: bootID(),
 	}
-	if s.cfg.Dir != "" && dir != s.cfg.Dir {
-		// So that the stage is found again.
+	if s.cfg.Dir != "" && dir != s.cfg.Dir && in.transfer == nil {
+		// So that the stage is found again; a Get names its folder.
 		if err := os.MkdirAll(filepath.Join(s.cfg.Dir, partialName, in.key), 0o700); err != nil {
 			return err
 		}
@@ -223,6 +223,9 @@ func full(dir string) bool {
 func (s *Service) receive(ctx context.Context, cancel context.CancelCauseFunc, in *incoming) (err error) {
 	resume := in.ticket != nil
 	if err := s.prepare(in); err != nil {
+		if in.stage != nil {
+			in.stage.close()
+		}
 		return err
 	}
 	st, t, o := in.stage, in.ticket, in.offer
@@ -254,6 +257,9 @@ func (s *Service) receive(ctx context.Context, cancel context.CancelCauseFunc, i
 		}
 		s.received(tr, st, in.names, err)
 	}()
+	if !tr.allowed() {
+		return withdrawnHere()
+	}
 	answer := answerMsg{verdict: verdictAccept, resume: resume, session: newToken()}
 	if resume {
 		final, done, err := st.doneNames(t, o, s.cfg.Durable, tr.meter.note)
@@ -266,7 +272,7 @@ func (s *Service) receive(ctx context.Context, cancel context.CancelCauseFunc, i
 		}
 		_ = st.home.Remove("done")
 	}
-	t.run, t.ask = o.run, false
+	t.run, t.ask = o.run, in.byPolicy
 	if err := st.save(t); err != nil {
 		return &finalError{fmt.Errorf("files: %w", plainError(err))}
 	}

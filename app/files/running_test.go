@@ -301,3 +301,152 @@ func TestTargetRemoved(t *testing.T) {
 		})
 	}
 }
+
+// TestWithdrawnWhileBroken withdraws the right by which a transfer was taken while there
+// is no connection: it is an offer when it comes again.
+func TestWithdrawnWhileBroken(t *testing.T) {
+	src := filepath.Join(t.TempDir(), "f")
+	write(t, src, 24<<20)
+	var trusted atomic.Bool
+	trusted.Store(true)
+	offers, ended := make(chan Offer, 1), make(chan Received, 4)
+	l, dir := newLab(t, func(_, b *Config) {
+		b.Policy = func(Offer) Decision {
+			if trusted.Load() {
+				return Decision{Action: Accept}
+			}
+			return Decision{}
+		}
+		b.OnOffer, b.OnReceived = func(o Offer) { offers <- o }, func(r Received) { ended <- r }
+	})
+	h := l.halt(8 << 20)
+	done := make(chan error, 1)
+	go func() {
+		_, err := l.a.Send(t.Context(), "b", []string{src}, SendOptions{})
+		done <- err
+	}()
+	<-h.stuck
+	trusted.Store(false) // and it breaks before anybody has looked
+	l.lose(func(c *labConn) bool { return c.lane.Kind == LaneControl })
+	if r := <-ended; r.Progress.State != StateBroken {
+		t.Errorf("ended: %+v", r)
+	}
+	h.goOn()
+	select {
+	case o := <-offers:
+		l.b.Accept(o.Number, Decision{})
+	case err := <-done:
+		t.Fatalf("nobody was asked; err %v", err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	same(t, src, filepath.Join(dir, "f"))
+}
+
+// TestWithdrawnAtOnce withdraws the right to a transfer after it was asked for and before
+// the transfer is among those that Recheck looks at.
+func TestWithdrawnAtOnce(t *testing.T) {
+	src := t.TempDir()
+	write(t, filepath.Join(src, "f"), 1000)
+	var asked, shared atomic.Int32
+	l, dir := newLab(t, func(_, b *Config) {
+		b.Policy = func(Offer) Decision {
+			if asked.Add(1) == 1 {
+				return Decision{Action: Accept}
+			}
+			return Decision{}
+		}
+		b.Shares = func(string) []Share {
+			if shared.Add(1) == 1 {
+				return []Share{{"s", src}}
+			}
+			return nil
+		}
+	})
+	if _, err := l.a.Send(t.Context(), "b", []string{filepath.Join(src, "f")}, SendOptions{}); !errors.Is(err, ErrWithdrawn) {
+		t.Errorf("sent: %v", err)
+	}
+	if _, err := l.a.Get(t.Context(), "b", "s/f", GetOptions{Dir: dir}); !errors.Is(err, ErrWithdrawn) {
+		t.Errorf("got: %v", err)
+	}
+	clean(t, l, dir)
+}
+
+// TestGetElsewhere gets into another folder than that of what others send, which has
+// nothing to do with it.
+func TestGetElsewhere(t *testing.T) {
+	src, inbox := t.TempDir(), t.TempDir()
+	write(t, filepath.Join(src, "f"), 1000)
+	l, _ := newLab(t, func(a, b *Config) {
+		a.Dir = inbox
+		b.Shares = func(string) []Share { return []Share{{"s", src}} }
+	})
+	dir := t.TempDir()
+	if _, err := l.a.Get(t.Context(), "b", "s/f", GetOptions{Dir: dir}); err != nil {
+		t.Fatal(err)
+	}
+	clean(t, l, dir)
+	clean(t, l, inbox)
+}
+
+// TestGetTwice begins the same Get again while it runs: the second goes on, the first ends.
+func TestGetTwice(t *testing.T) {
+	src, dir := t.TempDir(), t.TempDir()
+	write(t, filepath.Join(src, "f"), 24<<20)
+	l, _ := newLab(t, func(_, b *Config) {
+		b.Shares = func(string) []Share { return []Share{{"s", src}} }
+	})
+	begun, goOn := make(chan struct{}), make(chan struct{})
+	var lanes atomic.Int32
+	l.fault = func(c *labConn) {
+		if c.lane.Kind == LaneControl {
+			return
+		}
+		switch lanes.Add(1) {
+		case 1:
+			c.limit = 150
+			return
+		case 2:
+			close(begun)
+		}
+		select {
+		case <-goOn:
+		default:
+			c.limit = 1 // no lane stands
+		}
+	}
+	one, two := make(chan error, 1), make(chan error, 1)
+	get := func(to chan error) {
+		_, err := l.a.Get(t.Context(), "b", "s/f", GetOptions{Dir: dir})
+		to <- err
+	}
+	go get(one)
+	<-begun
+	go get(two)
+	if err := <-one; !errors.Is(err, errReplaced) {
+		t.Errorf("the first: %v", err)
+	}
+	close(goOn)
+	if err := <-two; err != nil {
+		t.Errorf("the second: %v", err)
+	}
+	clean(t, l, dir)
+}
+
+// TestUnfinishedIsNotShared asks for what others have sent in part to a shared folder.
+func TestUnfinishedIsNotShared(t *testing.T) {
+	src := t.TempDir()
+	write(t, filepath.Join(src, partialName, "key", "tree", "secret"), 10)
+	l, _ := newLab(t, func(_, b *Config) {
+		b.Shares = func(string) []Share { return []Share{{"s", src}} }
+	})
+	for _, path := range []string{"s/" + partialName, "s/" + partialName + "/key", "s/" + partialName + "/key/tree/secret"} {
+		if list, err := l.a.List(t.Context(), "b", path); !errors.Is(err, ErrNotShared) {
+			t.Errorf("%s is listed: %v %v", path, list, err)
+		}
+		if _, err := l.a.Get(t.Context(), "b", path, GetOptions{Dir: t.TempDir()}); !errors.Is(err, ErrNotShared) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+}

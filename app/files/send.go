@@ -66,6 +66,9 @@ func (s *Service) Send(ctx context.Context, peer string, paths []string, opts Se
 	})
 }
 
+// errLostStream is how a pipe ends of which the receiver has lost the beginning.
+var errLostStream = errors.New("files: the other device has lost what came, and a pipe cannot be sent again")
+
 // SendReader sends what r gives, until its end, as a file with a name. It goes on
 // after a break of the connection, but not in another call. It errs as Send does,
 // and with r's error.
@@ -94,7 +97,10 @@ func (s *Service) SendReader(ctx context.Context, peer, name string, r io.Reader
 			stop := context.AfterFunc(ctx, func() { src.q.stop(context.Cause(ctx)) })
 			wg.Go(func() { <-ctx.Done(); stop() })
 		}
-		return src, func(context.Context, bool) error {
+		return src, func(_ context.Context, resume bool) error {
+			if !resume && m.progress().Bytes > 0 {
+				return &finalError{errLostStream}
+			}
 			if begin {
 				begin = false
 				wg.Go(func() {

@@ -31,7 +31,7 @@ type Config struct {
 	Lanes func(peer string) []Lane
 	// Policy decides about an offer at once; nil lets every offer wait in the inbox.
 	// It is asked again when a transfer goes on after a break: Decline stops it, Wait
-	// lets it go on if it was accepted before.
+	// lets it go on if a person accepted it before.
 	Policy func(Offer) Decision
 	// OnOffer is told of an offer that waits. It must not block.
 	OnOffer func(Offer)
@@ -239,7 +239,7 @@ const idleEvery = 5 * time.Millisecond
 // caller calls it when a right was withdrawn.
 func (s *Service) Recheck(peer string) {
 	for _, t := range s.Transfers() {
-		if t.Progress().Peer == peer && t.allow != nil && !t.allow() {
+		if t.Progress().Peer == peer && !t.allowed() {
 			t.cancel(withdrawnHere())
 		}
 	}

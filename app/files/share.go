@@ -81,7 +81,7 @@ func (s *Service) getRun(ctx context.Context, peer, path, dir string, opts GetOp
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	key := stageKey(peer, o.id)
-	leave, err := s.replace(ctx, dir+"\x00"+key, func() { cancel(errReplaced) })
+	leave, err := s.replace(ctx, dir+"\x00"+key, func() { cancel(&finalError{errReplaced}) }) // or both go on for ever in turns
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +103,7 @@ func (s *Service) getRun(ctx context.Context, peer, path, dir string, opts GetOp
 
 // shared opens what a path of a share names.
 func (s *Service) shared(peer, path string) (*srcRoot, error) {
-	if s.cfg.Shares == nil || !validPath(path) {
+	if s.cfg.Shares == nil || !validPath(path) || unfinished(path) {
 		return nil, ErrNotShared
 	}
 	name, rel, below := strings.Cut(path, "/")
@@ -121,6 +121,11 @@ func (s *Service) shared(peer, path string) (*srcRoot, error) {
 		return &srcRoot{top: path[strings.LastIndexByte(path, '/')+1:], dir: dir, rel: rel, shared: sh.Dir}, nil
 	}
 	return nil, ErrNotShared
+}
+
+// unfinished reports whether a path leads to what is hidden until it is whole.
+func unfinished(path string) bool {
+	return slices.ContainsFunc(strings.Split(path, "/"), func(name string) bool { return strings.EqualFold(name, partialName) })
 }
 
 // shares reports whether a path of a share is one of a folder, still.
@@ -165,6 +170,9 @@ func (s *Service) serveGet(ctx context.Context, peer string, ctl *control, msg *
 	tr.allow = func() bool { return s.shares(peer, path, root.shared) }
 	tr.meter.expect(offer)
 	defer s.track(tr)()
+	if !tr.allowed() {
+		return withdrawnHere()
+	}
 	src := newSource(roots, s.cfg.Sum, tr.meter)
 	stop := s.open(ctx, peer, offer.session, func(ctx context.Context, conn net.Conn) {
 		_ = src.lane(ctx, conn, nil, s.cfg.Quiet)

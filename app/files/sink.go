@@ -41,6 +41,7 @@ type sink struct {
 	folds map[uint64]uint64 // on a file system that folds case: folded path to path
 
 	files, bytes atomic.Int64 // counted against the limits
+	asked        atomic.Int64 // entries; against the limit of files, too
 	sinceSpace   atomic.Int64
 	pool         sync.Pool
 }
@@ -210,6 +211,10 @@ func (s *sink) have(d *dirs, e *entry) (have, error) {
 	if !s.tops[top(e.path)] {
 		return have{}, fmt.Errorf("files: %q was not offered: %w", ShowName(e.path), ErrProtocol)
 	}
+	// A name that is asked for may be remembered, see unfold.
+	if n := s.asked.Add(1); s.maxFiles > 0 && n > s.maxFiles {
+		return have{}, fmt.Errorf("%w: %d files and folders", ErrLimit, s.maxFiles)
+	}
 	if e.kind != kindFile {
 		return have{}, nil
 	}
@@ -357,16 +362,21 @@ func (s *sink) part(d *dirs, e *entry) (*part, error) {
 	if len(s.parts) >= maxParts || s.maps+maps > maxMaps {
 		return nil, fmt.Errorf("files: too many files at once: %w", ErrProtocol)
 	}
-	if err := s.count(1, e.size); err != nil {
-		return nil, err
-	}
 	dirName, name := split(staged)
 	if dir, err := d.get(dirName); err == nil {
 		if _, err := s.stage.parts.Lstat(partKey(e.path)); err != nil && s.stage.has(dir, name, e) {
 			return nil, nil
 		}
 	}
+	if err := s.count(1, e.size); err != nil {
+		return nil, err
+	}
 	p, err := s.stage.openPart(e, staged, s.sum, true)
+	if err == nil && e.kind == kindStream && s.stage.suspect(p) { // the sender asks for files only
+		if err = p.verify(); err != nil {
+			p.close()
+		}
+	}
 	if err != nil {
 		if len(s.bad) < maxBad { // of others it is tried again with each frame
 			s.bad[e.path] = -1

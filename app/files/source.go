@@ -144,7 +144,7 @@ func (s *source) again(ctx context.Context, paths []string) error {
 	for _, p := range paths {
 		for _, r := range s.roots {
 			rest, ok := cutTop(p, r.top)
-			if !ok {
+			if !ok || unfinished(rest) {
 				continue
 			}
 			rel := r.rel + rest
@@ -158,7 +158,7 @@ func (s *source) again(ctx context.Context, paths []string) error {
 				s.note(Note{Path: p, Problem: ProblemChanged})
 				continue
 			}
-			s.meter.add(-it.size)
+			s.meter.update(func(p *Progress) { p.Bytes -= it.size; p.Files-- })
 			if err := s.take(ctx, it, have{}); err != nil {
 				return err
 			}
@@ -432,8 +432,14 @@ func (s *source) produceStream(ctx context.Context, r io.Reader, e entry) error 
 		if err != nil {
 			return err
 		}
-		n, err := io.ReadFull(r, buf.data()[:chunkSize])
-		if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		// Not io.ReadFull, whose ErrUnexpectedEOF may be r's own: that is no end.
+		n := 0
+		for n < chunkSize && err == nil {
+			var more int
+			more, err = r.Read(buf.data()[n:chunkSize])
+			n += more
+		}
+		if err != nil && !errors.Is(err, io.EOF) {
 			return &finalError{fmt.Errorf("files: read what is to be sent: %w", err)}
 		}
 		eof = err != nil

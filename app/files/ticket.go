@@ -18,7 +18,7 @@ type ticket struct {
 	boot      string
 	synced    int64 // nanoseconds since 1970: what was written before is on the disk
 	since     int64 // nanoseconds since 1970: what was written later is there; 0: all is
-	ask       bool  // it was ended here: another run of it is an offer again
+	ask       bool  // no person took it, or it was ended here: another run of it is an offer again
 }
 
 func (t *ticket) put(w *writer) {

@@ -23,6 +23,10 @@ func (t *Transfer) Progress() Progress { return t.meter.progress() }
 // Notes returns the names that did not arrive as they were, at most 200.
 func (t *Transfer) Notes() []Note { return t.meter.allNotes() }
 
+// allowed reports whether the transfer may go on by the rights there are now. Who makes
+// one asks after it is tracked, as Recheck has not seen it before.
+func (t *Transfer) allowed() bool { return t.allow == nil || t.allow() }
+
 // Cancel ends the transfer on both sides. What has arrived is kept for another try,
 // before which the receiver is asked again unless its Policy accepts.
 func (t *Transfer) Cancel() { t.cancel(cancelledHere()) }
