@@ -225,6 +225,7 @@ func (s *Server) answer(st *stream, req Request) (Reply, error) {
 			s.dismiss(ctx, req.Device, endBlocked)
 		}
 		d, err := s.node.SetRights(req.Device, req.Change.apply)
+		s.files.Recheck(d.ID.String()) // an event of it may be lost
 		s.expose.Recheck()
 		return Reply{Device: &d}, err
 	case OpUnpair:
