@@ -266,9 +266,8 @@ func (n *Node) serveCarries() error {
 
 func (n *Node) takeControl(control net.Conn) {
 	defer context.AfterFunc(n.ctx, func() { control.Close() })()
-	from, err := netip.ParseAddrPort(control.RemoteAddr().String())
-	peer, ok := n.tunnel.Peer(from.Addr())
-	if err != nil || !ok || control.SetDeadline(time.Now().Add(helloTime)) != nil {
+	peer, ok := n.caller(control.RemoteAddr())
+	if !ok || control.SetDeadline(time.Now().Add(helloTime)) != nil {
 		control.Close()
 		return
 	}
@@ -372,11 +371,7 @@ func (l carriedListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	from, err := netip.ParseAddrPort(conn.RemoteAddr().String())
-	if err != nil {
-		return conn, nil //nolint:nilerr // the tunnel knows no other addresses
-	}
-	if peer, ok := l.n.tunnel.Peer(from.Addr()); ok {
+	if peer, ok := l.n.caller(conn.RemoteAddr()); ok {
 		return l.n.carried(conn, peer, false), nil
 	}
 	return conn, nil

@@ -10,7 +10,6 @@ import (
 
 	"github.com/kithproject/kith/identity"
 	"github.com/kithproject/kith/lane"
-	"github.com/kithproject/kith/registry"
 	"github.com/kithproject/kith/signaling"
 )
 
@@ -39,13 +38,7 @@ func (n *Node) openLanes() error {
 		Dial: func(ctx context.Context, peer identity.DeviceID) (net.Conn, error) {
 			return n.tunnel.DialContext(ctx, "tcp", netip.AddrPortFrom(peer.Addr(), lane.Port))
 		},
-		Who: func(remote net.Addr) (identity.DeviceID, bool) {
-			ap, err := netip.ParseAddrPort(remote.String())
-			if err != nil {
-				return identity.DeviceID{}, false
-			}
-			return n.tunnel.Peer(ap.Addr())
-		},
+		Who: n.caller,
 		Allow: func(peer identity.DeviceID, kind string) bool {
 			_, _, ok := n.mayLane(peer, kind)
 			return ok && (kind != kindPort || n.carries.expects(peer))
@@ -70,8 +63,8 @@ func (n *Node) laneAddrs() (out []netip.Addr) {
 
 // mayLane says whether a device may have a lane of a kind, and what serves it.
 func (n *Node) mayLane(peer identity.DeviceID, kind string) (Device, func(Device, net.Conn), bool) {
-	rec, ok := n.store.ByID(peer)
-	if !ok || rec.State != registry.Active || rec.Rights.Blocked {
+	rec, ok := n.mayUse(peer)
+	if !ok {
 		return Device{}, nil, false
 	}
 	n.lanes.mu.Lock()

@@ -157,6 +157,16 @@ func (n *Node) WhoIs(addr net.Addr) (Device, error) {
 	return n.Device(ap.Addr().String())
 }
 
+// caller returns the device behind a remote address of a connection that came through the
+// tunnel.
+func (n *Node) caller(addr net.Addr) (identity.DeviceID, bool) {
+	ap, err := netip.ParseAddrPort(addr.String())
+	if err != nil {
+		return identity.DeviceID{}, false
+	}
+	return n.tunnel.Peer(ap.Addr())
+}
+
 // A PingResult is one round trip through the tunnel.
 type PingResult struct {
 	Device string        `json:"device"`
