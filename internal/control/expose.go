@@ -34,10 +34,7 @@ func (s *Server) openExpose() error {
 		Dial: func(ctx context.Context, protocol forward.Protocol, peer string) (net.Conn, error) {
 			return s.node.Dial(ctx, string(protocol), net.JoinHostPort(peer, strconv.Itoa(expose.Port)))
 		},
-		Who: func(remote net.Addr) (string, bool) {
-			d, err := s.node.WhoIs(remote)
-			return d.ID.String(), err == nil && d.State == kith.Paired && !d.Rights.Blocked
-		},
+		Who: s.caller,
 		May: func(peer string, protocol forward.Protocol, port uint16) bool {
 			d, err := s.node.Device(peer)
 			return err == nil && d.State == kith.Paired && d.Rights.AllowsListen(string(protocol), port)
@@ -65,30 +62,6 @@ func (s *Server) closeExpose() error {
 		return nil
 	}
 	return s.expose.Close()
-}
-
-// recheckListeners ends what devices may no longer listen on, and what is exposed at
-// those that are gone. An event that is lost costs a second.
-func (s *Server) recheckListeners() {
-	events, stop := s.node.Events()
-	defer stop()
-	for {
-		select {
-		case <-s.ctx.Done():
-			return
-		case ev, ok := <-events:
-			if !ok {
-				return
-			}
-			switch ev.Kind {
-			case kith.EventUnpaired:
-				s.expose.Recheck()
-				s.forwards.drop(ev.Device.ID.String())
-			case kith.EventRights:
-				s.expose.Recheck()
-			}
-		}
-	}
 }
 
 // refusals tells the user of devices that ask for ports to which they have no right, and

@@ -50,9 +50,9 @@ func (s *Server) openFiles(dir string) error {
 			return s.node.Dial(ctx, "tcp", net.JoinHostPort(peer, strconv.Itoa(files.Port)))
 		},
 		Policy: func(o files.Offer) files.Decision {
-			d, err := s.node.Device(o.Peer)
+			d, ok := s.partner(o.Peer)
 			switch {
-			case err != nil || d.State != kith.Paired || d.Rights.Blocked:
+			case !ok:
 				return files.Decision{Action: files.Decline}
 			case d.Rights.Files:
 				return files.Decision{Action: files.Accept}
@@ -64,8 +64,8 @@ func (s *Server) openFiles(dir string) error {
 		},
 		OnReceived: s.received,
 		Shares: func(peer string) (out []files.Share) {
-			d, err := s.node.Device(peer)
-			if err != nil || d.State != kith.Paired || d.Rights.Blocked {
+			d, ok := s.partner(peer)
+			if !ok {
 				return nil
 			}
 			for _, share := range d.Rights.Shares {
@@ -84,44 +84,17 @@ func (s *Server) openFiles(dir string) error {
 	})
 	s.wg.Go(func() {
 		err := s.files.Serve(s.ctx, ln, func(conn net.Conn) (string, error) {
-			d, err := s.node.WhoIs(conn.RemoteAddr())
-			if err == nil && (d.State != kith.Paired || d.Rights.Blocked) {
-				err = errors.New("control: not a paired device")
+			peer, ok := s.caller(conn.RemoteAddr())
+			if !ok {
+				return "", errors.New("control: not a paired device")
 			}
-			return d.ID.String(), err
+			return peer, nil
 		})
 		if err != nil {
 			s.log.Error("files not served", "err", err)
 		}
 	})
-	s.wg.Go(s.watchRights)
 	return nil
-}
-
-// watchRights ends the transfers that a device may not go on with.
-func (s *Server) watchRights() {
-	events, stop := s.node.Events()
-	defer stop()
-	for {
-		select {
-		case <-s.ctx.Done():
-			return
-		case ev, ok := <-events:
-			if !ok {
-				return
-			}
-			d := ev.Device
-			switch {
-			case ev.Kind == kith.EventUnpaired:
-				s.files.EndPeer(d.ID.String(), endUnpaired)
-			case ev.Kind != kith.EventRights:
-			case d.Rights.Blocked:
-				s.files.EndPeer(d.ID.String(), endBlocked)
-			default:
-				s.files.Recheck(d.ID.String())
-			}
-		}
-	}
 }
 
 // Count is a number of files for a person.

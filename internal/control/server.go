@@ -67,10 +67,7 @@ func NewServer(node *kith.Node, inbox string, log *slog.Logger) (*Server, error)
 		Dial: func(ctx context.Context, peer string) (net.Conn, error) {
 			return node.Dial(ctx, "tcp", net.JoinHostPort(peer, strconv.Itoa(chat.Port)))
 		},
-		Who: func(remote net.Addr) (string, bool) {
-			d, err := node.WhoIs(remote)
-			return d.ID.String(), err == nil && d.State == kith.Paired
-		},
+		Who:    s.caller,
 		Logger: log,
 	})
 	if err := s.openFiles(inbox); err != nil {
@@ -85,7 +82,7 @@ func NewServer(node *kith.Node, inbox string, log *slog.Logger) (*Server, error)
 		s.wg.Wait()
 		return nil, errors.Join(err, s.closeExpose(), s.files.Close(), s.chat.Close())
 	}
-	s.wg.Go(s.recheckListeners)
+	s.wg.Go(s.watchRights)
 	node.HandleNotes(func(from kith.Device, body []byte) bool { return s.chat.TakeNote(from.ID.String(), body) })
 	return s, nil
 }

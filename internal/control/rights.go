@@ -1,0 +1,54 @@
+package control
+
+import (
+	"net"
+
+	"github.com/kithproject/kith"
+)
+
+// partner returns a device that may use services of this one at all: it is paired and not
+// blocked.
+func (s *Server) partner(ref string) (kith.Device, bool) {
+	d, err := s.node.Device(ref)
+	return d, err == nil && d.State == kith.Paired && !d.Rights.Blocked
+}
+
+// caller returns the ID of the partner behind a remote address in the tunnel.
+func (s *Server) caller(remote net.Addr) (string, bool) {
+	d, err := s.node.WhoIs(remote)
+	if err != nil {
+		return "", false
+	}
+	_, ok := s.partner(d.ID.String())
+	return d.ID.String(), ok
+}
+
+// watchRights ends what devices may no longer do: listening here, transfers, and what is
+// kept for one that is gone. An event can be lost; listeners are looked at each second, too.
+func (s *Server) watchRights() {
+	events, stop := s.node.Events()
+	defer stop()
+	for {
+		select {
+		case <-s.ctx.Done():
+			return
+		case ev, ok := <-events:
+			if !ok {
+				return
+			}
+			if ev.Kind != kith.EventUnpaired && ev.Kind != kith.EventRights {
+				continue
+			}
+			s.expose.Recheck()
+			switch id := ev.Device.ID.String(); {
+			case ev.Kind == kith.EventUnpaired:
+				s.files.EndPeer(id, endUnpaired)
+				s.forwards.drop(id)
+			case ev.Device.Rights.Blocked:
+				s.files.EndPeer(id, endBlocked)
+			default:
+				s.files.Recheck(id)
+			}
+		}
+	}
+}
