@@ -53,16 +53,8 @@ type tracked struct {
 func (t *Tunnel) track(q *waiter.Queue, ep tcpip.Endpoint, peer identity.DeviceID, local, remote netip.AddrPort) (*tracked, error) {
 	c := &tracked{TCPConn: gonet.NewTCPConn(q, ep), t: t, ep: ep, peer: peer, local: local, remote: remote}
 	t.mu.Lock()
-	_, known := t.peers[peer]
-	var err error
-	switch {
-	case t.closed:
-		err = net.ErrClosed
-	case !known:
-		err = ErrPeer
-	case len(t.conns[peer]) >= maxConns:
-		err = ErrTooMany
-	default:
+	err := t.room(peer, len(t.conns[peer]), maxConns)
+	if err == nil {
 		if t.conns[peer] == nil {
 			t.conns[peer] = make(map[*tracked]struct{})
 		}
@@ -75,6 +67,20 @@ func (t *Tunnel) track(q *waiter.Queue, ep tcpip.Endpoint, peer identity.DeviceI
 	}
 	setKeepalive(ep)
 	return c, nil
+}
+
+// room errs if a peer may not have one more of what it has some of; t.mu is held.
+func (t *Tunnel) room(peer identity.DeviceID, have, most int) error {
+	_, known := t.peers[peer]
+	switch {
+	case t.closed:
+		return net.ErrClosed
+	case !known:
+		return ErrPeer
+	case have >= most:
+		return ErrTooMany
+	}
+	return nil
 }
 
 func setKeepalive(ep tcpip.Endpoint) {

@@ -53,17 +53,7 @@ func (t *Tunnel) associate(conn *gonet.UDPConn, peer identity.DeviceID) (*datagr
 	d := &datagrams{UDPConn: conn, t: t, peer: peer, local: conn.LocalAddr(), remote: conn.RemoteAddr()}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	_, known := t.peers[peer]
-	var err error
-	switch {
-	case t.closed:
-		err = net.ErrClosed
-	case !known:
-		err = ErrPeer
-	case len(t.datagrams[peer]) >= maxDatagrams:
-		err = ErrTooMany
-	}
-	if err != nil {
+	if err := t.room(peer, len(t.datagrams[peer]), maxDatagrams); err != nil {
 		_ = conn.Close() // always nil
 		return nil, err
 	}
