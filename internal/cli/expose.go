@@ -57,22 +57,16 @@ func (e *env) expose(ctx context.Context, service, remote string, f forwardFlags
 		return err
 	}
 	defer end()
-	for began := false; ; began = true {
-		r, err := call.Next()
+	began := false
+	return follow(ctx, call, func(r control.Reply) {
 		switch {
-		case err != nil && ctx.Err() != nil:
-			return nil // the ordinary way to end it
-		case err != nil:
-			return err
 		case len(r.Forwards) == 1:
 			e.showExposed(r.Forwards[0], began, r.Done)
 		case r.Text != "":
 			fmt.Fprintln(e.err, "connection failed:", oneLine(r.Text))
 		}
-		if r.Done {
-			return nil
-		}
-	}
+		began = true
+	})
 }
 
 // showExposed says how an exposure does: at its beginning, and when that changes.

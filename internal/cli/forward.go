@@ -77,27 +77,18 @@ func (e *env) forward(ctx context.Context, local, remote string, f forwardFlags,
 	if err != nil {
 		return err
 	}
-	c, end, err := e.client(ctx)
+	c, end, err := e.askPort(ctx, device, control.Port{Network: network, Number: port}, f.wait)
 	if err != nil {
 		return err
 	}
 	defer end()
-	_, err = c.Do(ctx, control.Request{Op: control.OpAsk, Device: device, Port: port, Network: network, Wait: f.wait})
-	if err := e.explainAsk(err, device, control.Port{Network: network, Number: port}); err != nil {
-		return err
-	}
 	call, err := c.Call(ctx, control.Request{Op: control.OpForward, Device: device, Port: port, Network: network, Address: address, Keep: f.keep})
 	if err != nil {
 		return err
 	}
 	defer call.Close()
-	for {
-		r, err := call.Next()
+	return follow(ctx, call, func(r control.Reply) {
 		switch {
-		case err != nil && ctx.Err() != nil:
-			return nil // the ordinary way to end it
-		case err != nil:
-			return err
 		case len(r.Forwards) == 1 && r.Done:
 			fmt.Fprintf(e.out, "%s is port %d of %s from now on, while kith up runs.\n", r.Forwards[0].Listening, port, r.Forwards[0].Name)
 		case len(r.Forwards) == 1:
@@ -105,7 +96,21 @@ func (e *env) forward(ctx context.Context, local, remote string, f forwardFlags,
 		case r.Text != "":
 			fmt.Fprintln(e.err, "connection failed:", oneLine(r.Text))
 		}
-		if r.Done {
+	})
+}
+
+// follow shows each reply of a call until the last one, or until ctx ends: that is the
+// ordinary way to end what goes on.
+func follow(ctx context.Context, call *control.Call, show func(control.Reply)) error {
+	for {
+		r, err := call.Next()
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		if show(r); r.Done {
 			return nil
 		}
 	}
@@ -154,14 +159,23 @@ func (e *env) listForwards(ctx context.Context, asJSON bool) error {
 	return w.Flush()
 }
 
-// explainAsk makes a warning of it that nothing listens there yet: it may come later.
-func (e *env) explainAsk(err error, device string, port control.Port) error {
-	var told *control.Error
-	if errors.As(err, &told) && told.Text == forward.ErrClosed.Error() {
-		fmt.Fprintf(e.err, "warning: nothing listens on port %s of %s at the moment\n", port, device)
-		return nil
+// askPort returns a client, and the function that ends it, after the device has said that
+// it allows the port. That nothing listens there yet is a warning: it may come later.
+func (e *env) askPort(ctx context.Context, device string, port control.Port, wait time.Duration) (*control.Client, func(), error) {
+	c, end, err := e.client(ctx)
+	if err != nil {
+		return nil, nil, err
 	}
-	return err
+	_, err = c.Do(ctx, control.Request{Op: control.OpAsk, Device: device, Port: port.Number, Network: port.Network, Wait: wait})
+	var told *control.Error
+	switch {
+	case errors.As(err, &told) && told.Text == forward.ErrClosed.Error():
+		fmt.Fprintf(e.err, "warning: nothing listens on port %s of %s at the moment\n", port, device)
+	case err != nil:
+		end()
+		return nil, nil, err
+	}
+	return c, end, nil
 }
 
 // localAddress reads [ADDRESS:]PORT[/udp].

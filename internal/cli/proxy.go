@@ -55,18 +55,11 @@ func (e *env) proxy(ctx context.Context, local string, public bool) error {
 		return err
 	}
 	defer end()
-	for {
-		r, err := call.Next()
-		switch {
-		case err != nil && ctx.Err() != nil:
-			return nil // the ordinary way to end it
-		case err != nil:
-			return err
-		case r.Done:
-			return nil
+	return follow(ctx, call, func(r control.Reply) {
+		if !r.Done {
+			fmt.Fprintf(e.out, "%s is a proxy, SOCKS5 and HTTP, for NAME.kith; Ctrl-C ends it\n", r.Text)
 		}
-		fmt.Fprintf(e.out, "%s is a proxy, SOCKS5 and HTTP, for NAME.kith; Ctrl-C ends it\n", r.Text)
-	}
+	})
 }
 
 func (e *env) dialCommand() *cobra.Command {
@@ -92,15 +85,11 @@ func (e *env) dial(ctx context.Context, remote string, wait time.Duration) error
 	if err != nil {
 		return err
 	}
-	c, end, err := e.client(ctx)
+	c, end, err := e.askPort(ctx, device, control.Port{Network: "tcp", Number: port}, wait)
 	if err != nil {
 		return err
 	}
 	defer end()
-	_, err = c.Do(ctx, control.Request{Op: control.OpAsk, Device: device, Port: port, Wait: wait})
-	if err := e.explainAsk(err, device, control.Port{Network: "tcp", Number: port}); err != nil {
-		return err
-	}
 	conn, err := c.Dial(ctx, control.Request{Device: device, Port: port, Wait: wait})
 	if err != nil {
 		return err
@@ -166,10 +155,11 @@ func (e *env) ssh(ctx context.Context, target string, args []string) error {
 	if err != nil {
 		return err
 	}
-	_, err = e.do(ctx, control.Request{Op: control.OpAsk, Device: device, Port: 22, Wait: 15 * time.Second})
-	if err := e.explainAsk(err, device, control.Port{Network: "tcp", Number: 22}); err != nil {
+	_, end, err := e.askPort(ctx, device, control.Port{Network: "tcp", Number: 22}, 15*time.Second)
+	if err != nil {
 		return err
 	}
+	end()
 	command := []string{self, "--home", dir}
 	if e.loopback {
 		command = append(command, "--loopback")
