@@ -345,6 +345,61 @@ func TestCloseIsAnEnd(t *testing.T) {
 	}
 }
 
+// deaf is a connection of which nothing is read before the program ends it.
+type deaf struct {
+	tcp
+	once  sync.Once
+	ended chan struct{}
+}
+
+func (d *deaf) Read(p []byte) (int, error) { <-d.ended; return d.tcp.Read(p) }
+func (d *deaf) CloseWrite() error          { d.once.Do(func() { close(d.ended) }); return d.tcp.CloseWrite() }
+func (d *deaf) Close() error               { d.once.Do(func() { close(d.ended) }); return d.tcp.Close() }
+
+// TestCloseWithUnreadControl closes a connection for which the other side is just opening
+// a lane, while something that it said on the control connection is unread: what was
+// written through the tunnel before arrives all the same.
+func TestCloseWithUnreadControl(t *testing.T) {
+	c := newCouple(t)
+	defer c.end()
+	a, b := c.pair()
+	if err := errors.Join(c.near.Attach(a), c.far.Attach(&deaf{tcp: b.(tcp), ended: make(chan struct{})})); err != nil {
+		t.Fatal(err)
+	}
+	near, far := c.pair()
+	defer far.Close() // which says nothing
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	joined := make(chan error, 1)
+	go func() { joined <- c.near.Join(ctx, near) }()
+	if _, err := io.ReadFull(far, make([]byte, Size)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Write(make([]byte, Size)); err != nil { // unread there
+		t.Fatal(err)
+	}
+	const size = 100_000 // fits into the buffers of a kernel
+	if _, err := c.far.Write(make([]byte, size)); err != nil {
+		t.Fatal(err)
+	}
+	c.far.Close()
+	c.near.mu.Lock()
+	for c.near.err == nil && c.near.away == nil { // until it has heard of it
+		changed := c.near.changed
+		c.near.mu.Unlock()
+		<-changed
+		c.near.mu.Lock()
+	}
+	c.near.mu.Unlock()
+	if got, err := io.ReadAll(c.near); err != nil || len(got) != size {
+		t.Errorf("%d of %d bytes, %v", len(got), size, err)
+	}
+	cancel()
+	if err := <-joined; err == nil {
+		t.Error("it is on a lane")
+	}
+}
+
 // TestAbort resets: the other side must not take it for the end.
 func TestAbort(t *testing.T) {
 	for _, lane := range []bool{false, true} {

@@ -9,8 +9,12 @@ import (
 	"time"
 )
 
-// byeTime is how long the last words on a control connection may take.
-const byeTime = 5 * time.Second
+const (
+	// byeTime is how long the last words on a control connection may take.
+	byeTime = 5 * time.Second
+	// partTime is how long the other side's are waited for then.
+	partTime = 2 * time.Second
+)
 
 // listen serves the control connection until that ends.
 func (c *Conn) listen(control net.Conn) {
@@ -64,6 +68,9 @@ func (c *Conn) hear(control net.Conn) error {
 func (c *Conn) take(g message) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.over {
+		return nil // all that is waited for is the end
+	}
 	was := c.m.gone
 	again, err := c.m.receive(g, time.Now(), c.cfg.Dialer)
 	if err != nil {
@@ -142,9 +149,23 @@ func (c *Conn) speak(control net.Conn, stop <-chan struct{}) {
 		if len(b) > 0 {
 			_, err = control.Write(b)
 		}
-		if err != nil || bye {
+		switch {
+		case err != nil:
 			control.Close() // hear ends, and says why
 			return
+		case bye:
+			farewell(control)
+			return
 		}
+	}
+}
+
+// farewell ends a control connection on which all is said. It is closed when the other
+// side has closed it, too: closing it with something unread would reset it, which the
+// other side must take for an end that lost something.
+func farewell(control net.Conn) {
+	half, ok := control.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil || control.SetReadDeadline(time.Now().Add(partTime)) != nil {
+		control.Close()
 	}
 }
