@@ -53,6 +53,7 @@ var mayImport = map[string][]string{
 	"app/tun":                   {"app/forward"},
 	"internal/netif":            {},
 	"app/expose":                {"app/forward"},
+	"app/mesh":                  {"identity", "rendezvous"},
 	"models":                    {},
 	"hub/hubaddr":               {},
 	"hub":                       {"hub/hubaddr", "rendezvous", "rendezvous/dht", "rendezvous/waku", "internal/train"},
@@ -123,6 +124,7 @@ var banned = map[string]map[string]string{
 	"app/proxy":   {"os": "an app is given what it needs"},
 	"app/tun":     {"os/exec": "an app is given what it needs"},
 	"app/expose":  {"os": "an app is given what it needs"},
+	"app/mesh":    {"os": "an app is given what it needs"},
 	"lane":        {"os/exec": "nothing is run"},
 }
 
