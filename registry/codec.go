@@ -50,10 +50,11 @@ type record struct {
 	Blocked   bool     `cbor:"26,keyasint,omitempty"`
 	ListenTCP []uint16 `cbor:"27,keyasint,omitempty"`
 	ListenUDP []uint16 `cbor:"28,keyasint,omitempty"`
+	Room      []byte   `cbor:"31,keyasint,omitempty"`
 }
 
 // firstUnknown is the first map key that this version does not know.
-const firstUnknown = 29
+const firstUnknown = 32
 
 // unknown are the map entries of a later version, kept as they are.
 type unknown map[uint64]cbor.RawMessage
@@ -118,6 +119,13 @@ func decode(raw []byte) (Device, unknown, error) {
 	for pair := range slices.Chunk(r.Shares, 2) {
 		_ = d.Rights.AddShare(Share{pair[0], pair[1]}) // one that cannot be used is not given; the pair stays
 	}
+	switch len(r.Room) {
+	case 0:
+	case len(d.Room):
+		d.Room = [16]byte(r.Room)
+	default:
+		return bad("a room's id has the wrong length")
+	}
 	if len(r.VouchedBy) == identity.IDSize {
 		d.VouchedBy = identity.DeviceID(r.VouchedBy)
 	}
@@ -142,6 +150,9 @@ func encode(d Device, keep unknown) ([]byte, error) {
 	}
 	for _, s := range d.Rights.Shares {
 		r.Shares = append(r.Shares, s.Name, s.Path)
+	}
+	if d.Member() {
+		r.Room = d.Room[:]
 	}
 	if !d.VouchedBy.IsZero() {
 		r.VouchedBy = d.VouchedBy[:]

@@ -59,7 +59,14 @@ type Device struct {
 
 	Rights    Rights
 	Endpoints []netip.AddrPort // addresses at which it was reached, newest first
+
+	// Room is zero for a paired device. Otherwise the two only are members of one room,
+	// this one; it is no pair, and ends with the membership.
+	Room [16]byte
 }
+
+// Member reports whether it is known as a member of a room alone.
+func (d Device) Member() bool { return d.Room != [16]byte{} }
 
 // String returns "redacted".
 func (d Device) String() string { return "redacted" }

@@ -134,7 +134,12 @@ func (s *Store) sorted(want func(Device) bool) []Device {
 
 // List returns the active and prepared pairs, by name.
 func (s *Store) List() []Device {
-	return s.sorted(func(d Device) bool { return d.State != Tomb })
+	return s.sorted(func(d Device) bool { return d.State != Tomb && !d.Member() })
+}
+
+// Members returns the devices that are known as members of a room alone, by name.
+func (s *Store) Members() []Device {
+	return s.sorted(func(d Device) bool { return d.State == Active && d.Member() })
 }
 
 // Tombs returns the ended pairs that the other side may not know to be ended.
@@ -153,7 +158,21 @@ func (s *Store) Get(id PairID) (Device, bool) {
 	return clone(e.dev), true
 }
 
-// ByID returns the active pair with a device, or else the newest prepared one.
+// MemberByID returns the record of a device that is a member of a room with this one,
+// and not paired with it.
+func (s *Store) MemberByID(id identity.DeviceID) (Device, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.devices {
+		if e.dev.ID == id && e.dev.Member() && e.dev.State == Active {
+			return clone(e.dev), true
+		}
+	}
+	return Device{}, false
+}
+
+// ByID returns the active pair with a device, or else the newest prepared one. Members
+// of rooms are none.
 func (s *Store) ByID(id identity.DeviceID) (Device, bool) {
 	var best Device
 	found := false
@@ -169,11 +188,18 @@ func (s *Store) ByID(id identity.DeviceID) (Device, bool) {
 }
 
 // Find returns the pair with a name (in any case), a device ID or its first
-// characters (four or more), or a pair id in hexadecimal. It errs with
-// ErrNotFound, or with an *AmbiguousError if several fit.
+// characters (four or more), or a pair id in hexadecimal; after those, members of rooms
+// alone. It errs with ErrNotFound, or with an *AmbiguousError if several fit.
 func (s *Store) Find(ref string) (Device, error) {
+	d, err := find(s.List(), ref)
+	if errors.Is(err, ErrNotFound) {
+		return find(s.Members(), ref)
+	}
+	return d, err
+}
+
+func find(list []Device, ref string) (Device, error) {
 	ref = strings.TrimSpace(ref)
-	list := s.List()
 	for _, d := range list {
 		if strings.EqualFold(d.Name, ref) {
 			return d, nil
@@ -240,12 +266,12 @@ func (s *Store) Update(id PairID, change func(*Device)) (Device, error) {
 
 // endOthers ends older pairs with a device that a new pair has replaced.
 func (s *Store) endOthers(d Device) error {
-	if d.State != Active {
+	if d.State != Active || d.Member() {
 		return nil
 	}
 	var errs []error
 	for _, e := range s.devices {
-		if e.dev.ID != d.ID || e.dev.PairID == d.PairID || e.dev.State == Tomb {
+		if e.dev.ID != d.ID || e.dev.PairID == d.PairID || e.dev.State == Tomb || e.dev.Member() {
 			continue
 		}
 		old := clone(e.dev)

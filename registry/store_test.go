@@ -431,3 +431,49 @@ func BenchmarkOpenThousand(b *testing.B) {
 		mustOpen(b, dir)
 	}
 }
+
+// TestMembers holds that members of rooms are no paired devices, and last.
+func TestMembers(t *testing.T) {
+	dir := t.TempDir()
+	s := mustOpen(t, dir)
+	pair, member, both := testDevice(1), testDevice(2), testDevice(3)
+	member.Room, member.Name = [16]byte{7}, "anna@friends"
+	both.Room, both.ID = [16]byte{7}, pair.ID
+	for _, d := range []Device{member, both, pair} {
+		mustPut(t, s, d)
+	}
+	s = mustOpen(t, dir)
+	if list := s.List(); len(list) != 1 || list[0].PairID != pair.PairID || list[0].State != Active {
+		t.Errorf("%d pairs", len(list))
+	}
+	if list := s.Members(); len(list) != 2 || !list[0].Member() || list[0].Room != member.Room {
+		t.Errorf("%d members", len(list))
+	}
+	if d, ok := s.ByID(member.ID); ok {
+		t.Errorf("a member is a pair: %q", d.Name)
+	}
+	if d, ok := s.MemberByID(member.ID); !ok || d.PairID != member.PairID {
+		t.Errorf("member not found: %v", ok)
+	}
+	if d, err := s.Find("anna@friends"); err != nil || d.PairID != member.PairID {
+		t.Error(err)
+	}
+	if d, err := s.Find(pair.ID.String()[:8]); err != nil || d.PairID != pair.PairID {
+		t.Errorf("a pair comes before a member: %v", err)
+	}
+	raw, err := encode(pair, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m map[uint64]cbor.RawMessage
+	if err := cbor.Unmarshal(raw, &m); err != nil {
+		t.Fatal(err)
+	}
+	m[31] = cbor.RawMessage{0x41, 1} // one byte
+	if raw, err = cbor.Marshal(m); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := decode(raw); !errors.Is(err, ErrRecord) {
+		t.Errorf("a short room id: %v", err)
+	}
+}
