@@ -1,0 +1,72 @@
+package kith
+
+import (
+	"github.com/kithproject/kith/app/forward"
+	"github.com/kithproject/kith/identity"
+	"github.com/kithproject/kith/registry"
+	"github.com/kithproject/kith/rendezvous"
+)
+
+// known is what there is about a device that may have to do with this one: the pair, or
+// else that both are members of a room.
+func (n *Node) known(id identity.DeviceID) (registry.Device, bool) {
+	pair, ok := n.store.ByID(id)
+	if ok && pair.State == registry.Active {
+		return pair, true
+	}
+	if member, ok := n.store.MemberByID(id); ok {
+		return member, true
+	}
+	return pair, ok
+}
+
+// setMember makes a device known as a member of a room, or gives it new keys. A device
+// that is paired stays what it is.
+func (n *Node) setMember(rec registry.Device) error {
+	if pair, ok := n.store.ByID(rec.ID); ok && pair.State == registry.Active {
+		return nil
+	}
+	old, had := n.store.MemberByID(rec.ID)
+	switch {
+	case had && old.PairID == rec.PairID && old.WireGuard == rec.WireGuard:
+		if old.PeerName == rec.PeerName && old.Room == rec.Room {
+			return nil
+		}
+		_, err := n.store.Update(old.PairID, func(d *registry.Device) { d.PeerName, d.Room = rec.PeerName, rec.Room })
+		return err
+	case had:
+		rec.Rights, rec.Endpoints = old.Rights, old.Endpoints
+		if err := n.dropMember(rec.ID); err != nil {
+			return err
+		}
+	}
+	_, err := n.store.Put(rec)
+	return err
+}
+
+// dropMember ends what a device has here as a member: its connections, and the record.
+func (n *Node) dropMember(id identity.DeviceID) error {
+	rec, ok := n.store.MemberByID(id)
+	if !ok {
+		return nil
+	}
+	n.stopPeer(rec.PairID)
+	if pair, ok := n.store.ByID(id); !ok || pair.State != registry.Active {
+		n.endReached(id)
+		n.endLanes(id)
+	}
+	return n.store.Delete(rec.PairID)
+}
+
+// endReached ends every connection of a device to ports of this machine.
+func (n *Node) endReached(id identity.DeviceID) {
+	n.live.CloseWhere(func(k forward.Key[identity.DeviceID]) bool { return k.Device == id })
+}
+
+// medium is where a pair is met: on the node's media, or where a member of a room is.
+func (p *peer) medium() rendezvous.Exchange {
+	if p.rec.Member() {
+		return p.n.rooms.medium(p.id)
+	}
+	return p.n.media
+}
