@@ -60,7 +60,7 @@ var mayImport = map[string][]string{
 	".": {
 		"identity", "code", "rendezvous", "rendezvous/lan", "pairing", "registry", "signaling", "link", "tunnel", "lane", "lane/carry",
 		"app/forward", "internal/netmon", "internal/wire", "link/portmap", "link/punch", "link/relay", "hub/hubaddr",
-		"rendezvous/mqtt", "rendezvous/dht", "rendezvous/waku",
+		"rendezvous/mqtt", "rendezvous/dht", "rendezvous/waku", "app/mesh", "room",
 	},
 	"internal/control": {"*"},
 	"internal/cli":     {"*"},

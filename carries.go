@@ -197,7 +197,7 @@ func (n *Node) attach(ctx context.Context, conn *carry.Conn, peer identity.Devic
 			return carryNever, errOlder
 		}
 	}
-	rec, ok := n.store.ByID(peer)
+	rec, ok := n.known(peer)
 	if !ok {
 		return carryNever, net.ErrClosed
 	}

@@ -51,6 +51,6 @@ func (n *Node) handled(port uint16) (serve func(Device, net.Conn), ok bool) {
 
 // mayUse reports whether a device may use services of this program at all.
 func (n *Node) mayUse(id identity.DeviceID) (registry.Device, bool) {
-	rec, ok := n.store.ByID(id)
+	rec, ok := n.known(id)
 	return rec, ok && rec.State == registry.Active && !rec.Rights.Blocked
 }

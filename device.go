@@ -18,6 +18,7 @@ type State string
 const (
 	Paired      State = "paired"       // both sides hold a durable record
 	NotFinished State = "not finished" // the other side may or may not hold one; no rights yet
+	Member      State = "member"       // it is a member of a room with this device, and not paired
 )
 
 // A Device is what this node knows about another one.
@@ -54,7 +55,10 @@ func (n *Node) device(rec registry.Device) Device {
 		Addr: rec.ID.Addr(), Verified: rec.Verified, Paired: rec.Created, LastSeen: rec.LastSeen,
 		Rights: rec.Rights, pairID: rec.PairID,
 	}
-	if rec.State == registry.Active {
+	switch {
+	case rec.Member():
+		d.State = Member
+	case rec.State == registry.Active:
 		d.State = Paired
 	}
 	n.mu.Lock()
@@ -90,7 +94,7 @@ func (n *Node) Device(ref string) (Device, error) {
 
 func (n *Node) find(ref string) (registry.Device, error) {
 	if addr, err := netip.ParseAddr(ref); err == nil {
-		for _, rec := range n.store.List() {
+		for _, rec := range append(n.store.List(), n.store.Members()...) {
 			if rec.ID.Addr() == addr {
 				return rec, nil
 			}

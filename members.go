@@ -70,3 +70,11 @@ func (p *peer) medium() rendezvous.Exchange {
 	}
 	return p.n.media
 }
+
+// where names that, for people.
+func (p *peer) where() string {
+	if p.rec.Member() {
+		return "its room, and " + p.n.media.Name()
+	}
+	return p.n.media.Name()
+}

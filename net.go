@@ -298,12 +298,13 @@ func (n *Node) carry(from identity.DeviceID, protocol forward.Protocol, port uin
 }
 
 func (n *Node) allowed(id identity.DeviceID, protocol forward.Protocol, port uint16) bool {
-	rec, ok := n.store.ByID(id)
-	return ok && rec.State == registry.Active && rec.Rights.Allows(string(protocol), port)
+	rec, ok := n.known(id)
+	return ok && rec.State == registry.Active && !rec.Rights.Blocked &&
+		(rec.Rights.Allows(string(protocol), port) || n.rooms.allows(id, protocol, port))
 }
 
 func (n *Node) refused(id identity.DeviceID, protocol forward.Protocol, port uint16) {
-	if rec, ok := n.store.ByID(id); ok {
+	if rec, ok := n.known(id); ok {
 		what := strconv.Itoa(int(port))
 		if protocol == forward.UDP {
 			what += "/udp"

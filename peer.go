@@ -152,7 +152,7 @@ func (p *peer) open() error {
 		return err
 	}
 	p.channel, err = signaling.Open(p.ctx, signaling.Config{
-		Exchange: p.n.media, Self: p.n.ID(), Joiner: p.rec.Joiner, Chain: p.chain(), Skew: p.rec.Skew,
+		Exchange: p.medium(), Self: p.n.ID(), Joiner: p.rec.Joiner, Chain: p.chain(), Skew: p.rec.Skew,
 		BootID: p.n.bootID, Rand: rand.Reader, Logger: p.n.cfg.Logger, Now: time.Now,
 		Events: p.signalled, Notes: p.n.noteMedium(), TakeNote: p.takeNote,
 	})
@@ -263,6 +263,9 @@ const maxCommits = 16
 func (p *peer) signalled(ev signaling.Event) {
 	switch ev.Kind {
 	case signaling.CommitEvent:
+		if p.rec.Member() { // there is no pair to finish or end
+			return
+		}
 		if p.commits.Add(1) > maxCommits {
 			p.commits.Add(-1)
 			return

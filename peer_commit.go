@@ -64,6 +64,9 @@ func (p *peer) adopt(rec registry.Device) {
 	}
 	switch rec.State {
 	case registry.Active:
+		if err := p.n.dropMember(p.id); err != nil {
+			p.n.cfg.Logger.Error("member not made a paired device", "peer", rec.ID.Short(), "err", err)
+		}
 		if err := p.look(); err != nil {
 			p.n.cfg.Logger.Error("link not started", "peer", rec.ID.Short(), "err", err)
 		}

@@ -40,7 +40,7 @@ func (p *peer) search() {
 		return
 	}
 	p.link.SetRemote(candidates(p.rec.Endpoints))
-	p.setLooking("looking for it on " + p.n.media.Name())
+	p.setLooking("looking for it on " + p.where())
 	p.channel.Announce(p.presence())
 }
 
