@@ -22,8 +22,9 @@ const (
 // A gate is the node's media for one member of a room, closed while other members can
 // pass frames on. It opens and closes by its gates' hand.
 type gate struct {
-	gs *gates
-	id identity.DeviceID
+	gs     *gates
+	id     identity.DeviceID
+	always bool // it is never closed
 
 	mu       sync.Mutex // guards the fields below; taken after gates.mu
 	ended    bool
@@ -200,9 +201,12 @@ func newGates(media rendezvous.Exchange, lost func(identity.DeviceID) bool, prob
 	}
 }
 
-// of returns a new gate for a member.
-func (gs *gates) of(id identity.DeviceID) *gate {
-	g := &gate{gs: gs, id: id, sessions: make(map[*gateSession]struct{})}
+// of returns a new gate for a member; one that is always open counts for nothing.
+func (gs *gates) of(id identity.DeviceID, always bool) *gate {
+	g := &gate{gs: gs, id: id, always: always, open: always, sessions: make(map[*gateSession]struct{})}
+	if always {
+		return g
+	}
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
 	gs.all[id] = g

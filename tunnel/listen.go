@@ -155,7 +155,7 @@ func (t *Tunnel) Listen(network string, port uint16) (net.Listener, error) {
 	if network != "tcp" && network != "tcp6" {
 		return nil, fmt.Errorf("tunnel: listen: %w", net.UnknownNetworkError(network))
 	}
-	l := &listener{t: t, done: make(chan struct{})}
+	l := &listener{t: t, done: make(chan struct{}), given: make(chan net.Conn, backlog)}
 	var terr tcpip.Error
 	if l.ep, terr = t.nic.stack.NewEndpoint(tcp.ProtocolNumber, ipv6.ProtocolNumber, &l.queue); terr != nil {
 		return nil, fmt.Errorf("tunnel: listen: %w", errors.New(terr.String()))
@@ -199,6 +199,25 @@ func (t *Tunnel) Ports() []uint16 {
 	return ports
 }
 
+// Give has the listener of a port accept a connection that came another way. It reports
+// false, and leaves the connection alone, if nobody listens there or too many wait.
+func (t *Tunnel) Give(port uint16, conn net.Conn) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for l := range t.listeners {
+		if l.addr.(*net.TCPAddr).Port != int(port) {
+			continue
+		}
+		select {
+		case l.given <- conn:
+			return true
+		default:
+			return false
+		}
+	}
+	return false
+}
+
 type listener struct {
 	t     *Tunnel
 	ep    tcpip.Endpoint
@@ -206,6 +225,7 @@ type listener struct {
 	addr  net.Addr
 	once  sync.Once
 	done  chan struct{}
+	given chan net.Conn // by Give
 }
 
 // Accept returns the next connection of a peer.
@@ -224,6 +244,8 @@ func (l *listener) Accept() (net.Conn, error) {
 		if _, wait := terr.(*tcpip.ErrWouldBlock); wait {
 			select {
 			case <-ready:
+			case c := <-l.given:
+				return c, nil
 			case <-l.done:
 			}
 			continue
@@ -256,6 +278,15 @@ func (l *listener) Close() error {
 		delete(l.t.listeners, l)
 		l.t.mu.Unlock()
 		l.ep.Close()
+		for {
+			select {
+			case c := <-l.given:
+				c.Close()
+				continue
+			default:
+			}
+			break
+		}
 	})
 	return nil
 }

@@ -169,12 +169,16 @@ func (s *Service) route(via identity.DeviceID, r relayed) {
 	switch {
 	case r.to == s.self:
 		s.mu.Lock()
-		defer s.mu.Unlock()
-		for _, f := range s.topics[r.topic] {
+		open := slices.Clone(s.topics[r.topic])
+		s.mu.Unlock()
+		for _, f := range open {
 			select {
 			case f.in <- slices.Clone(r.frame):
 			default:
 			}
+		}
+		if len(open) == 0 && s.cfg.Together(s.self, r.from) {
+			s.cfg.Knock(r.from)
 		}
 	case r.from == via && s.cfg.Together(via, r.to):
 		s.sendTo(r.to, r.encode())

@@ -42,6 +42,9 @@ type Config struct {
 	Together func(a, b identity.DeviceID) bool
 	// Reachable is told when a member can be reached, or no longer, by way of others.
 	Reachable func(peer identity.DeviceID)
+	// Knock is told of a frame of a member for which no topic is open: it looks for this
+	// device. It is only what the one who passed the frame on says.
+	Knock func(peer identity.DeviceID)
 	// Accept says whether a port is open to a member whose stream another one has passed
 	// on, and what takes it then, which owns the connection.
 	Accept func(from identity.DeviceID, port uint16) (take func(net.Conn), ok bool)
@@ -63,7 +66,8 @@ type Service struct {
 	sessions map[identity.DeviceID]*session           // one for each member that is connected
 	wanted   map[identity.DeviceID]context.CancelFunc // members that are being called
 	topics   map[rendezvous.Topic][]*frames
-	conns    map[net.Conn]identity.DeviceID // that are served
+	conns    map[net.Conn]identity.DeviceID // that are served, and by whom they were opened
+	ends     map[*end]identity.DeviceID     // of streams, and who is at the other
 }
 
 // New starts a Service.
@@ -73,6 +77,7 @@ func New(cfg Config) *Service {
 	}
 	s := &Service{
 		cfg: cfg, self: cfg.Self.ID(), sessions: make(map[identity.DeviceID]*session), conns: make(map[net.Conn]identity.DeviceID),
+		ends: make(map[*end]identity.DeviceID),
 		wanted: make(map[identity.DeviceID]context.CancelFunc), topics: make(map[rendezvous.Topic][]*frames),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
@@ -193,6 +198,27 @@ func (s *Service) Gone(peer identity.DeviceID) {
 	}
 	if ses != nil {
 		ses.conn.Close()
+	}
+}
+
+// Forget ends everything that a device has here: it is no member any more.
+func (s *Service) Forget(peer identity.DeviceID) {
+	s.Gone(peer)
+	s.mu.Lock()
+	var all []net.Conn
+	for e, id := range s.ends {
+		if id == peer {
+			all = append(all, e)
+		}
+	}
+	for c, id := range s.conns {
+		if id == peer {
+			all = append(all, c)
+		}
+	}
+	s.mu.Unlock()
+	for _, c := range all {
+		c.Close()
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -38,6 +39,7 @@ type member struct {
 	in      map[[16]byte][]int // members of a room
 	removed map[int][]byte
 	told    []string
+	knocks  atomic.Int32
 	reach   chan struct{}
 	ports   map[uint16]chan net.Conn
 }
@@ -147,6 +149,7 @@ func (m *member) config() Config {
 			return false
 		},
 		Reachable: func(identity.DeviceID) { m.poke() },
+		Knock: func(identity.DeviceID) { m.knocks.Add(1); m.poke() },
 		Accept: func(_ identity.DeviceID, port uint16) (func(net.Conn), bool) {
 			m.w.mu.Lock()
 			defer m.w.mu.Unlock()
@@ -479,7 +482,6 @@ func TestHostileSession(t *testing.T) {
 // TestFramesNotForwardedTwice holds that a frame goes one step and under one's own name.
 func TestFramesNotForwardedTwice(t *testing.T) {
 	w := star(t, 4)
-	got := make(chan []byte, 10)
 	b := w.members[2]
 	s, err := b.s.Exchange(w.members[1].id.ID()).Join(t.Context(), rendezvous.Point{Topic: rendezvous.Topic{1}})
 	if err != nil {
@@ -497,7 +499,31 @@ func TestFramesNotForwardedTwice(t *testing.T) {
 	if err != nil || msg.Frame[0] != 2 {
 		t.Errorf("frame %d came first, %v", msg.Frame[0], err)
 	}
-	close(got)
+	// For a topic that is not open the member is told that somebody looks for it.
+	a.s.sendTo(w.members[0].id.ID(), relayed{to: b.id.ID(), from: a.id.ID(), topic: rendezvous.Topic{2}, frame: make([]byte, rendezvous.FrameSize)}.encode())
+	b.until("no knock", func() bool { return b.knocks.Load() == 1 })
+}
+
+// TestForget ends what a device has that is no member any more.
+func TestForget(t *testing.T) {
+	w := star(t, 3)
+	a, b := w.members[1], w.members[2]
+	b.open(80)
+	conn, err := a.s.Dial(t.Context(), b.id.ID(), 80)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	far := <-b.ports[80]
+	b.s.Forget(a.id.ID())
+	if n, err := conn.Read(make([]byte, 1)); err == nil {
+		t.Errorf("%d bytes of a stream that was ended", n)
+	}
+	if _, err := far.Read(make([]byte, 1)); err == nil {
+		t.Error("the stream goes on")
+	}
+	w.members[0].s.Forget(a.id.ID())
+	a.until("the session goes on", func() bool { return !a.near(0) || !w.members[0].near(1) })
 }
 
 func TestCallsAgain(t *testing.T) {

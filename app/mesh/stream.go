@@ -199,17 +199,22 @@ func (s *Service) receive(conn net.Conn, via identity.DeviceID) {
 // An end is a stream as programs see it: with addresses in the tunnel.
 type end struct {
 	*tls.Conn
+	s             *Service
 	local, remote net.Addr
 	once          sync.Once
 	done          chan struct{} // closed by Close
 }
 
 func (s *Service) end(conn *tls.Conn, peer identity.DeviceID, port uint16) *end {
-	return &end{
-		Conn: conn, done: make(chan struct{}),
+	e := &end{
+		Conn: conn, s: s, done: make(chan struct{}),
 		local:  net.TCPAddrFromAddrPort(netip.AddrPortFrom(s.self.Addr(), port)),
 		remote: net.TCPAddrFromAddrPort(netip.AddrPortFrom(peer.Addr(), port)),
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ends[e] = peer
+	return e
 }
 
 // LocalAddr is this device's address in the tunnel.
@@ -221,7 +226,12 @@ func (e *end) RemoteAddr() net.Addr { return e.remote }
 // Close ends the stream. It errs if the end could not be told to the other side.
 func (e *end) Close() error {
 	err := e.Conn.Close()
-	e.once.Do(func() { close(e.done) })
+	e.once.Do(func() {
+		close(e.done)
+		e.s.mu.Lock()
+		defer e.s.mu.Unlock()
+		delete(e.s.ends, e)
+	})
 	return err
 }
 
