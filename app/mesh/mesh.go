@@ -77,7 +77,7 @@ func New(cfg Config) *Service {
 	}
 	s := &Service{
 		cfg: cfg, self: cfg.Self.ID(), sessions: make(map[identity.DeviceID]*session), conns: make(map[net.Conn]identity.DeviceID),
-		ends: make(map[*end]identity.DeviceID),
+		ends:   make(map[*end]identity.DeviceID),
 		wanted: make(map[identity.DeviceID]context.CancelFunc), topics: make(map[rendezvous.Topic][]*frames),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())

@@ -149,7 +149,7 @@ func (m *member) config() Config {
 			return false
 		},
 		Reachable: func(identity.DeviceID) { m.poke() },
-		Knock: func(identity.DeviceID) { m.knocks.Add(1); m.poke() },
+		Knock:     func(identity.DeviceID) { m.knocks.Add(1); m.poke() },
 		Accept: func(_ identity.DeviceID, port uint16) (func(net.Conn), bool) {
 			m.w.mu.Lock()
 			defer m.w.mu.Unlock()
