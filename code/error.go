@@ -24,6 +24,8 @@ const (
 	KindLink                       // a web link, which is never a code
 	KindEndpoint                   // a URI with an address outside local networks
 	KindExpired                    // a URI that says it is too old; the Code is returned all the same
+	KindRoom                       // a room's code where a pairing's is wanted
+	KindPairing                    // a pairing's code where a room's is wanted
 )
 
 // A ParseError says why a text is not a code and what to do about it. Error and

@@ -80,7 +80,10 @@ func randomNumber(random io.Reader, digits *[numberDigits]byte) error {
 func parseNumber(digits string) (Code, error) {
 	if len(digits) != numberDigits {
 		e := failf(KindDigitCount, "type all 20 digits, 5 groups of 4", "%d digits, %d expected", len(digits), numberDigits)
-		if len(digits) == checkDigits {
+		switch {
+		case len(digits) == roomDigits && dammDigit([]byte(digits)) == 0:
+			return Code{}, failf(KindRoom, "kith room join takes a room's code", "these 7 digits are the short code of a room")
+		case len(digits) == checkDigits:
 			e.Hint = "6 digits are the check number, which is compared later; the code is " + accepted[len("a code is "):]
 		}
 		return Code{}, e

@@ -24,23 +24,46 @@ const maxText = 4096
 // KindExpired and the Code all the same, for a caller who knows that this
 // device's clock is wrong; a zero now checks nothing.
 func Parse(text string, now time.Time) (Code, error) {
+	text, isURI, err := tidy(text, accepted)
+	switch {
+	case err != nil:
+		return Code{}, err
+	case isURI:
+		return parseURI(text, now)
+	}
+	words, err := arrange(split(text), accepted)
+	switch {
+	case err != nil:
+		return Code{}, err
+	case len(words) == 1 && isDigits(words[0]):
+		return parseNumber(words[0])
+	}
+	return parseWords(words)
+}
+
+// tidy cuts off what programs put around a code, and tells a URI, which it
+// returns without spaces, from words and digits. The hint says what would be
+// accepted.
+func tidy(text, hint string) (out string, isURI bool, err error) {
 	if len(text) > maxText {
-		return Code{}, failf(KindTooLong, accepted, "the text is longer than any code")
+		return "", false, failf(KindTooLong, hint, "the text is longer than any code")
 	}
 	text = strings.TrimFunc(clean(text), func(r rune) bool {
 		return unicode.IsSpace(r) || strings.ContainsRune("\"'`<>“”‘’«»", r)
 	})
 	if len(text) >= len(uriScheme) && strings.EqualFold(text[:len(uriScheme)], uriScheme) {
-		return parseURI(strings.Join(strings.Fields(text), ""), now)
+		return strings.Join(strings.Fields(text), ""), true, nil
 	}
 	if lower := strings.ToLower(text); strings.Contains(lower, "://") || strings.HasPrefix(lower, "www.") {
-		return Code{}, failf(KindLink, accepted, "this is a link, and a code is never one")
+		return "", false, failf(KindLink, hint, "this is a link, and a code is never one")
 	}
-	return parseTokens(split(text))
+	return text, false, nil
 }
 
-// parseTokens reads words or a number.
-func parseTokens(tokens []token) (Code, error) {
+func isDigits(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
+
+// arrange returns the words of a code in order, or its digits in one string.
+func arrange(tokens []token, hint string) ([]string, error) {
 	var words []string
 	var digits strings.Builder
 	known := false
@@ -55,26 +78,26 @@ func parseTokens(tokens []token) (Code, error) {
 	}
 	switch {
 	case len(tokens) == 0:
-		return Code{}, failf(KindEmpty, accepted, "no code given")
+		return nil, failf(KindEmpty, hint, "no code given")
 	case len(words) == 0:
-		return parseNumber(digits.String())
+		return []string{digits.String()}, nil
 	case digits.Len() == 0 && (known || len(words) == wordCount):
-		return parseWords(words)
+		return words, nil
 	case digits.Len() > 0 && known:
-		return parseNumbered(tokens)
+		return numbered(tokens, hint)
 	}
-	return Code{}, failf(KindForm, accepted, "this is not like any code")
+	return nil, failf(KindForm, hint, "this is not like any code")
 }
 
-// parseNumbered reads words that have their numbers before them, in any order.
-func parseNumbered(tokens []token) (Code, error) {
-	notNumbered := failf(KindForm, accepted, "words and digits are mixed, and the digits do not number the words")
+// numbered reads words that have their numbers before them, in any order.
+func numbered(tokens []token, hint string) ([]string, error) {
+	notNumbered := failf(KindForm, hint, "words and digits are mixed, and the digits do not number the words")
 	if len(tokens) == 4 && tokens[0].digit && len(tokens[0].text) == 4 {
-		return Code{}, failf(KindVersion, "ask the other device for words, a QR code or 20 digits",
+		return nil, failf(KindVersion, "ask the other device for words, a QR code or 20 digits",
 			"codes of 4 digits and 3 words are not read by this version of kith")
 	}
 	if len(tokens)%2 != 0 || len(tokens) > 2*wordCount {
-		return Code{}, notNumbered
+		return nil, notNumbered
 	}
 	words := make([]string, wordCount)
 	for i := 0; i < len(tokens); i += 2 {
@@ -82,7 +105,7 @@ func parseNumbered(tokens []token) (Code, error) {
 		n, err := strconv.Atoi(number.text)
 		if !number.digit || word.digit || len(number.text) > 2 || err != nil ||
 			n < 1 || n > wordCount || words[n-1] != "" {
-			return Code{}, notNumbered
+			return nil, notNumbered
 		}
 		words[n-1] = word.text
 	}
@@ -90,8 +113,8 @@ func parseNumbered(tokens []token) (Code, error) {
 		if word == "" {
 			e := failf(KindWordCount, "type all 12 words", "word %d is missing", i+1)
 			e.Position = i + 1
-			return Code{}, e
+			return nil, e
 		}
 	}
-	return parseWords(words)
+	return words, nil
 }

@@ -20,8 +20,9 @@ const (
 )
 
 const (
-	uriScheme  = "kith:"
-	uriVersion = "1"
+	uriScheme      = "kith:"
+	uriVersion     = "1"
+	uriRoomVersion = "R1"
 
 	// maxShown is the longest payload that New makes, in bytes: with level L it
 	// is a QR code of version 8, the largest that 30 lines of a terminal show.
@@ -107,23 +108,36 @@ const scanAgain = "scan or copy the whole code again"
 
 func errURI(what string) error { return failf(KindURI, scanAgain, "%s", what) }
 
-// parseURI reads text that begins with uriScheme in any case and has no spaces.
-func parseURI(text string, now time.Time) (Code, error) {
+// readURI reads text that begins with uriScheme in any case and has no spaces:
+// its version and the bytes of its payload.
+func readURI(text string) (version string, raw []byte, err error) {
 	rest := text[len(uriScheme):]
 	end := strings.IndexAny(rest, "/#")
 	if end < 0 {
-		return Code{}, errURI("the URI ends before its data")
+		return "", nil, errURI("the URI ends before its data")
 	}
-	version, mark, data := rest[:end], rest[end], rest[end+1:]
-	if version != uriVersion {
-		if version != "" && strings.Trim(version, "0123456789") == "" {
-			return Code{}, failf(KindVersion, "update kith on this device", "the code is of another version of kith")
+	version, mark, data := strings.ToUpper(rest[:end]), rest[end], rest[end+1:]
+	if version != uriVersion && version != uriRoomVersion {
+		if digits := strings.TrimPrefix(version, "R"); isDigits(digits) {
+			return "", nil, failf(KindVersion, "update kith on this device", "the code is of another version of kith")
 		}
-		return Code{}, errURI("the URI has no version")
+		return "", nil, errURI("the URI has no version")
 	}
 	raw, ok := decodeText(mark, data)
 	if !ok {
-		return Code{}, errURI("the data of the URI is damaged or cut off")
+		return version, nil, errURI("the data of the URI is damaged or cut off")
+	}
+	return version, raw, nil
+}
+
+// parseURI reads the URI of a pairing.
+func parseURI(text string, now time.Time) (Code, error) {
+	version, raw, err := readURI(text)
+	if version == uriRoomVersion {
+		return Code{}, failf(KindRoom, "kith room join takes a room's code", "this is the code of a room")
+	}
+	if err != nil {
+		return Code{}, err
 	}
 	p, err := decode(raw)
 	if err != nil {

@@ -29,10 +29,19 @@ func (c Code) Words() string {
 	if !c.strong() {
 		return ""
 	}
-	// 128 bits and a checksum of the first 4 bits of their SHA-256 are 12
-	// groups of 11 bits.
-	sum := sha256.Sum256(c.get().secret[:])
-	n := new(big.Int).SetBytes(append(c.get().secret[:secretSize:secretSize], sum[0]))
+	return wordsOf(c.get().secret, pairingSum)
+}
+
+// pairingSum is the checksum of BIP39, in the upper 4 bits.
+func pairingSum(secret [secretSize]byte) byte {
+	sum := sha256.Sum256(secret[:])
+	return sum[0]
+}
+
+// wordsOf writes 16 bytes as 12 words: 128 bits and the upper 4 of their
+// checksum are 12 groups of 11 bits.
+func wordsOf(secret [secretSize]byte, checksum func([secretSize]byte) byte) string {
+	n := new(big.Int).SetBytes(append(secret[:secretSize:secretSize], checksum(secret)))
 	n.Rsh(n, 4)
 	out := make([]string, wordCount)
 	for i := range out {
@@ -42,9 +51,9 @@ func (c Code) Words() string {
 	return strings.Join(out, " ")
 }
 
-// secretOf is the reverse of Words: 12 indices of the list to 16 bytes. It
-// reports whether the checksum fits.
-func secretOf(indices []int) (secret [secretSize]byte, ok bool) {
+// secretOf is the reverse of wordsOf: 12 indices of the list to 16 bytes. It
+// reports whether each of the two checksums fits.
+func secretOf(indices []int) (secret [secretSize]byte, pairing, room bool) {
 	n := new(big.Int)
 	for _, i := range indices {
 		n.Lsh(n, wordBits)
@@ -53,8 +62,8 @@ func secretOf(indices []int) (secret [secretSize]byte, ok bool) {
 	var bits [secretSize + 1]byte
 	n.Lsh(n, 4).FillBytes(bits[:])
 	secret = [secretSize]byte(bits[:secretSize])
-	sum := sha256.Sum256(secret[:])
-	return secret, sum[0]>>4 == bits[secretSize]>>4
+	sum := bits[secretSize] >> 4
+	return secret, pairingSum(secret)>>4 == sum, roomSum(secret)>>4 == sum
 }
 
 // lookup returns the index of a word of the list, given in full or by its
@@ -71,8 +80,9 @@ func lookup(word string) (int, bool) {
 	return 0, false
 }
 
-// parseWords reads words already cleaned and split, without numbering.
-func parseWords(words []string) (Code, error) {
+// readWords reads words already cleaned and split, without numbering, of
+// either kind of code.
+func readWords(words []string) (secret [secretSize]byte, pairing, room bool, err error) {
 	indices := make([]int, 0, wordCount)
 	bad := -1
 	for i, word := range words {
@@ -88,17 +98,30 @@ func parseWords(words []string) (Code, error) {
 		if bad >= 0 {
 			e.at(bad, words[bad])
 		}
-		return Code{}, e
+		return secret, false, false, e
 	}
 	if bad >= 0 {
 		e := failf(KindWord, "compare that word with the other device", "word %d is not in the word list", bad+1)
 		e.at(bad, words[bad])
-		return Code{}, e
+		return secret, false, false, e
 	}
-	secret, ok := secretOf(indices)
-	if !ok {
-		return Code{}, failf(KindWordSum, "compare each word and the order with the other device",
+	secret, pairing, room = secretOf(indices)
+	if !pairing && !room {
+		return secret, false, false, failf(KindWordSum, "compare each word and the order with the other device",
 			"every word is in the list, but together they are not a code")
+	}
+	return secret, pairing, room, nil
+}
+
+// parseWords reads the words of a pairing.
+func parseWords(words []string) (Code, error) {
+	secret, pairing, _, err := readWords(words)
+	if err != nil {
+		return Code{}, err
+	}
+	if !pairing {
+		return Code{}, failf(KindRoom, "kith room join takes a room's code; if the other device shows a pairing, compare each word",
+			"these words are a room's")
 	}
 	return wrap(&payload{method: MethodWords, secret: secret}), nil
 }
