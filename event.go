@@ -20,13 +20,18 @@ const (
 	EventReceived     EventKind = "received"     // files have come, or a part of them
 	EventRights       EventKind = "rights"       // what the device may do here has changed
 	EventListening    EventKind = "listening"    // the device begins or ceases to listen on a port of this machine
+	EventRoom         EventKind = "room"         // who is in a room, or what it is called, has changed
+	EventRoomAsked    EventKind = "room-asked"   // a device asks to be let into a room; Detail is its name
+	EventRoomGuess    EventKind = "room-guess"   // somebody tried a wrong password
+	EventRoomLeft     EventKind = "room-left"    // this device is not in a room any more; Detail says why
 )
 
 // An Event is one change that a person may want to see.
 type Event struct {
 	Time   time.Time `json:"time"`
 	Kind   EventKind `json:"event"`
-	Device Device    `json:"device"`
+	Device Device    `json:"device,omitzero"`
+	Room   *Room     `json:"room,omitempty"`   // with the kinds that begin with room
 	Detail string    `json:"detail,omitempty"` // one line for a person
 }
 

@@ -14,7 +14,7 @@ func (n *Node) known(id identity.DeviceID) (registry.Device, bool) {
 	if ok && pair.State == registry.Active {
 		return pair, true
 	}
-	if member, ok := n.store.MemberByID(id); ok {
+	if member, ok := n.store.MemberByID(id); ok && n.rooms.shares(id) {
 		return member, true
 	}
 	return pair, ok
@@ -66,7 +66,8 @@ func (n *Node) endReached(id identity.DeviceID) {
 // medium is where a pair is met: on the node's media, or where a member of a room is.
 func (p *peer) medium() rendezvous.Exchange {
 	if p.rec.Member() {
-		return p.n.rooms.medium(p.id)
+		p.meet = p.n.rooms.medium(p.rec)
+		return p.meet
 	}
 	return p.n.media
 }

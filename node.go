@@ -47,6 +47,7 @@ type Node struct {
 	lanes     lanes
 	carries   carries
 	laneMap   laneMap
+	rooms     *rooms
 	datagrams datagrams
 	live      *forward.Live[identity.DeviceID] // who reaches which port of this machine
 	reach     *reach
@@ -84,7 +85,7 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 			older: make(map[identity.DeviceID]<-chan struct{}), bytes: make(map[identity.DeviceID]*laneBytes),
 		},
 	}
-	n.reach = newReach(n)
+	n.reach, n.rooms = newReach(n), newRooms(n)
 	n.ctx, n.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if err := n.open(); err != nil {
 		return nil, errors.Join(err, n.Close())
@@ -122,7 +123,7 @@ func (n *Node) open() (err error) {
 	for _, dev := range append(n.store.List(), n.store.Tombs()...) {
 		n.startPeer(dev)
 	}
-	return nil
+	return n.openRooms()
 }
 
 // takeDir locks the state directory. The lock ends with the process, so that a
@@ -266,6 +267,7 @@ func (n *Node) Close() error {
 	n.wg.Wait()
 	n.events.close()
 	var errs []error
+	errs = append(errs, n.rooms.close())
 	if n.lanes.service != nil {
 		errs = append(errs, n.lanes.service.Close())
 	}

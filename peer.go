@@ -14,6 +14,7 @@ import (
 	"github.com/kithproject/kith/link/punch"
 	"github.com/kithproject/kith/pairing"
 	"github.com/kithproject/kith/registry"
+	"github.com/kithproject/kith/rendezvous"
 	"github.com/kithproject/kith/signaling"
 )
 
@@ -35,7 +36,8 @@ type peer struct {
 	channel *signaling.Channel
 	commit  *pairing.Commit
 	link    *link.Link
-	round   int // number of the link's resets
+	meet    *rendezvous.Racer // of a member of a room: where it is met; else nil
+	round   int               // number of the link's resets
 
 	boot     [8]byte // the other's run, from its last presence
 	peerDay  int64   // the other's day, from its last presence
@@ -399,5 +401,8 @@ func (p *peer) shut() {
 	}
 	if err := p.channel.Close(); err != nil {
 		p.n.cfg.Logger.Debug("signaling not closed", "peer", p.id.Short(), "err", err)
+	}
+	if p.meet != nil {
+		_ = p.meet.Close() // the node's media stay open
 	}
 }

@@ -102,3 +102,8 @@ func (n *Node) stopPeer(id registry.PairID) {
 	p.cancel()
 	<-p.done
 }
+
+// endWithdrawn ends the connections to ports that are not allowed any more.
+func (n *Node) endWithdrawn() {
+	n.live.CloseWhere(func(k forward.Key[identity.DeviceID]) bool { return !n.allowed(k.Device, k.Protocol, k.Port) })
+}

@@ -1,0 +1,445 @@
+package kith
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/kithproject/kith/app/forward"
+	"github.com/kithproject/kith/app/mesh"
+	"github.com/kithproject/kith/identity"
+	"github.com/kithproject/kith/pairing"
+	"github.com/kithproject/kith/registry"
+	"github.com/kithproject/kith/rendezvous"
+	"github.com/kithproject/kith/room"
+)
+
+const (
+	// methodJoin marks the record of a member with which this device has made keys: one of
+	// the two let the other in.
+	methodJoin = "join"
+	// methodRoom marks one whose keys follow from the roster.
+	methodRoom = "room"
+	// fullMesh is up to how many members of a room all connect to each other at once. In a
+	// larger room each connects to the hosts and some others, and to the rest when there is
+	// something to carry.
+	fullMesh = 16
+)
+
+// rooms are those that this device is in.
+type rooms struct {
+	n     *Node
+	mesh  *mesh.Service
+	gates *gates
+	store *room.Store
+	turn  chan struct{} // holds a token when gates are to be looked after
+
+	change sync.Mutex // one change of a room at a time; taken before mu
+
+	mu      sync.Mutex // guards what follows; never held while calling out
+	hosts   map[room.ID]*hosting
+	leaving map[identity.DeviceID]bool // who is being told that it is out
+}
+
+func newRooms(n *Node) *rooms {
+	return &rooms{n: n, turn: make(chan struct{}, 1), hosts: make(map[room.ID]*hosting), leaving: make(map[identity.DeviceID]bool)}
+}
+
+// openRooms takes up the rooms that this device is in, and their members.
+func (n *Node) openRooms() error {
+	store, err := room.OpenStore(n.cfg.Dir)
+	if err != nil {
+		return fmt.Errorf("kith: %w", err)
+	}
+	ln, err := n.tunnel.Listen("tcp", mesh.Port)
+	if err != nil {
+		return err
+	}
+	r := n.rooms
+	r.store = store
+	r.mesh = mesh.New(mesh.Config{
+		Self: n.id, Listener: ln, Logger: n.cfg.Logger,
+		Dial: func(ctx context.Context, peer identity.DeviceID) (net.Conn, error) {
+			return n.tunnel.DialContext(ctx, "tcp", netip.AddrPortFrom(peer.Addr(), mesh.Port))
+		},
+		Who: n.caller, Rooms: r.common, Version: r.version, Roster: r.rosterFor, TakeRoster: r.takeRoster,
+		Removed: r.removed, TakeRemoved: r.takeRemoved, Together: r.together, Reachable: func(identity.DeviceID) { r.look() },
+		Knock: r.knock, Accept: r.accept,
+	})
+	r.gates = newGates(n.media, r.lost, func(msg string, err error) { n.cfg.Logger.Debug(msg, "err", err) })
+	n.wg.Go(r.watch)
+	for _, rec := range store.List() {
+		if err := r.startHosting(rec); err != nil {
+			n.cfg.Logger.Error("room not hosted", "room", rec.Room.String(), "err", err)
+		}
+	}
+	r.reconcile()
+	return nil
+}
+
+// close ends what others have here.
+func (r *rooms) close() error {
+	if r.mesh == nil {
+		return nil
+	}
+	return r.mesh.Close()
+}
+
+// look has the gates looked after.
+func (r *rooms) look() {
+	select {
+	case r.turn <- struct{}{}:
+	default:
+	}
+}
+
+// watch looks after the gates, and after members that come and go.
+func (r *rooms) watch() {
+	events, stop := r.n.Events()
+	defer stop()
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		select {
+		case <-r.n.ctx.Done():
+			return
+		case <-r.turn:
+		case <-timer.C:
+		case ev, ok := <-events:
+			if !ok {
+				return
+			}
+			switch ev.Kind {
+			case EventConnected:
+				if r.shares(ev.Device.ID) {
+					r.mesh.Connected(ev.Device.ID)
+				}
+			case EventDisconnected:
+				r.mesh.Gone(ev.Device.ID)
+			case EventUnpaired:
+				r.reconcile() // it may be a member still
+			default:
+				continue
+			}
+		}
+		if next := r.gates.update(time.Now()); next.IsZero() {
+			timer.Stop()
+		} else {
+			timer.Reset(time.Until(next))
+		}
+	}
+}
+
+// lost reports whether a member is not connected, and no other can pass frames on.
+func (r *rooms) lost(id identity.DeviceID) bool {
+	if rec, ok := r.n.known(id); ok {
+		r.n.mu.Lock()
+		p := r.n.peers[rec.PairID]
+		r.n.mu.Unlock()
+		if p == nil || p.isConnected() {
+			return false
+		}
+	}
+	direct, by := r.mesh.Near(id)
+	return !direct && len(by) == 0
+}
+
+// medium is where a member is met.
+func (r *rooms) medium(rec registry.Device) *rendezvous.Racer {
+	return rendezvous.Race(r.mesh.Exchange(rec.ID), r.gates.of(rec.ID, rec.Method == methodJoin))
+}
+
+// here are the rooms that this device is in.
+func (r *rooms) here() []room.Record {
+	return slices.DeleteFunc(r.store.List(), func(rec room.Record) bool { return !rec.Left.IsZero() })
+}
+
+func (r *rooms) get(id room.ID) (room.Record, bool) {
+	rec, ok := r.store.Get(id)
+	return rec, ok && rec.Left.IsZero()
+}
+
+// inRoom reports whether a device is in a room, as far as is known here.
+func inRoom(rec room.Record, id identity.DeviceID) bool {
+	if rec.Roster == nil {
+		return id == rec.Grant.Host // who brings the roster
+	}
+	_, ok := rec.Roster.Member(id)
+	return ok
+}
+
+// shares reports whether a device is in a room with this one.
+func (r *rooms) shares(id identity.DeviceID) bool {
+	return slices.ContainsFunc(r.here(), func(rec room.Record) bool { return inRoom(rec, id) })
+}
+
+// together reports whether two devices are in one room of this device's.
+func (r *rooms) together(a, b identity.DeviceID) bool {
+	self := r.n.ID()
+	return slices.ContainsFunc(r.here(), func(rec room.Record) bool {
+		return (a == self || inRoom(rec, a)) && (b == self || inRoom(rec, b))
+	})
+}
+
+// common are the rooms with another device.
+func (r *rooms) common(peer identity.DeviceID) (out []mesh.State) {
+	for _, rec := range r.here() {
+		if inRoom(rec, peer) {
+			out = append(out, mesh.State{Room: rec.Room, Version: rosterVersion(rec)})
+		}
+	}
+	return out
+}
+
+// rosterVersion orders rosters for the mesh: by epoch, then by version. Two hosts may have
+// made different ones of one version; those are told apart when they are taken.
+func rosterVersion(rec room.Record) uint64 {
+	if rec.Roster == nil {
+		return 0
+	}
+	return uint64(rec.Roster.Epoch)<<40 | rec.Roster.Version&(1<<40-1)
+}
+
+func (r *rooms) version(id [16]byte) (uint64, bool) {
+	rec, ok := r.get(id)
+	return rosterVersion(rec), ok
+}
+
+func (r *rooms) rosterFor(id [16]byte, to identity.DeviceID) ([]byte, bool) {
+	rec, ok := r.get(id)
+	if !ok || rec.Roster == nil || !inRoom(rec, to) {
+		return nil, false
+	}
+	raw, err := rec.Roster.Encode()
+	return raw, err == nil
+}
+
+// allows reports whether a port is open to a member of a room.
+func (r *rooms) allows(id identity.DeviceID, protocol forward.Protocol, port uint16) bool {
+	return slices.ContainsFunc(r.here(), func(rec room.Record) bool {
+		return inRoom(rec, id) && rec.Shares(string(protocol), port)
+	})
+}
+
+// knock starts to look for a member that looks for this device.
+func (r *rooms) knock(id identity.DeviceID) {
+	if rec, ok := r.n.store.MemberByID(id); ok {
+		r.n.startPeer(rec)
+	}
+}
+
+// accept opens a port to a member whose stream another one passes on.
+func (r *rooms) accept(from identity.DeviceID, port uint16) (take func(net.Conn), ok bool) {
+	if rec, known := r.n.known(from); !known || rec.Rights.Blocked {
+		return nil, false
+	}
+	if slices.Contains(r.n.tunnel.Ports(), port) {
+		if port == mesh.Port { // no stream within a stream
+			return nil, false
+		}
+		return func(c net.Conn) {
+			if !r.n.tunnel.Give(port, c) {
+				c.Close()
+			}
+		}, true
+	}
+	if !r.n.allowed(from, forward.TCP, port) {
+		r.n.refused(from, forward.TCP, port)
+		return nil, false
+	}
+	local, err := forward.DialLocal(r.n.ctx, port)
+	if err != nil {
+		return nil, false
+	}
+	return func(c net.Conn) {
+		err := r.n.start(func() {
+			defer local.Close()
+			r.n.carry(from, forward.TCP, port, c, func() { forward.Splice(r.n.ctx, c, local) })
+		})
+		if err != nil {
+			local.Close()
+			c.Close()
+		}
+	}, true
+}
+
+// takeRoster judges a roster that another member has.
+func (r *rooms) takeRoster(_ identity.DeviceID, id [16]byte, raw []byte) {
+	next, err := room.DecodeRoster(raw)
+	if err != nil {
+		return
+	}
+	r.change.Lock()
+	changed, err := r.adopt(id, next)
+	r.change.Unlock()
+	if err != nil {
+		if !errors.Is(err, room.ErrOlder) {
+			r.n.cfg.Logger.Warn("roster not taken", "room", room.ID(id).String(), "err", err)
+		}
+		return
+	}
+	if changed {
+		r.spread(id)
+	}
+}
+
+// adopt makes a roster that somebody else has signed this device's. r.change is held.
+func (r *rooms) adopt(id room.ID, next *room.Roster) (changed bool, err error) {
+	rec, ok := r.get(id)
+	if !ok {
+		return false, room.ErrNoMember
+	}
+	hosts := rec.Host && rec.Roster != nil
+	if err := next.Verify(rec.Roster, id); err != nil && (!hosts || !errors.Is(err, room.ErrOlder)) {
+		return false, err
+	}
+	if hosts {
+		return r.merge(rec, next)
+	}
+	return true, r.store.Update(id, func(rec *room.Record) error {
+		rec.Roster, rec.Host = next, next.IsHost(r.n.ID())
+		return nil
+	})
+}
+
+// merge is what a host does with another host's roster. r.change is held.
+func (r *rooms) merge(rec room.Record, next *room.Roster) (changed bool, err error) {
+	was := rec.Roster
+	both, err := room.Merge(was, next, nil)
+	if err != nil {
+		return false, err
+	}
+	if both == was {
+		return false, nil
+	}
+	if both != next && both.IsHost(r.n.ID()) {
+		if err := both.Sign(r.n.id); err != nil {
+			return false, err
+		}
+	} else if both != next {
+		both = next
+	}
+	err = r.store.Update(rec.Room, func(rec *room.Record) error {
+		rec.Roster, rec.Host = both, both.IsHost(r.n.ID())
+		return nil
+	})
+	if err == nil {
+		r.tellHost(rec.Room, both)
+	}
+	return err == nil, err
+}
+
+// spread follows a change of a room: links to who is new, and word to all.
+func (r *rooms) spread(id room.ID) {
+	r.reconcile()
+	r.mesh.Changed()
+	r.tell(id, EventRoom, "")
+}
+
+// tell publishes an event of a room.
+func (r *rooms) tell(id room.ID, kind EventKind, detail string) {
+	info, err := r.n.Room(id.String())
+	if err != nil {
+		info = Room{ID: id}
+	}
+	r.n.events.publish(Event{Time: time.Now(), Kind: kind, Room: &info, Detail: detail})
+}
+
+// reconcile makes the members' records those that the rosters say, and starts to look for
+// those that this device keeps a connection to.
+func (r *rooms) reconcile() {
+	r.change.Lock()
+	defer r.change.Unlock()
+	want := make(map[identity.DeviceID]registry.Device)
+	near := make(map[identity.DeviceID]bool)
+	for _, rec := range r.here() {
+		r.wanted(rec, want, near)
+	}
+	for _, have := range r.n.store.Members() {
+		if _, ok := want[have.ID]; ok {
+			continue
+		}
+		if rec, ok := r.get(have.Room); ok && (rec.Roster == nil && inRoom(rec, have.ID) || r.owed(have)) {
+			want[have.ID] = have // it let us in, or is to be told that it is out
+			near[have.ID] = true
+			continue
+		}
+		r.mesh.Forget(have.ID)
+		if err := r.n.dropMember(have.ID); err != nil {
+			r.n.cfg.Logger.Error("member not dropped", "peer", have.ID.Short(), "err", err)
+		}
+	}
+	for id, rec := range want {
+		if err := r.n.setMember(rec); err != nil {
+			r.n.cfg.Logger.Error("member not stored", "peer", id.Short(), "err", err)
+			continue
+		}
+		if now, ok := r.n.known(id); ok && (near[id] || !now.Member()) {
+			r.n.startPeer(now)
+		}
+		if d, err := r.n.Device(id.String()); err == nil && d.Connected {
+			r.mesh.Connected(id)
+		}
+	}
+	r.look()
+}
+
+// wanted adds a room's members to those that there should be.
+func (r *rooms) wanted(rec room.Record, want map[identity.DeviceID]registry.Device, near map[identity.DeviceID]bool) {
+	self := r.n.ID()
+	if rec.Roster == nil || rec.Roster.Closed {
+		return
+	}
+	me := slices.IndexFunc(rec.Roster.Members, func(m room.Member) bool { return m.ID == self })
+	if me < 0 {
+		return
+	}
+	total := len(rec.Roster.Members)
+	for i, m := range rec.Roster.Members {
+		if m.ID == self {
+			continue
+		}
+		gap := (i - me + total) % total
+		if total <= fullMesh || rec.Roster.IsHost(m.ID) || rec.Roster.IsHost(self) || power(gap) || power(total-gap) {
+			near[m.ID] = true
+		}
+		if _, ok := want[m.ID]; ok {
+			continue // of a room with a lesser id
+		}
+		if have, ok := r.n.store.MemberByID(m.ID); ok && have.Method == methodJoin && have.WireGuard == m.WireGuard {
+			have.Room, have.PeerName = rec.Room, m.Name
+			want[m.ID] = have
+			continue
+		}
+		chain, pairID, joiner, err := room.PairChain(r.n.id, rec.Roster, m.ID)
+		if err != nil {
+			r.n.cfg.Logger.Warn("no keys for a member", "peer", m.ID.Short(), "err", err)
+			continue
+		}
+		want[m.ID] = memberRecord(rec, m, chain, pairID, joiner, methodRoom)
+	}
+}
+
+// power reports whether a distance between members is one of those at which they keep a
+// connection: so few steps lead from each to each, whoever is missing.
+func power(gap int) bool { return gap > 0 && gap&(gap-1) == 0 }
+
+// memberRecord is a member as the registry knows it.
+func memberRecord(rec room.Record, m room.Member, chain pairing.Chain, pairID [16]byte, joiner bool, method string) registry.Device {
+	name := "room"
+	if rec.Roster != nil {
+		name = rec.Roster.Name
+	} else if rec.Grant.RoomName != "" {
+		name = rec.Grant.RoomName
+	}
+	now := time.Now().UTC()
+	return registry.Device{
+		PairID: pairID, State: registry.Active, ID: m.ID, WireGuard: m.WireGuard, Name: m.Name + "@" + name, PeerName: m.Name,
+		Joiner: joiner, Method: method, Chain: chain.Key, ChainDay: chain.Day, Created: now, Changed: now, Room: rec.Room,
+	}
+}

@@ -1,0 +1,417 @@
+package kith
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/kithproject/kith/code"
+	"github.com/kithproject/kith/identity"
+	"github.com/kithproject/kith/room"
+)
+
+// A Room is what this device knows of a room that it is in.
+type Room struct {
+	ID      room.ID      `json:"id"`
+	Name    string       `json:"name"`
+	Mode    string       `json:"mode"` // whom the host admits: approve, password, list or open
+	Created time.Time    `json:"created,omitzero"`
+	Host    bool         `json:"host"`              // this device lets others in
+	Founder bool         `json:"founder"`           // this device founded it
+	Closed  bool         `json:"closed,omitempty"`  // nobody is let in any more, and members are apart
+	Members []RoomMember `json:"members"`           // by number, this device included; at first the host alone
+	Waiting []RoomGuest  `json:"waiting,omitempty"` // who asks to be let in, on a host
+	Banned  []string     `json:"banned,omitempty"`  // devices that are refused
+	TCP     []uint16     `json:"tcp,omitempty"`     // ports of this machine that every member may reach
+	UDP     []uint16     `json:"udp,omitempty"`     // the same of UDP
+}
+
+// A RoomMember is a device in a room.
+type RoomMember struct {
+	ID     identity.DeviceID `json:"id"`
+	Name   string            `json:"name"`   // unique in the room
+	Number uint32            `json:"number"` // index in the room, from 1; never given to another
+	Addr   netip.Addr        `json:"addr"`   // inside the tunnel, derived from its ID: always its own
+	Host   bool              `json:"host"`   // it lets others in
+	Self   bool              `json:"self"`   // it is this device
+	Paired bool              `json:"paired"` // it is a paired device, too
+	Online bool              `json:"online"` // this device is connected to it, or a member that is
+	Direct bool              `json:"direct"` // this device is connected to it
+	Added  time.Time         `json:"added,omitzero"`
+}
+
+// A RoomGuest is a device that asks to be let in.
+type RoomGuest struct {
+	ID       identity.DeviceID `json:"id"`
+	Name     string            `json:"name"`
+	OS       string            `json:"os,omitempty"`
+	Password bool              `json:"password"` // it knew the room's password
+}
+
+// CreateRoomConfig says what a room is to be. The zero value asks this device's user about
+// each who wants to join.
+type CreateRoomConfig struct {
+	Name string // default: "room"
+	// Mode says who is admitted. Default: room.Password if there is a password, else
+	// room.Approve.
+	Mode     room.Mode
+	Password string
+	List     []identity.DeviceID // whom room.List admits
+	Short    bool                // a code of 7 digits beside the long one; needs a password
+}
+
+// CreateRoom founds a room with this device in it, which hosts it from now on. It errs for
+// a password that cannot be used, and if the room cannot be made durable.
+func (n *Node) CreateRoom(cfg CreateRoomConfig) (Room, error) {
+	if cfg.Mode == 0 {
+		cfg.Mode = room.Approve
+		if cfg.Password != "" {
+			cfg.Mode = room.Password
+		}
+	}
+	roster, err := room.Found(n.id, cfg.Name, n.cfg.Name, cfg.Mode, time.Now(), nil)
+	if err != nil {
+		return Room{}, fmt.Errorf("kith: %w", err)
+	}
+	rec := room.Record{Room: roster.Room, Roster: roster, Host: true, Password: cfg.Password, List: cfg.List}
+	if cfg.Short {
+		if rec.Short, err = code.NewRoomShort(nil); err != nil {
+			return Room{}, err
+		}
+	}
+	r := n.rooms
+	r.change.Lock()
+	defer r.change.Unlock()
+	if err := r.check(rec); err != nil {
+		return Room{}, err
+	}
+	if err := r.store.Put(rec); err != nil {
+		return Room{}, fmt.Errorf("kith: %w", err)
+	}
+	if err := r.startHosting(rec); err != nil {
+		return Room{}, err
+	}
+	return n.room(rec), nil
+}
+
+// check errs if a record cannot be hosted.
+func (r *rooms) check(rec room.Record) error {
+	_, err := room.NewHost(room.HostConfig{
+		Identity: r.n.id, Roster: rec.Roster, Password: rec.Password, Short: rec.Short, List: rec.List, Info: r.n.roomInfo(),
+	})
+	if err != nil {
+		return fmt.Errorf("kith: %w", err)
+	}
+	return nil
+}
+
+// RoomCode returns the code of a room that this device is in; short is the zero Room if
+// there is none. It errs if there is no such room.
+func (n *Node) RoomCode(ref string) (long, short code.Room, err error) {
+	rec, err := n.findRoom(ref)
+	if err != nil {
+		return long, short, err
+	}
+	opts := code.RoomOptions{Hints: n.hintHubs()}
+	if rec.Host {
+		opts.Endpoints = n.mediaEndpoints()
+	}
+	long, err = code.NewRoom(rec.Room, opts)
+	if err != nil && len(opts.Hints) > 0 { // no room: the LAN is worth more
+		opts.Hints = nil
+		long, err = code.NewRoom(rec.Room, opts)
+	}
+	if rec.Host && !rec.Guard.Void {
+		short = rec.Short
+	}
+	return long, short, err
+}
+
+// Rooms returns the rooms that this device is in, by name.
+func (n *Node) Rooms() []Room {
+	var out []Room
+	for _, rec := range n.rooms.here() {
+		out = append(out, n.room(rec))
+	}
+	slices.SortFunc(out, func(a, b Room) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+// Room returns the room with a name or the start of an id. It errs with room.ErrNotFound,
+// also if several fit.
+func (n *Node) Room(ref string) (Room, error) {
+	rec, err := n.findRoom(ref)
+	if err != nil {
+		return Room{}, err
+	}
+	return n.room(rec), nil
+}
+
+func roomName(rec room.Record) string {
+	if rec.Roster != nil {
+		return rec.Roster.Name
+	}
+	return rec.Grant.RoomName
+}
+
+// minRoomRef is how much of a room's id must be given, in characters.
+const minRoomRef = 4
+
+func (n *Node) findRoom(ref string) (room.Record, error) {
+	var fit []room.Record
+	for _, rec := range n.rooms.here() {
+		if strings.EqualFold(roomName(rec), ref) || len(ref) >= minRoomRef && strings.HasPrefix(rec.Room.String(), strings.ToLower(ref)) {
+			fit = append(fit, rec)
+		}
+	}
+	switch len(fit) {
+	case 1:
+		return fit[0], nil
+	case 0:
+		return room.Record{}, fmt.Errorf("kith: %w: %q", room.ErrNotFound, ref)
+	}
+	return room.Record{}, fmt.Errorf("kith: %w that %q names alone: several are called so, give the start of an id", room.ErrNotFound, ref)
+}
+
+func (n *Node) room(rec room.Record) Room {
+	out := Room{ID: rec.Room, Name: roomName(rec), Host: rec.Host, TCP: rec.TCP, UDP: rec.UDP}
+	self := n.ID()
+	if rec.Roster == nil {
+		g := rec.Grant
+		out.Members = []RoomMember{
+			n.roomMember(room.Member{ID: g.Host, Name: g.HostInfo.Name, Number: 1}, true),
+			n.roomMember(room.Member{ID: self, Name: g.Name, Number: g.Number}, false),
+		}
+		return out
+	}
+	r := rec.Roster
+	out.Mode, out.Created, out.Founder, out.Closed = r.Mode.String(), r.Created, r.Founder() == self, r.Closed
+	for _, m := range r.Members {
+		out.Members = append(out.Members, n.roomMember(m, r.IsHost(m.ID)))
+	}
+	if !rec.Host {
+		return out
+	}
+	for _, q := range rec.Waiting {
+		out.Waiting = append(out.Waiting, RoomGuest{ID: q.ID, Name: q.Info.Name, OS: q.Info.OS, Password: q.Password})
+	}
+	for _, id := range r.Bans {
+		out.Banned = append(out.Banned, id.String())
+	}
+	return out
+}
+
+func (n *Node) roomMember(m room.Member, host bool) RoomMember {
+	out := RoomMember{ID: m.ID, Name: m.Name, Number: m.Number, Addr: m.ID.Addr(), Host: host, Self: m.ID == n.ID(), Added: m.Added}
+	if out.Self {
+		out.Online = true
+		return out
+	}
+	if rec, ok := n.known(m.ID); ok {
+		d := n.device(rec)
+		out.Direct, out.Paired = d.Connected, d.State == Paired
+	}
+	_, by := n.rooms.mesh.Near(m.ID)
+	out.Online = out.Direct || len(by) > 0
+	return out
+}
+
+// findMember returns a member of a room by its name in the room, the start of its id, or
+// its number.
+func findMember(roster *room.Roster, ref string) (room.Member, error) {
+	if roster == nil {
+		return room.Member{}, room.ErrNoMember
+	}
+	var fit []room.Member
+	for _, m := range roster.Members {
+		if strings.EqualFold(m.Name, ref) || fmt.Sprint("#", m.Number) == ref {
+			return m, nil
+		}
+		if len(ref) >= minRoomRef && strings.HasPrefix(m.ID.String(), strings.ToLower(ref)) {
+			fit = append(fit, m)
+		}
+	}
+	if len(fit) != 1 {
+		return room.Member{}, fmt.Errorf("%w: %q", room.ErrNoMember, ref)
+	}
+	return fit[0], nil
+}
+
+// edit changes a room's roster as its host, and tells all. It errs with room.ErrNotHost on
+// another device, and with what change says.
+func (n *Node) edit(ref string, change func(*room.Roster) (*room.Roster, error)) (Room, error) {
+	rec, err := n.findRoom(ref)
+	if err != nil {
+		return Room{}, err
+	}
+	r := n.rooms
+	r.change.Lock()
+	var next *room.Roster
+	err = r.store.Update(rec.Room, func(now *room.Record) error {
+		if !now.Host || now.Roster == nil {
+			return room.ErrNotHost
+		}
+		var err error
+		if next, err = change(now.Roster); err != nil || next == now.Roster {
+			return err
+		}
+		if err = next.Sign(n.id); err != nil {
+			return err
+		}
+		now.Roster = next
+		return nil
+	})
+	r.change.Unlock()
+	if err != nil {
+		return Room{}, fmt.Errorf("kith: %w", err)
+	}
+	r.tellHost(rec.Room, next)
+	r.spread(rec.Room)
+	return n.Room(rec.Room.String())
+}
+
+// RenameRoom gives a room another name. Of this and what follows: it errs if there is no
+// such room, this device is no host of it, or the change cannot be made durable.
+func (n *Node) RenameRoom(ref, name string) (Room, error) {
+	return n.edit(ref, func(r *room.Roster) (*room.Roster, error) { return r.Rename(name), nil })
+}
+
+// SetRoomMode says whom a room admits from now on. It errs as RenameRoom does.
+func (n *Node) SetRoomMode(ref string, mode room.Mode) (Room, error) {
+	return n.edit(ref, func(r *room.Roster) (*room.Roster, error) { return r.SetMode(mode) })
+}
+
+// KickMember puts a member out of a room, which gets a new secret; with ban the device is
+// refused from now on. A room that was open to whoever has the code asks its host about
+// each from now on, since the one who is out has the code. It errs as RenameRoom does, and
+// with room.ErrNoMember.
+func (n *Node) KickMember(ref, member string, ban bool) (Room, error) {
+	return n.edit(ref, func(r *room.Roster) (*room.Roster, error) {
+		m, err := findMember(r, member)
+		if err != nil {
+			return nil, err
+		}
+		next, err := r.Remove(m.ID, ban, nil)
+		if err == nil && next.Mode == room.Open {
+			next.Mode = room.Approve
+		}
+		return next, err
+	})
+}
+
+// UnbanMember lets a device that was banned ask again, by the start of its id. It errs as
+// RenameRoom does.
+func (n *Node) UnbanMember(ref, device string) (Room, error) {
+	return n.edit(ref, func(r *room.Roster) (*room.Roster, error) {
+		i := slices.IndexFunc(r.Bans, func(id identity.DeviceID) bool {
+			return len(device) >= minRoomRef && strings.HasPrefix(id.String(), strings.ToLower(device))
+		})
+		if i < 0 {
+			return nil, room.ErrNoMember
+		}
+		return r.Unban(r.Bans[i])
+	})
+}
+
+// hostDays is for how long another host is named, in days.
+const hostDays = room.MaxHostDays
+
+// AddRoomHost makes a member a host, too: it lets others in, and puts members out, also
+// while this device is away. Only the founder names hosts, for 90 days at a time. It errs
+// as RenameRoom does.
+func (n *Node) AddRoomHost(ref, member string) (Room, error) {
+	return n.edit(ref, func(r *room.Roster) (*room.Roster, error) {
+		m, err := findMember(r, member)
+		if err != nil {
+			return nil, err
+		}
+		today := time.Now().Unix() / 86400
+		return r.AddHost(n.id, m.ID, today, today+hostDays)
+	})
+}
+
+// DropRoomHost takes that back. It errs as RenameRoom does.
+func (n *Node) DropRoomHost(ref, member string) (Room, error) {
+	return n.edit(ref, func(r *room.Roster) (*room.Roster, error) {
+		m, err := findMember(r, member)
+		if err != nil {
+			return nil, err
+		}
+		return r.DropHost(m.ID)
+	})
+}
+
+// CloseRoom ends a room for all its members. It errs as RenameRoom does.
+func (n *Node) CloseRoom(ref string) (Room, error) {
+	return n.edit(ref, func(r *room.Roster) (*room.Roster, error) { return r.Close(nil) })
+}
+
+// DecideRoom lets a device in that asks to be let into a room, or not; it is named by its
+// name or the start of its id. It errs as RenameRoom does, and with room.ErrNoRequest.
+func (n *Node) DecideRoom(ref, guest string, admit bool) (Room, error) {
+	rec, err := n.findRoom(ref)
+	if err != nil {
+		return Room{}, err
+	}
+	h := n.rooms.hosting(rec.Room)
+	if h == nil {
+		return Room{}, fmt.Errorf("kith: %w", room.ErrNotHost)
+	}
+	err = room.ErrNoRequest
+	h.call(func() {
+		var fit []identity.DeviceID
+		for _, q := range h.machine.Waiting() {
+			if strings.EqualFold(q.Info.Name, guest) || len(guest) >= minRoomRef && strings.HasPrefix(q.ID.String(), strings.ToLower(guest)) {
+				fit = append(fit, q.ID)
+			}
+		}
+		if len(fit) == 1 {
+			err = h.machine.Decide(time.Now(), fit[0], admit)
+			h.keepWaiting()
+		}
+	})
+	if err != nil {
+		return Room{}, fmt.Errorf("kith: %w: %q", err, guest)
+	}
+	return n.Room(rec.Room.String())
+}
+
+// ShareRoomPort lets every member of a room reach a port of this machine's localhost, of
+// the network "tcp" or "udp", or no longer. It errs if there is no such room, or the change
+// cannot be made durable.
+func (n *Node) ShareRoomPort(ref, network string, port uint16, yes bool) (Room, error) {
+	rec, err := n.findRoom(ref)
+	if err != nil {
+		return Room{}, err
+	}
+	r := n.rooms
+	r.change.Lock()
+	err = r.store.Update(rec.Room, func(now *room.Record) error { return now.Share(network, port, yes) })
+	r.change.Unlock()
+	if err != nil {
+		return Room{}, fmt.Errorf("kith: %w", err)
+	}
+	n.endWithdrawn()
+	return n.Room(rec.Room.String())
+}
+
+// LeaveRoom takes this device out of a room. The founder cannot leave; it can close the
+// room, after which LeaveRoom forgets it. It errs with room.ErrNotFound, and if that cannot
+// be made durable.
+func (n *Node) LeaveRoom(ref string) error {
+	rec, err := n.findRoom(ref)
+	if err != nil {
+		return err
+	}
+	if rec.Roster != nil && rec.Roster.Founder() == n.ID() && !rec.Roster.Closed {
+		return errors.New("kith: the founder does not leave a room: close it")
+	}
+	if err := n.rooms.leave(rec.Room); err != nil {
+		return err
+	}
+	n.rooms.tell(rec.Room, EventRoomLeft, "left")
+	return nil
+}

@@ -1,0 +1,323 @@
+package kith
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"time"
+
+	"github.com/kithproject/kith/code"
+	"github.com/kithproject/kith/identity"
+	"github.com/kithproject/kith/internal/wire"
+	"github.com/kithproject/kith/pairing"
+	"github.com/kithproject/kith/registry"
+	"github.com/kithproject/kith/rendezvous"
+	"github.com/kithproject/kith/room"
+)
+
+// A hosting lets devices into one room.
+type hosting struct {
+	*meeting
+	r       *rooms
+	id      room.ID
+	machine *room.Host // of the meeting's goroutine
+}
+
+// roomInfo is what hosts and members learn of this device when one of them joins.
+func (n *Node) roomInfo() pairing.Info {
+	return pairing.Info{
+		Name: n.cfg.Name, OS: runtime.GOOS, WireGuard: n.id.WireGuardPublic(), Version: Version, Day: wire.Day(time.Now()),
+		Endpoints: addresses(n.candidates()),
+	}
+}
+
+// startHosting begins to admit devices to a room of which this one is a host.
+func (r *rooms) startHosting(rec room.Record) error {
+	if !rec.Host || rec.Roster == nil || rec.Roster.Closed || !rec.Left.IsZero() {
+		return nil
+	}
+	r.stopHosting(rec.Room)
+	h := &hosting{r: r, id: rec.Room}
+	var err error
+	h.machine, err = room.NewHost(room.HostConfig{
+		Identity: r.n.id, Roster: rec.Roster, Password: rec.Password, Short: rec.Short, Guard: rec.Guard, Info: r.n.roomInfo(),
+		List: rec.List, Waiting: rec.Waiting, Rand: rand.Reader,
+	})
+	if err != nil {
+		return err
+	}
+	codes := []func() (code.Keys, error){func() (code.Keys, error) { return longKeys(rec.Room) }}
+	if !rec.Short.IsZero() {
+		codes = append(codes, rec.Short.Keys)
+	}
+	var points []rendezvous.Point
+	for _, keys := range codes {
+		k, err := keys()
+		if err != nil {
+			return err
+		}
+		points = append(points, rendezvous.Point{Topic: k.Topic, Side: side(pairing.Offerer), Announce: true})
+	}
+	if h.meeting, err = r.n.newMeeting(r.n.media, points...); err != nil {
+		return err
+	}
+	h.receive, h.drain = h.machine.Receive, h.carryOut
+	h.tick, h.next = func(time.Time) {}, func() time.Time { return time.Time{} }
+	r.mu.Lock()
+	r.hosts[rec.Room] = h
+	r.mu.Unlock()
+	if err := r.n.start(h.run); err != nil {
+		h.cancel()
+		h.close()
+		close(h.ended)
+		return err
+	}
+	return nil
+}
+
+func longKeys(id room.ID) (code.Keys, error) {
+	c, err := code.NewRoom(id, code.RoomOptions{})
+	if err != nil {
+		return code.Keys{}, err
+	}
+	return c.Keys()
+}
+
+// stopHosting ends it, and waits.
+func (r *rooms) stopHosting(id room.ID) {
+	r.mu.Lock()
+	h := r.hosts[id]
+	delete(r.hosts, id)
+	r.mu.Unlock()
+	if h != nil {
+		h.cancel()
+		<-h.ended
+	}
+}
+
+func (r *rooms) hosting(id room.ID) *hosting {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.hosts[id]
+}
+
+// tellHost gives the machine a roster that is durable. If it cannot take it, it begins
+// anew with what is stored.
+func (r *rooms) tellHost(id room.ID, roster *room.Roster) {
+	h := r.hosting(id)
+	if h == nil {
+		return
+	}
+	h.box.post(func() {
+		if err := h.machine.SetRoster(time.Now(), roster); err != nil && !errors.Is(err, room.ErrOlder) {
+			r.n.cfg.Logger.Debug("host begins anew", "room", id.String(), "err", err)
+			_ = r.n.start(func() { r.restart(id) }) // errs when the node is closed
+		}
+	})
+}
+
+func (r *rooms) restart(id room.ID) {
+	r.stopHosting(id) // before the lock, which it may wait for itself
+	r.change.Lock()
+	defer r.change.Unlock()
+	if rec, ok := r.get(id); ok {
+		if err := r.startHosting(rec); err != nil {
+			r.n.cfg.Logger.Error("room not hosted", "room", id.String(), "err", err)
+		}
+	}
+}
+
+// carryOut does what the machine wants, in order.
+func (h *hosting) carryOut() {
+	for {
+		a, ok := h.machine.Poll()
+		if !ok {
+			return
+		}
+		switch a.Kind {
+		case room.ActionSend:
+			h.publish(a.Topic, a.Frame)
+		case room.ActionAdmit:
+			err := h.admit(a.Admission)
+			if err != nil {
+				h.n.cfg.Logger.Error("member not admitted", "room", h.id.String(), "err", err)
+			}
+			h.machine.Admitted(time.Now(), a.Admission.Member.ID, err)
+		case room.ActionAsk:
+			h.keepWaiting()
+			h.r.tell(h.id, EventRoomAsked, a.Request.Info.Name)
+		case room.ActionTold:
+			h.guard(a)
+		}
+	}
+}
+
+// admit makes an admission durable.
+func (h *hosting) admit(a room.Admission) error {
+	if err := h.takeIn(a); err != nil {
+		return err
+	}
+	h.machine.SetInfo(h.n.roomInfo())
+	if a.New {
+		return h.n.start(func() { h.r.spread(h.id) })
+	}
+	return nil
+}
+
+func (h *hosting) takeIn(a room.Admission) error {
+	h.r.change.Lock()
+	defer h.r.change.Unlock()
+	h.r.mu.Lock()
+	delete(h.r.leaving, a.Member.ID)
+	h.r.mu.Unlock()
+	var rec room.Record
+	err := h.r.store.Update(h.id, func(now *room.Record) error {
+		if a.New && !a.Roster.Beats(now.Roster) {
+			return room.ErrBusy // another host's came in between: the joiner asks again
+		}
+		now.Roster = a.Roster
+		now.Waiting = slices.DeleteFunc(now.Waiting, func(q room.Request) bool { return q.ID == a.Member.ID })
+		rec = *now
+		return nil
+	})
+	if errors.Is(err, room.ErrBusy) {
+		if now, ok := h.r.get(h.id); ok {
+			h.r.tellHost(h.id, now.Roster)
+		}
+	}
+	if err != nil || !a.HasChain {
+		return err
+	}
+	member := memberRecord(rec, a.Member, a.Chain, a.PairID, false, methodJoin)
+	member.OS, member.Endpoints = a.Info.OS, a.Info.Endpoints[:min(len(a.Info.Endpoints), maxEndpoints)]
+	if err := h.n.setMember(member); err != nil {
+		return err
+	}
+	if now, ok := h.n.store.MemberByID(a.Member.ID); ok {
+		h.n.startPeer(now)
+	}
+	return nil
+}
+
+// keepWaiting remembers who waits for the user.
+func (h *hosting) keepWaiting() {
+	waiting := h.machine.Waiting()
+	err := h.r.store.Update(h.id, func(rec *room.Record) error { rec.Waiting = waiting; return nil })
+	if err != nil {
+		h.n.cfg.Logger.Warn("requests not stored", "room", h.id.String(), "err", err)
+	}
+}
+
+func (h *hosting) guard(a room.Action) {
+	err := h.r.store.Update(h.id, func(rec *room.Record) error { rec.Guard = a.Guard; return nil })
+	if err != nil {
+		h.n.cfg.Logger.Error("wrong passwords not counted", "room", h.id.String(), "err", err)
+	}
+	text := "somebody tried a wrong password"
+	switch a.Notice {
+	case room.Throttled:
+		text = "many wrong passwords were tried: until that ends you are asked about everybody who joins"
+	case room.ShortVoid:
+		text = fmt.Sprintf("%d wrong passwords were tried: the short code is void; the long one still works", room.ShortGuesses)
+	case room.WrongGuess:
+	}
+	h.r.tell(h.id, EventRoomGuess, text)
+}
+
+// owed reports whether a device that is out of a room is still to be told so.
+func (r *rooms) owed(have registry.Device) bool {
+	rec, ok := r.get(have.Room)
+	if !ok || !rec.Host || rec.Roster == nil {
+		return false
+	}
+	r.mu.Lock()
+	told := r.leaving[have.ID]
+	r.mu.Unlock()
+	return !told && slices.ContainsFunc(rec.Roster.Gone, func(g room.Gone) bool { return g.ID == have.ID })
+}
+
+// partTime is how long a device that is out of a room stays connected to be told so.
+const partTime = 2 * time.Second
+
+// removed are the notices for a device that is no member any more.
+func (r *rooms) removed(peer identity.DeviceID) (out [][]byte) {
+	for _, rec := range r.here() {
+		if !rec.Host || rec.Roster == nil || inRoom(rec, peer) {
+			continue
+		}
+		if !slices.ContainsFunc(rec.Roster.Gone, func(g room.Gone) bool { return g.ID == peer }) {
+			continue
+		}
+		notice, err := rec.Roster.SignRemoval(r.n.id, peer)
+		if err != nil {
+			continue
+		}
+		out = append(out, notice)
+		r.part(peer)
+	}
+	return out
+}
+
+// part drops a device soon.
+func (r *rooms) part(peer identity.DeviceID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.leaving[peer] {
+		return
+	}
+	_ = r.n.start(func() { // errs when the node is closed
+		select {
+		case <-r.n.ctx.Done():
+			return
+		case <-time.After(partTime):
+		}
+		r.mu.Lock()
+		r.leaving[peer] = true
+		r.mu.Unlock()
+		r.reconcile()
+	})
+}
+
+// takeRemoved judges the word of a host that this device is no member any more.
+func (r *rooms) takeRemoved(_ identity.DeviceID, notice []byte) {
+	id, err := room.RemovalRoom(notice)
+	if err != nil {
+		return
+	}
+	rec, ok := r.get(id)
+	if !ok || rec.Roster == nil {
+		return
+	}
+	banned, err := rec.Roster.CheckRemoval(r.n.ID(), notice)
+	if err != nil {
+		r.n.cfg.Logger.Debug("removal not taken", "room", id.String(), "err", err)
+		return
+	}
+	if err := r.leave(id); err != nil {
+		r.n.cfg.Logger.Error("room not left", "room", id.String(), "err", err)
+		return
+	}
+	why := "a host removed this device"
+	if banned {
+		why = "a host banned this device"
+	}
+	r.tell(id, EventRoomLeft, why)
+}
+
+// leave makes this device no member of a room any more.
+func (r *rooms) leave(id room.ID) error {
+	r.stopHosting(id)
+	r.change.Lock()
+	err := r.store.Update(id, func(rec *room.Record) error {
+		rec.Left = time.Now().UTC()
+		return nil
+	})
+	r.change.Unlock()
+	if err == nil {
+		r.reconcile()
+		r.mesh.Changed()
+	}
+	return err
+}
