@@ -37,6 +37,8 @@ var mayImport = map[string][]string{
 	"rendezvous/waku":           {"rendezvous", "internal/wire"},
 	"rendezvous/dns":            {"rendezvous", "internal/wire"},
 	"pairing":                   {"identity", "code", "internal/wire"},
+	"pairing/cpace":             {},
+	"room":                      {"identity", "code", "pairing", "pairing/cpace", "internal/wire"},
 	"registry":                  {"identity"},
 	"signaling":                 {"identity", "rendezvous", "pairing", "internal/wire"},
 	"link/punch":                {},
@@ -75,8 +77,8 @@ var testHelpers = []string{"rendezvous/rendezvoustest", "internal/nettest"}
 // home says which packages may import a third-party module: each heavy or
 // delicate one stays behind a few. Tests may import the test libraries anywhere.
 var home = map[string][]string{
-	"github.com/flynn/noise":         {"pairing"},
-	"github.com/fxamacker/cbor/v2":   {"pairing", "registry", "signaling"},
+	"github.com/flynn/noise":         {"pairing", "room"},
+	"github.com/fxamacker/cbor/v2":   {"pairing", "registry", "room", "signaling"},
 	"github.com/eclipse/paho.golang": {"rendezvous/mqtt"},
 	"github.com/huin/goupnp":         {"link/portmap"},
 	"github.com/makiuchi-d/gozxing":  {"code/scan"},
@@ -93,11 +95,13 @@ var home = map[string][]string{
 	"github.com/vishvananda/netns":   {"internal/nettest"},
 	"golang.org/x/term":              {"internal/cli"},
 	"golang.org/x/time":              {"rendezvous/dns"},
-	"golang.org/x/crypto":            {"code", "pairing", "internal/wire", "link"},
+	"golang.org/x/crypto":            {"code", "pairing", "room", "internal/wire", "link"},
 	"golang.org/x/net":               {"rendezvous/lan", "link", "link/portmap", "link/punch", "hub", "app/tun"},
 	"golang.org/x/sys":               {".", "app/files", "rendezvous/lan", "link", "link/portmap", "link/punch", "internal/cli", "internal/netif", "internal/nettest", "internal/train", "internal/wan"},
 	"golang.zx2c4.com/wireguard":     {"link", "tunnel", "internal/bench"},
 	"gvisor.dev/gvisor":              {"tunnel", "app/tun"},
+	"github.com/gtank/ristretto255":  {"pairing/cpace"},
+	"golang.org/x/text":              {"room"},
 
 	"github.com/VictoriaMetrics/metrics": {"hub"},
 	"github.com/coder/websocket":         {"hub"},
@@ -117,6 +121,7 @@ var banned = map[string]map[string]string{
 		"log": "use log/slog", "math/rand": "use math/rand/v2 or crypto/rand", "io/ioutil": "use io and os",
 	},
 	"pairing":     {"net": "a state machine has no sockets", "os": "a state machine has no files"},
+	"room":        {"net": "a state machine has no sockets"},
 	"code":        {"net": "no I/O", "os": "no I/O"},
 	"tunnel":      {"os/exec": "nothing is run"},
 	"app/chat":    {"os": "an app is given what it needs"},

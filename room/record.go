@@ -1,0 +1,247 @@
+package room
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/kithproject/kith/code"
+	"github.com/kithproject/kith/identity"
+	"github.com/kithproject/kith/pairing"
+)
+
+const (
+	maxRecord     = 2*MaxRoster + 64<<10 // bytes
+	maxListed     = 256
+	recordVersion = 1
+)
+
+// ErrRecord reports bytes that are not a room's record.
+var ErrRecord = errors.New("room: not a room's record")
+
+// A Record is what a device remembers of a room that it is in: as a host or as a
+// member. Printing one prints "redacted": it holds the password and the secret.
+type Record struct {
+	Room ID
+	// Roster is the newest known; nil of a member that has not been given one.
+	Roster *Roster
+	// Base is the newest known that the founder signed, for members who have not
+	// heard yet of the host that signed Roster; nil if it is Roster itself.
+	Base *Roster
+	// Grant is what the host gave when it let this device in, without the chain,
+	// which is in the pair's record; zero for the founder.
+	Grant Grant
+	// Host says that this device admits others.
+	Host bool
+	// Password is that of the room, on a host, as CPace needs it.
+	Password string
+	// Short is the short code on a host, or the zero Room.
+	Short code.Room
+	// Guard is the memory of wrong passwords on a host.
+	Guard Guard
+	// List are the devices that List mode admits.
+	List []identity.DeviceID
+	// Waiting are the requests that wait for the host's user.
+	Waiting []Request
+	// Left is when this device left or was removed; zero while it is in.
+	Left time.Time
+}
+
+// String returns "redacted".
+func (r Record) String() string { return "redacted" }
+
+// GoString returns "redacted".
+func (r Record) GoString() string { return "redacted" }
+
+// LogValue returns "redacted".
+func (r Record) LogValue() slog.Value { return slog.StringValue("redacted") }
+
+// Format prints "redacted" for every verb.
+func (r Record) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, "redacted") }
+
+// recordWire is the CBOR form: a map with small integer keys.
+type recordWire struct {
+	Version  uint8      `cbor:"1,keyasint"`
+	Room     []byte     `cbor:"2,keyasint"`
+	Roster   []byte     `cbor:"3,keyasint,omitempty"`
+	Base     []byte     `cbor:"4,keyasint,omitempty"`
+	Host     bool       `cbor:"5,keyasint,omitempty"`
+	Password string     `cbor:"6,keyasint,omitempty"`
+	Short    string     `cbor:"7,keyasint,omitempty"`
+	Spent    int        `cbor:"8,keyasint,omitempty"`
+	Since    int64      `cbor:"9,keyasint,omitempty"`
+	Fails    int        `cbor:"10,keyasint,omitempty"`
+	Void     bool       `cbor:"11,keyasint,omitempty"`
+	List     [][]byte   `cbor:"12,keyasint,omitempty"`
+	Waiting  []waitWire `cbor:"13,keyasint,omitempty"`
+	Left     int64      `cbor:"14,keyasint,omitempty"`
+	Grant    *grantWire `cbor:"15,keyasint,omitempty"`
+}
+
+type waitWire struct {
+	_         struct{} `cbor:",toarray"`
+	ID        []byte
+	Body      []byte
+	Password  bool
+	Throttled bool
+}
+
+type grantWire struct {
+	_         struct{} `cbor:",toarray"`
+	Salt      []byte
+	Founder   []byte
+	Host      []byte
+	HostName  string
+	HostWG    []byte
+	HostDay   int64
+	Endpoints [][]byte
+	RoomName  string
+	Name      string
+	Number    uint32
+	PairID    []byte
+}
+
+func encodeRecord(r Record) ([]byte, error) {
+	w := recordWire{
+		Version: recordVersion, Room: r.Room[:], Host: r.Host, Password: r.Password, Short: r.Short.Nameplate(),
+		Spent: r.Guard.Spent, Fails: r.Guard.Short, Void: r.Guard.Void,
+		Since: milli(r.Guard.Since), Left: milli(r.Left),
+	}
+	var err error
+	if r.Password != "" {
+		if _, err = normalPassword(r.Password); err != nil {
+			return nil, err
+		}
+	}
+	for _, f := range []struct {
+		from *Roster
+		to   *[]byte
+	}{{r.Roster, &w.Roster}, {r.Base, &w.Base}} {
+		if f.from != nil {
+			if *f.to, err = f.from.Encode(); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for _, id := range r.List[:min(len(r.List), maxListed)] {
+		w.List = append(w.List, id[:])
+	}
+	for _, q := range r.Waiting[:min(len(r.Waiting), maxWaiting)] {
+		body, err := encodeCBOR(requestWire{
+			WireGuard: q.WireGuard[:], WGSig: q.WGSig[:], Name: q.Info.Name, OS: q.Info.OS, Version: q.Info.Version,
+			Day: q.Info.Day, Endpoints: encodeEndpoints(q.Info.Endpoints),
+		}, maxRequest)
+		if err != nil {
+			return nil, err
+		}
+		w.Waiting = append(w.Waiting, waitWire{ID: q.ID[:], Body: body, Password: q.Password, Throttled: q.Throttled})
+	}
+	if g := r.Grant; g.Number != 0 {
+		w.Grant = &grantWire{
+			Salt: g.Salt[:], Founder: g.Founder[:], Host: g.Host[:], HostName: g.HostInfo.Name, HostWG: g.HostInfo.WireGuard[:],
+			HostDay: g.HostInfo.Day, Endpoints: encodeEndpoints(g.HostInfo.Endpoints), RoomName: g.RoomName, Name: g.Name,
+			Number: g.Number, PairID: g.PairID[:],
+		}
+	}
+	return encodeCBOR(w, maxRecord)
+}
+
+// decodeRecord reads a record. It errs with ErrRecord, wrapped with the reason.
+func decodeRecord(raw []byte) (Record, error) {
+	bad := func(why string) (Record, error) { return Record{}, fmt.Errorf("%w: %s", ErrRecord, why) }
+	var w recordWire
+	if err := decodeCBOR(raw, maxRecord, &w); err != nil {
+		return bad("damaged")
+	}
+	if w.Version != recordVersion {
+		return bad("of another version of kith")
+	}
+	if len(w.Room) != IDSize || len(w.Password) > MaxPassword || w.Spent < 0 || w.Spent > Guesses || w.Fails < 0 ||
+		w.Fails > ShortGuesses || len(w.List) > maxListed || len(w.Waiting) > maxWaiting {
+		return bad("a field is out of bounds")
+	}
+	r := Record{
+		Room: ID(w.Room), Host: w.Host, Password: w.Password, Left: fromMilli(w.Left),
+		Guard: Guard{Spent: w.Spent, Since: fromMilli(w.Since), Short: w.Fails, Void: w.Void},
+	}
+	for _, f := range []struct {
+		from []byte
+		to   **Roster
+	}{{w.Roster, &r.Roster}, {w.Base, &r.Base}} {
+		if len(f.from) == 0 {
+			continue
+		}
+		roster, err := DecodeRoster(f.from)
+		if err != nil || roster.Room != r.Room {
+			return bad("its roster")
+		}
+		*f.to = roster
+	}
+	if w.Short != "" {
+		short, err := code.ParseRoom(w.Short)
+		if err != nil || short.Method() != code.RoomShort {
+			return bad("its short code")
+		}
+		r.Short = short
+	}
+	for _, id := range w.List {
+		if len(id) != identity.IDSize {
+			return bad("an id")
+		}
+		r.List = append(r.List, identity.DeviceID(id))
+	}
+	for _, q := range w.Waiting {
+		if len(q.ID) != identity.IDSize {
+			return bad("a request")
+		}
+		req, err := decodeRequest(identity.DeviceID(q.ID), q.Body)
+		if err != nil {
+			return bad("a request")
+		}
+		req.Password, req.Throttled = q.Password, q.Throttled
+		r.Waiting = append(r.Waiting, req)
+	}
+	if w.Grant == nil {
+		return r, nil
+	}
+	g, ok := w.Grant.grant(r.Room)
+	if !ok {
+		return bad("its grant")
+	}
+	r.Grant = g
+	return r, nil
+}
+
+func (w *grantWire) grant(room ID) (Grant, bool) {
+	if len(w.Salt) != SaltSize || len(w.Founder) != identity.IDSize || len(w.Host) != identity.IDSize || len(w.HostWG) != 32 ||
+		len(w.PairID) != 16 || w.Number == 0 || w.HostDay < 0 || w.HostDay > maxDay || !isClean(w.HostName) ||
+		!isClean(w.RoomName) || !isClean(w.Name) {
+		return Grant{}, false
+	}
+	var endpoints []netip.AddrPort
+	if len(w.Endpoints) > 0 {
+		endpoints = decodeEndpoints(w.Endpoints)
+	}
+	return Grant{
+		Room: room, Salt: [SaltSize]byte(w.Salt), Founder: identity.DeviceID(w.Founder), Host: identity.DeviceID(w.Host),
+		HostInfo: pairing.Info{Name: w.HostName, WireGuard: [32]byte(w.HostWG), Day: w.HostDay, Endpoints: endpoints},
+		RoomName: w.RoomName, Name: w.Name, Number: w.Number, PairID: [16]byte(w.PairID),
+	}, true
+}
+
+func milli(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
+func fromMilli(ms int64) time.Time {
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms).UTC()
+}
