@@ -46,6 +46,8 @@ type Record struct {
 	List []identity.DeviceID
 	// Waiting are the requests that wait for the host's user.
 	Waiting []Request
+	// TCP and UDP are ports of this machine's localhost that every member may reach, sorted.
+	TCP, UDP []uint16
 	// Left is when this device left or was removed; zero while it is in.
 	Left time.Time
 }
@@ -79,6 +81,8 @@ type recordWire struct {
 	Waiting  []waitWire `cbor:"13,keyasint,omitempty"`
 	Left     int64      `cbor:"14,keyasint,omitempty"`
 	Grant    *grantWire `cbor:"15,keyasint,omitempty"`
+	TCP      []uint16   `cbor:"16,keyasint,omitempty"`
+	UDP      []uint16   `cbor:"17,keyasint,omitempty"`
 }
 
 type waitWire struct {
@@ -108,7 +112,7 @@ func encodeRecord(r Record) ([]byte, error) {
 	w := recordWire{
 		Version: recordVersion, Room: r.Room[:], Host: r.Host, Password: r.Password, Short: r.Short.Nameplate(),
 		Spent: r.Guard.Spent, Fails: r.Guard.Short, Void: r.Guard.Void,
-		Since: milli(r.Guard.Since), Left: milli(r.Left),
+		Since: milli(r.Guard.Since), Left: milli(r.Left), TCP: r.TCP, UDP: r.UDP,
 	}
 	var err error
 	if r.Password != "" {
@@ -160,12 +164,13 @@ func decodeRecord(raw []byte) (Record, error) {
 		return bad("of another version of kith")
 	}
 	if len(w.Room) != IDSize || len(w.Password) > MaxPassword || w.Spent < 0 || w.Spent > Guesses || w.Fails < 0 ||
-		w.Fails > ShortGuesses || len(w.List) > maxListed || len(w.Waiting) > maxWaiting {
+		w.Fails > ShortGuesses || len(w.List) > maxListed || len(w.TCP) > maxPorts || len(w.UDP) > maxPorts || len(w.Waiting) > maxWaiting {
 		return bad("a field is out of bounds")
 	}
 	r := Record{
 		Room: ID(w.Room), Host: w.Host, Password: w.Password, Left: fromMilli(w.Left),
 		Guard: Guard{Spent: w.Spent, Since: fromMilli(w.Since), Short: w.Fails, Void: w.Void},
+		TCP:   sortedPorts(w.TCP), UDP: sortedPorts(w.UDP),
 	}
 	for _, f := range []struct {
 		from []byte
