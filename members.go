@@ -50,12 +50,15 @@ func (n *Node) dropMember(id identity.DeviceID) error {
 	if !ok {
 		return nil
 	}
+	if err := n.store.Delete(rec.PairID); err != nil { // first, so that nobody starts it again
+		return err
+	}
 	n.stopPeer(rec.PairID)
 	if pair, ok := n.store.ByID(id); !ok || pair.State != registry.Active {
 		n.endReached(id)
 		n.endLanes(id)
 	}
-	return n.store.Delete(rec.PairID)
+	return nil
 }
 
 // endReached ends every connection of a device to ports of this machine.

@@ -107,8 +107,12 @@ func (n *Node) await(ctx context.Context, rec registry.Device) (over <-chan stru
 
 // noPeer says why a pair is not at work.
 func (n *Node) noPeer(rec registry.Device) error {
-	if rec, ok := n.store.Get(rec.PairID); ok && rec.Rights.Blocked {
-		return &BlockedError{Device: n.device(rec)}
+	now, ok := n.store.Get(rec.PairID)
+	switch {
+	case ok && now.Rights.Blocked:
+		return &BlockedError{Device: n.device(now)}
+	case !ok:
+		return fmt.Errorf("kith: %w: %q", registry.ErrNotFound, rec.Name)
 	}
 	return fmt.Errorf("kith: %w", net.ErrClosed)
 }

@@ -75,6 +75,8 @@ func (n *Node) startPeer(rec registry.Device) *peer {
 	}
 	if now, ok := n.store.Get(rec.PairID); ok {
 		rec = now
+	} else if rec.Member() { // it has just been dropped
+		return nil
 	}
 	if n.closed || rec.State == registry.Active && rec.Rights.Blocked {
 		return nil
