@@ -121,6 +121,7 @@ Then:               kith ping laptop
 	}{
 		{"Pair:", []*cobra.Command{e.pairCommand(), e.joinCommand(), e.nearbyCommand(), e.devicesCommand(), e.renameCommand(), e.unpairCommand()}},
 		{"Connect:", []*cobra.Command{e.upCommand(), e.downCommand(), e.statusCommand(), e.pingCommand(), e.chatCommand()}},
+		{"Rooms:", []*cobra.Command{e.roomCommand()}},
 		{"Files:", []*cobra.Command{e.sendCommand(), e.inboxCommand(), e.getCommand(), e.shareCommand(), e.unshareCommand()}},
 		{"Ports:", []*cobra.Command{e.forwardCommand(), e.exposeCommand(), e.proxyCommand(), e.sshCommand(), e.httpCommand(), e.dialCommand()}},
 		{"Rights:", []*cobra.Command{e.rightsCommand(), e.allowCommand(), e.denyCommand(), e.blockCommand(), e.unblockCommand()}},

@@ -197,6 +197,10 @@ func (e *env) showEvent(ev kith.Event, asJSON bool) error {
 		ev.Detail = "now " + mayReach(ev.Device.Rights)
 	}
 	line := fmt.Sprintf("%s  %s %s", ev.Time.Format(time.TimeOnly), ev.Device.Name, ev.Kind)
+	if ev.Room != nil {
+		line = fmt.Sprintf("%s  %s", ev.Time.Format(time.TimeOnly), roomEvent(ev))
+		ev.Detail = ""
+	}
 	if ev.Detail != "" {
 		line += ": " + ev.Detail
 	}

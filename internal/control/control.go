@@ -63,8 +63,12 @@ const (
 	OpUnexpose  = "unexpose"
 	OpProxy     = "proxy" // SOCKS5 and HTTP at a port of this machine, until the client goes
 	OpUseHub    = "use-hub"
-	OpNearby    = "nearby"   // who is in pairing mode on the LAN, until the client goes
-	OpWaiting   = "announce" // this device waits to be given a code, until the client goes
+	OpNearby    = "nearby"    // who is in pairing mode on the LAN, until the client goes
+	OpWaiting   = "announce"  // this device waits to be given a code, until the client goes
+	OpRooms     = "rooms"     // which this device is in
+	OpRoomMake  = "room-make" // found one
+	OpRoomJoin  = "room-join" // one, by its Code
+	OpRoom      = "room"      // show or change one
 	OpEvents    = "events"
 	OpStop      = "stop"
 	OpVersion   = "version"
@@ -87,6 +91,8 @@ type Request struct {
 	Change   *Change       `json:"change,omitempty"`   // rights
 	Via      string        `json:"via,omitempty"`      // chat: a medium of Node.NoteVia; empty: the tunnel
 	Wait     time.Duration `json:"wait,omitempty"`     // how long to wait for the device, nanoseconds
+
+	Room *RoomRequest `json:"room,omitempty"` // room, room-make, room-join
 
 	Endpoints []netip.AddrPort `json:"endpoints,omitempty"` // offer, join: where the other device may be
 
@@ -204,6 +210,11 @@ type Reply struct {
 	Listed    []files.Listed `json:"listed,omitempty"`
 
 	Interface *Interface `json:"interface,omitempty"` // status: of kith up --tun
+
+	Room   *kith.Room  `json:"room,omitempty"`
+	Rooms  []kith.Room `json:"rooms,omitzero"`
+	Invite *RoomInvite `json:"invite,omitempty"`
+	Step   string      `json:"step,omitempty"` // room-join: what happens on the way
 
 	Nearby []kith.NearbyDevice `json:"nearby,omitempty"` // nearby: all of them
 }

@@ -82,7 +82,13 @@ func delivery(dir string, names []string, notes []files.Note) Delivery {
 }
 
 // plain is an error without the name of the package that it comes from.
-func plain(err error) string { return strings.TrimPrefix(err.Error(), "files: ") }
+func plain(err error) string {
+	text := err.Error()
+	for _, prefix := range []string{"kith: ", "files: ", "room: "} {
+		text = strings.TrimPrefix(text, prefix)
+	}
+	return text
+}
 
 // describeEnd says in one line how a transfer ended.
 func describeEnd(r files.Received, device string) string {

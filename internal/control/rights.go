@@ -6,11 +6,11 @@ import (
 	"github.com/kithproject/kith"
 )
 
-// partner returns a device that may use services of this one at all: it is paired and not
-// blocked.
+// partner returns a device that may use services of this one at all: it is paired, or a
+// member of a room with this one, and not blocked.
 func (s *Server) partner(ref string) (kith.Device, bool) {
 	d, err := s.node.Device(ref)
-	return d, err == nil && d.State == kith.Paired && !d.Rights.Blocked
+	return d, err == nil && (d.State == kith.Paired || d.State == kith.Member) && !d.Rights.Blocked
 }
 
 // caller returns the ID of the partner behind a remote address in the tunnel.

@@ -264,6 +264,10 @@ func (s *Server) answer(st *stream, req Request) (Reply, error) {
 		return s.watchInbox(st)
 	case OpAccept, OpDecline:
 		return s.decide(req)
+	case OpRooms, OpRoomMake, OpRoom:
+		return s.rooms(ctx, req)
+	case OpRoomJoin:
+		return s.joinRoom(st, req)
 	case OpNearby:
 		return s.nearby(st)
 	case OpWaiting:
@@ -449,6 +453,9 @@ func explain(err error) *Error {
 		ambiguous    *registry.AmbiguousError
 		blocked      *kith.BlockedError
 	)
+	if e := explainRoom(err); e != nil {
+		return e
+	}
 	switch {
 	case errors.As(err, &done):
 		return done
