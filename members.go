@@ -1,7 +1,15 @@
 package kith
 
 import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"syscall"
+	"time"
+
 	"github.com/kithproject/kith/app/forward"
+	"github.com/kithproject/kith/app/mesh"
 	"github.com/kithproject/kith/identity"
 	"github.com/kithproject/kith/registry"
 	"github.com/kithproject/kith/rendezvous"
@@ -81,4 +89,34 @@ func (p *peer) where() string {
 		return "its room, and " + p.n.media.Name()
 	}
 	return p.n.media.Name()
+}
+
+// directPatience is how long a connection to a member waits for a path of the two's own
+// when another member could pass it on.
+const directPatience = 2 * time.Second
+
+// dialByWay connects to a member by way of another one, if the two do not find a path of
+// their own soon, and somebody is connected to both. Without any of that it returns
+// neither a connection nor an error.
+func (n *Node) dialByWay(ctx context.Context, rec registry.Device, port uint16) (net.Conn, error) {
+	short, cancel := context.WithTimeout(ctx, directPatience)
+	defer cancel()
+	if _, by := n.rooms.mesh.Near(rec.ID); len(by) == 0 {
+		return nil, nil //nolint:nilnil // as the comment says
+	}
+	if _, err := n.await(short, rec); err == nil {
+		return nil, nil //nolint:nilnil // there is a path of their own
+	}
+	if ctx.Err() != nil {
+		return nil, &NotConnectedError{Device: n.device(rec), Err: ctx.Err()}
+	}
+	conn, err := n.rooms.mesh.Dial(ctx, rec.ID, port)
+	switch {
+	case err == nil:
+		return conn, nil
+	case errors.Is(err, mesh.ErrRefused):
+		to := net.TCPAddrFromAddrPort(netip.AddrPortFrom(rec.ID.Addr(), port))
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: to, Err: syscall.ECONNREFUSED}
+	}
+	return nil, nil //nolint:nilnil // nobody could pass it on after all
 }

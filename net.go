@@ -65,6 +65,11 @@ func (n *Node) Dial(ctx context.Context, network, address string) (net.Conn, err
 	if err != nil {
 		return nil, err
 	}
+	if rec.Member() && !strings.HasPrefix(network, "udp") {
+		if conn, err := n.dialByWay(ctx, rec, port); conn != nil || err != nil {
+			return conn, err
+		}
+	}
 	if _, err := n.await(ctx, rec); err != nil {
 		return nil, err
 	}
