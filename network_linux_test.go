@@ -173,6 +173,12 @@ func useStations(ctx context.Context, t *testing.T, a, b *station) {
 // reachPort forwards a port of a to one on b's localhost.
 func reachPort(ctx context.Context, t *testing.T, a, b *station) {
 	t.Helper()
+	reachPortOf(ctx, t, a, b, b.host.Name, "allow", a.host.Name, "8099")
+}
+
+// reachPortOf is the same for what a calls b, after b has run a command that allows it.
+func reachPortOf(ctx context.Context, t *testing.T, a, b *station, name string, allow ...string) {
+	t.Helper()
 	var ln net.Listener
 	var err error
 	b.host.Do(func() { ln, err = net.Listen("tcp", "127.0.0.1:8099") })
@@ -190,8 +196,8 @@ func reachPort(ctx context.Context, t *testing.T, a, b *station) {
 			conn.Close()
 		}
 	}()
-	b.run(ctx, "allow", a.host.Name, "8099")
-	fwd := a.start("forward", "18099", b.host.Name+":8099")
+	b.run(ctx, allow...)
+	fwd := a.start("forward", "18099", name+":8099")
 	defer fwd.Stop()
 	fwd.Await(ctx, "is port 8099")
 	var got bytes.Buffer
