@@ -42,6 +42,7 @@ type rooms struct {
 	change sync.Mutex // one change of a room at a time; taken before mu
 
 	mu      sync.Mutex // guards what follows; never held while calling out
+	due     bool       // reconcile is to be called soon
 	hosts   map[room.ID]*hosting
 	leaving map[identity.DeviceID]bool // who is being told that it is out
 }
@@ -336,9 +337,39 @@ func (r *rooms) merge(rec room.Record, next *room.Roster) (changed bool, err err
 
 // spread follows a change of a room: links to who is new, and word to all.
 func (r *rooms) spread(id room.ID) {
-	r.reconcile()
+	r.reconcileSoon(id)
 	r.mesh.Changed()
 	r.tell(id, EventRoom, "")
+}
+
+// settleRoom is how long a large room may take to follow a change: when many join at
+// once, each would change whom all others connect to.
+const settleRoom = time.Second
+
+// reconcileSoon is reconcile, now for a small room, and a moment later for a large one.
+func (r *rooms) reconcileSoon(id room.ID) {
+	rec, ok := r.get(id)
+	if !ok || rec.Roster == nil || len(rec.Roster.Members) <= fullMesh {
+		r.reconcile()
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.due {
+		return
+	}
+	err := r.n.start(func() {
+		select {
+		case <-r.n.ctx.Done():
+			return
+		case <-time.After(settleRoom):
+		}
+		r.mu.Lock()
+		r.due = false
+		r.mu.Unlock()
+		r.reconcile()
+	})
+	r.due = err == nil
 }
 
 // tell publishes an event of a room.

@@ -122,6 +122,7 @@ func New(cfg Config) (*Tunnel, error) {
 	if cfg.MTU < MinMTU || cfg.MTU > MaxMTU {
 		return nil, fmt.Errorf("tunnel: MTU %d is not between %d and %d", cfg.MTU, MinMTU, MaxMTU)
 	}
+	quiet()
 	n, err := newNIC(cfg.Identity.ID().Addr(), cfg.MTU)
 	if err != nil {
 		return nil, err
