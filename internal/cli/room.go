@@ -213,9 +213,10 @@ func (e *env) keepRoom(ctx context.Context, c *control.Client, r kith.Room, asJS
 func (e *env) showInvite(r kith.Room, i control.RoomInvite, asJSON bool) error {
 	if asJSON {
 		return e.printJSON(struct {
-			Room kith.Room `json:"room"`
+			Event string    `json:"event"`
+			Room  kith.Room `json:"room"`
 			control.RoomInvite
-		}{r, i})
+		}{"code", r, i})
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "Room %s. On another device run kith room join and enter this code:\n\n", r.Name)
