@@ -65,7 +65,7 @@ func maxBody(k kind) int {
 // A State is how far a device's roster of a room is.
 type State struct {
 	Room    [16]byte
-	Version uint64 // of the roster, counted from 1
+	Version uint64 // the roster's number; 0: there is none yet
 }
 
 // A relayed is a frame on its way between two members.

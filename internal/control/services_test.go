@@ -22,6 +22,7 @@ import (
 	"github.com/kithproject/kith/app/expose"
 	"github.com/kithproject/kith/app/files"
 	"github.com/kithproject/kith/app/forward"
+	"github.com/kithproject/kith/app/mesh"
 	"github.com/kithproject/kith/code"
 	"github.com/kithproject/kith/lane"
 	"github.com/kithproject/kith/lane/carry"
@@ -127,6 +128,26 @@ func services(b *Server, from string) map[uint16]func(ctx context.Context, a *Se
 			return nil
 		},
 		kith.CarryPort: func(ctx context.Context, a *Server) error { return carryNothing(ctx, a.node, to) },
+		mesh.Port: func(ctx context.Context, a *Server) error { // nothing without a room in common
+			own, other := a.node.ID(), b.node.ID()
+			for what, hello := range map[string][]byte{
+				"a session":         {1, 1, 0, 0, 0},
+				"to pass it on":     append([]byte{2}, other[:]...),
+				"to receive of one": append([]byte{3}, own[:]...),
+			} {
+				conn, err := a.node.Dial(ctx, "tcp", net.JoinHostPort(to, strconv.Itoa(mesh.Port)))
+				if err != nil {
+					return err
+				}
+				_, err = conn.Write(hello)
+				got, err2 := io.ReadAll(conn)
+				conn.Close()
+				if err := errors.Join(err, err2); len(got) > 1 || len(got) == 1 && got[0] == 0 {
+					return fmt.Errorf("%s: %v, %w", what, got, err)
+				}
+			}
+			return nil
+		},
 	}
 }
 
@@ -222,7 +243,7 @@ func TestServices(t *testing.T) {
 		}
 	}
 	// No other port answers, allowed or not listened at.
-	for _, port := range []uint16{1, 22, 80, 27490, 27499, 65535} {
+	for _, port := range []uint16{1, 22, 80, 27490, 27500, 65535} {
 		conn, err := a.node.Dial(ctx, "tcp", net.JoinHostPort("laptop", strconv.Itoa(int(port))))
 		if !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("port %d: %v, %v, want refused", port, conn, err)
