@@ -65,6 +65,7 @@ var mayImport = map[string][]string{
 	"internal/cli":     {"*"},
 	"internal/bench":   {"*"},
 	"internal/wan":     {},
+	"internal/chatui":  {},
 	"cmd/kith":         {"internal/cli"},
 }
 
@@ -98,6 +99,8 @@ var home = map[string][]string{
 	"golang.zx2c4.com/wireguard":     {"link", "tunnel", "internal/bench"},
 	"gvisor.dev/gvisor":              {"tunnel", "app/tun"},
 
+	"charm.land/bubbletea/v2":            {"internal/chatui"},
+	"github.com/charmbracelet/x":         {"internal/chatui"},
 	"github.com/VictoriaMetrics/metrics": {"hub"},
 	"github.com/coder/websocket":         {"hub"},
 	"github.com/mochi-mqtt/server/v2":    {"hub", "rendezvous/rendezvoustest"},
