@@ -123,13 +123,13 @@ func (c cleaner) cluster(b *strings.Builder, s string) {
 	for i, r := range s {
 		mark := unicode.Is(unicode.M, r) && r != emojiStyle
 		switch {
-		case mark && i == 0: // nothing that it belongs to
+		case mark && before == 0: // nothing that it belongs to
 			continue
 		case mark:
 			if marks++; marks > maxMarks {
 				continue
 			}
-		case r == zwj && (i == 0 || !pictured(before)), r == emojiStyle && i == 0:
+		case r == zwj && !pictured(before), r == emojiStyle && !pictured(before) && !strings.ContainsRune("0123456789#*", before):
 			continue
 		case unicode.Is(unicode.Hangul, r) && i > 0:
 			if jamo++; jamo > 2 || r >= 0x1100 && r < 0x115f || r >= 0xa960 && r < 0xa97d {

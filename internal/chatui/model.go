@@ -114,6 +114,9 @@ const mostEvents = 256
 func (m *model) nextEvents(ch <-chan Event) tea.Cmd {
 	return m.run(func(ctx context.Context) tea.Msg {
 		out := eventsMsg{from: ch}
+		if ctx.Err() != nil {
+			return nil
+		}
 		select {
 		case <-ctx.Done():
 			return nil

@@ -64,13 +64,18 @@ func utf8Locale(env func(string) string) bool {
 }
 
 // A program is the model as bubbletea runs it.
-type program struct{ *model }
+type program struct {
+	*model
+	quiet *quiet
+	tea   *tea.Program
+}
 
-func (p program) Init() tea.Cmd { return p.init() }
+func (p *program) Init() tea.Cmd { return p.init() }
 
-func (p program) View() tea.View { return p.view() }
+func (p *program) View() tea.View { return p.view() }
 
-func (p program) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
+func (p *program) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
+	p.quiet.stir(p.tea)
 	if r, ok := msg.(tea.ModeReportMsg); ok && r.Mode == ansi.ModeUnicodeCore {
 		on := r.Value == ansi.ModeReset || r.Value == ansi.ModeSet || r.Value == ansi.ModePermanentlySet
 		msg = joinedMsg(on)
@@ -105,9 +110,12 @@ func Run(ctx context.Context, b Backend, o Options) error {
 			return f(inner)
 		}
 	}
-	p := tea.NewProgram(program{newModel(b, o, run)},
-		tea.WithContext(inner), tea.WithInput(o.In), tea.WithOutput(o.Out), tea.WithEnvironment(o.Env), tea.WithoutSignalHandler())
-	switch _, err := p.Run(); {
+	p := &program{model: newModel(b, o, run), quiet: &quiet{}}
+	defer p.quiet.end()
+	p.tea = tea.NewProgram(p,
+		tea.WithContext(inner), tea.WithInput(o.In), tea.WithOutput(p.quiet.output(o.Out)),
+		tea.WithEnvironment(o.Env), tea.WithoutSignalHandler())
+	switch _, err := p.tea.Run(); {
 	case ctx.Err() != nil:
 		return fmt.Errorf("chatui: %w", ctx.Err())
 	case errors.Is(err, tea.ErrProgramPanic):

@@ -5,10 +5,14 @@ import (
 	"strings"
 
 	tea "charm.land/bubbletea/v2"
+	"github.com/charmbracelet/x/ansi"
 )
 
 // foldBelow is from how many columns on the list of conversations is shown.
 const foldBelow = 60
+
+// tiny is a window, in columns, that nothing is laid out for: rows are cut.
+const tiny = 16
 
 // A layout says where things are.
 type layout struct {
@@ -133,7 +137,7 @@ func (m *model) bars() []string {
 		if k.conv.Room {
 			who = "all others are"
 		}
-		add(lookSystem, gutterSystem, who+" away; lines are kept and delivered later", 1)
+		add(lookSystem, gutterSystem, who+" away; lines are kept and delivered later", 2)
 	}
 	return out
 }
@@ -220,6 +224,9 @@ func (m *model) statusRow() string {
 		if !ok {
 			st = m.status[""]
 		}
+		if !k.follow {
+			parts = append(parts, "scrolled back")
+		}
 		if st.Text != "" {
 			parts = append(parts, m.c.text(st.Text))
 		}
@@ -228,9 +235,6 @@ func (m *model) statusRow() string {
 		}
 		if k.loading && k.loaded {
 			parts = append(parts, "loading")
-		}
-		if !k.follow {
-			parts = append(parts, "scrolled back")
 		}
 	}
 	right := "F1 help"
@@ -286,6 +290,11 @@ func (m *model) lines() (out []string, x, y int) {
 	}
 	if len(out) > m.h { // a terminal of one row or none
 		out = out[len(out)-m.h:]
+	}
+	if m.w < tiny {
+		for i := range out {
+			out[i] = m.c.cut(ansi.Strip(out[i]), m.w)
+		}
 	}
 	return out, x, min(y, max(m.h-1, 0))
 }
