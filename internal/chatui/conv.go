@@ -8,7 +8,8 @@ import (
 
 // Bounds of what is held of a conversation; the rest is asked for when it is looked at.
 const (
-	pageLines = 200  // lines that are asked for at once
+	pageLines = 200  // lines that are asked for at once, and more the further it goes back
+	mostPage  = 2000 // lines that are asked for at once at most
 	mostLines = 4000 // lines held while the last are looked at; above, half goes
 	mostInput = 100  // own inputs remembered
 )
@@ -168,8 +169,12 @@ func (k *conversation) page(c cleaner, lines []Message, whole bool) {
 			}
 		}
 	}
-	slices.SortStableFunc(k.items, func(a, b item) int { return a.compare(b.key) })
-	k.items = slices.CompactFunc(k.items, func(a, b item) bool { return a.key == b.key })
+	order := func(a, b item) int { return a.compare(b.key) }
+	joint := min(len(lines)+1, len(k.items)) // old is in order: only what is new is looked at
+	if !k.loaded || !slices.IsSortedFunc(k.items[:joint], order) || joint > 1 && k.items[joint-1].key == k.items[joint-2].key {
+		slices.SortStableFunc(k.items, order)
+		k.items = slices.CompactFunc(k.items, func(a, b item) bool { return a.key == b.key })
+	}
 	k.loaded = true
 }
 

@@ -165,11 +165,11 @@ func (m *model) load(k *conversation) tea.Cmd {
 		b := *o
 		before = &b
 	}
-	id, first := k.conv.ID, !k.first
+	id, first, n := k.conv.ID, !k.first, min(max(pageLines, len(k.items)/2), mostPage)
 	k.first = true
 	return m.ask(func(ctx context.Context) tea.Msg {
-		lines, err := m.backend.History(ctx, id, before, pageLines)
-		return historyMsg{id, first, lines, err == nil && len(lines) < pageLines, err}
+		lines, err := m.backend.History(ctx, id, before, n)
+		return historyMsg{id, first, lines, err == nil && len(lines) < n, err}
 	})
 }
 

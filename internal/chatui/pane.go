@@ -233,11 +233,10 @@ func (m *model) transfer(k *conversation, it *item, width int) string {
 		default:
 			text = fmt.Sprintf("[%d: /accept %d or /decline %d]", number, number, number)
 		}
-	case TransferRunning, TransferWaiting:
+	case TransferRunning:
 		text = bar(t, width)
-		if t.State == TransferWaiting {
-			text += " waits" + note
-		}
+	case TransferWaiting:
+		text = "[waits for a connection" + note + "]"
 	case TransferDone:
 		text = "[done" + note + "]"
 	case TransferDeclined:
@@ -331,26 +330,35 @@ func (m *model) scroll(by int) tea.Cmd {
 		return nil
 	}
 	rows := max(l.paneH-len(m.tail(k, l.paneW)), 0)
-	at := m.begin(k, l.paneW, rows)
+	return m.settle(k, m.walk(k, m.begin(k, l.paneW, rows), by, l.paneW), rows, l.paneW)
+}
+
+// walk is the row that is by rows further, or the last one on the way.
+func (m *model) walk(k *conversation, at cursor, by, width int) cursor {
 	for ; by < 0 && (at.item > 0 || at.row > 0); by++ {
 		if at.row--; at.row < 0 {
 			at.item--
-			at.row = len(m.block(k, at.item, l.paneW)) - 1
+			at.row = len(m.block(k, at.item, width)) - 1
 		}
 	}
 	for ; by > 0; by-- {
-		if at.row++; at.row >= len(m.block(k, at.item, l.paneW)) {
+		if at.row++; at.row >= len(m.block(k, at.item, width)) {
 			if at.item == len(k.items)-1 {
 				break
 			}
 			at = cursor{at.item + 1, 0}
 		}
 	}
-	end, _ := m.fromEnd(k, l.paneW, rows)
+	return at
+}
+
+// settle makes a row the first of the pane, if there are as many rows below it.
+func (m *model) settle(k *conversation, at cursor, rows, width int) tea.Cmd {
+	end, _ := m.fromEnd(k, width, rows)
 	if k.follow = at.item > end.item || at.item == end.item && at.row >= end.row; k.follow {
 		return tea.Batch(m.read(), m.fill())
 	}
-	k.top = place{k.items[at.item].key, m.block(k, at.item, l.paneW)[at.row].off}
+	k.top = place{k.items[at.item].key, m.block(k, at.item, width)[at.row].off}
 	if at.item < pageLines/4 {
 		return m.load(k)
 	}

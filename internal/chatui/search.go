@@ -130,8 +130,9 @@ func (m *model) chase() tea.Cmd {
 	switch {
 	case have:
 		m.find.want = nil
-		k.follow, k.top = false, place{k.items[i].key, 0}
-		return m.scroll(-m.layout().paneH / 3)
+		l := m.layout()
+		rows := max(l.paneH-len(m.tail(k, l.paneW)), 0)
+		return m.settle(k, m.walk(k, cursor{i, 0}, -rows/3, l.paneW), rows, l.paneW)
 	case k.whole || len(k.items) > 0 && i > 0: // it is not in the history that there is
 		m.find.want = nil
 		return nil

@@ -136,6 +136,7 @@ func (m *model) answer(number string, yes bool) tea.Cmd {
 		return nil
 	}
 	offer := k.offers[n-1]
+	m.alert = ""
 	return m.ask(func(ctx context.Context) tea.Msg {
 		if yes {
 			return doneMsg{said: fmt.Sprintf("taking file %d", n), err: m.backend.Accept(ctx, offer)}
