@@ -1,0 +1,68 @@
+package chatui
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"testing"
+	"time"
+)
+
+// blocked is a backend whose Events never come and whose Convs never answer.
+type blocked struct{ *fake }
+
+func (blocked) Convs(ctx context.Context) ([]Conv, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func pipe(t *testing.T) (*os.File, *os.File) {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = r.Close(); _ = w.Close() })
+	return r, w
+}
+
+func TestRun(t *testing.T) {
+	for name, tc := range map[string]struct {
+		backend Backend
+		keys    string
+		cancel  bool
+	}{
+		"leaves":                    {demo(), "\x03", false},
+		"the context ends":          {demo(), "", true},
+		"nothing answers":           {blocked{demo()}, "\x03", false},
+		"the context ends, nothing": {blocked{demo()}, "", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in, keys := pipe(t)
+			out := io.Discard
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			ended := make(chan error, 1)
+			go func() {
+				ended <- Run(ctx, tc.backend, Options{In: in, Out: out, Env: []string{"TERM=xterm", "LANG=C"}, Zone: time.UTC})
+			}()
+			// Without a terminal there is no size: bubbletea draws nothing until
+			// it is told one, so what is awaited is the end.
+			if tc.cancel {
+				cancel()
+			}
+			if _, err := io.WriteString(keys, tc.keys); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case err := <-ended:
+				if tc.cancel != errors.Is(err, context.Canceled) || !tc.cancel && err != nil {
+					t.Errorf("ended with %v", err)
+				}
+			case <-time.After(30 * time.Second):
+				t.Fatal("it does not end")
+			}
+		})
+	}
+}
