@@ -100,7 +100,8 @@ var home = map[string][]string{
 	"gvisor.dev/gvisor":              {"tunnel", "app/tun"},
 
 	"charm.land/bubbletea/v2":            {"internal/chatui"},
-	"github.com/charmbracelet/x":         {"internal/chatui"},
+	"github.com/charmbracelet/x/ansi":    {"internal/chatui"},
+	"golang.org/x/text":                  {"internal/chatui"},
 	"github.com/VictoriaMetrics/metrics": {"hub"},
 	"github.com/coder/websocket":         {"hub"},
 	"github.com/mochi-mqtt/server/v2":    {"hub", "rendezvous/rendezvoustest"},

@@ -62,6 +62,7 @@ type Message struct {
 	Seq       uint64    // number in that log, from 1
 	Lamport   uint64    // version of the conversation that the author had seen; a count
 	Time      time.Time // by the author's clock
+	ClockOff  bool      // that clock differs much from this device's: the time is not shown
 	Kind      string    // KindText or KindFile
 	Text      string    // what was written; one line
 	File      *File     // with KindFile

@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/charmbracelet/x/ansi"
+	"golang.org/x/text/unicode/norm"
 )
 
 // Bounds of what is shown of foreign text: an honest text has fewer.
@@ -14,6 +15,7 @@ const (
 	maxMarks    = 4       // combining marks on one character
 	maxCluster  = 10      // runes of one character, as with emoji of a family
 	maxNameCell = 32      // cells of a name
+	maxFileCell = 60      // cells of the name of a file
 	maxShown    = MaxText // bytes of a text
 )
 
@@ -66,7 +68,8 @@ func (c cleaner) text(s string) string {
 		rest = rest[len(cluster):]
 		c.cluster(&b, cluster)
 	}
-	return b.String()
+	// Terminals are given letters with their marks as one where there is one.
+	return norm.NFC.String(b.String())
 }
 
 func plain(s string) bool {
@@ -159,6 +162,24 @@ func (c cleaner) name(s string) string {
 		return "(no name)"
 	}
 	return s
+}
+
+// file makes the name of a file fit for a line. Its end stays: it says what the file is.
+func (c cleaner) file(s string) string {
+	s = strings.Join(strings.Fields(c.text(s)), " ")
+	if s == "" {
+		return "(no name)"
+	}
+	if c.width(s) <= maxFileCell {
+		return s
+	}
+	head, rest := c.take(s, maxFileCell/2)
+	for left := c.width(rest); left > maxFileCell/2-2; {
+		ch, w := c.first(rest)
+		rest = rest[len(ch):]
+		left -= w
+	}
+	return head + ".." + rest
 }
 
 // cut leaves out the end of a clean text that takes more cells than there are.

@@ -94,7 +94,7 @@ func (k *conversation) reclean(c cleaner) {
 func (k *conversation) clean(c cleaner, it *item) {
 	it.text = c.text(it.m.Text)
 	if f := it.m.File; it.m.Kind == KindFile && f != nil {
-		it.text = "file " + c.name(f.Name)
+		it.text = "file " + c.file(f.Name)
 		if f.Size >= 0 {
 			it.text += " (" + bytesText(f.Size) + ")"
 		}

@@ -13,9 +13,11 @@ import (
 // key is what a key does: first what is the same everywhere, then what the mode says.
 func (m *model) key(msg tea.KeyPressMsg) tea.Cmd {
 	k := msg.Keystroke()
+	leaving := m.leaving
+	m.leaving = false
 	switch k {
 	case "ctrl+c":
-		return tea.Quit
+		return m.quit(leaving)
 	case "ctrl+z":
 		return tea.Suspend
 	case "ctrl+l":
@@ -63,9 +65,26 @@ func (m *model) key(msg tea.KeyPressMsg) tea.Cmd {
 	return m.chatKey(msg, k)
 }
 
+// quit leaves, unless lines would be lost that the user believes to be sent: then it
+// says so, and Ctrl-C after that leaves.
+func (m *model) quit(sure bool) tea.Cmd {
+	n := 0
+	for _, k := range m.convs {
+		n += len(k.outbox)
+	}
+	if n == 0 || sure {
+		return tea.Quit
+	}
+	m.leaving = true
+	m.alert = fmt.Sprintf("%d of your lines are not sent; Ctrl-C once more leaves without them", n)
+	return nil
+}
+
 // typed is the text that a key enters; empty is none.
 func typed(msg tea.KeyPressMsg) string {
-	if msg.Mod&(tea.ModCtrl|tea.ModAlt|tea.ModMeta|tea.ModSuper|tea.ModHyper) != 0 {
+	switch msg.Mod & (tea.ModCtrl | tea.ModAlt | tea.ModMeta | tea.ModSuper | tea.ModHyper) {
+	case 0, tea.ModCtrl | tea.ModAlt: // both together are AltGr on some systems
+	default:
 		return ""
 	}
 	return strings.ReplaceAll(msg.Text, "\n", " ")
@@ -74,7 +93,7 @@ func typed(msg tea.KeyPressMsg) string {
 func (m *model) chatKey(msg tea.KeyPressMsg, key string) tea.Cmd {
 	k := m.current()
 	if key == "ctrl+d" && (k == nil || k.ed.text == "") {
-		return tea.Quit
+		return m.quit(false)
 	}
 	if k == nil {
 		return nil

@@ -28,6 +28,8 @@ func runDemo(mode string) int {
 	switch mode {
 	case "panic":
 		b = panicking{f}
+	case "update":
+		b = failing{f}
 	case "long":
 		for i := range 5000 {
 			f.add("c1", "aa11", fmt.Sprintf("old line %d", i))
@@ -74,3 +76,12 @@ func (e echoing) Send(ctx context.Context, conv, text string) (Message, error) {
 type panicking struct{ *fake }
 
 func (panicking) Send(context.Context, string, string) (Message, error) { panic("on purpose") }
+
+// failing gives the model what it has no plan for.
+type failing struct{ *fake }
+
+func (failing) Convs(context.Context) ([]Conv, error) { return nil, wrong{} }
+
+type wrong struct{}
+
+func (wrong) Error() string { panic("an error that panics") }

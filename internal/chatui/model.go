@@ -3,7 +3,6 @@ package chatui
 import (
 	"context"
 	"slices"
-	"strings"
 	"time"
 
 	tea "charm.land/bubbletea/v2"
@@ -35,11 +34,14 @@ type model struct {
 	actions  []Notice // with an action, the oldest first
 	moved    map[string]Transfer
 	status   map[string]Status
-	blurred  bool // the terminal says that it is not looked at
-	lost     bool // no more events come
-	mouseOff bool // left to the terminal, to select text
-	asked    bool // the list of conversations is on its way
-	known    bool // it has come
+	blurred  bool          // the terminal says that it is not looked at
+	leaving  bool          // Ctrl-C has warned
+	rang     bool          // since the terminal was looked at
+	opened   *conversation // the one that was shown last
+	lost     bool          // no more events come
+	mouseOff bool          // left to the terminal, to select text
+	asked    bool          // the list of conversations is on its way
+	known    bool          // it has come
 	start    string
 	wraps    map[wrapKey][]span
 	zone     *time.Location
@@ -108,41 +110,6 @@ func (m *model) followEvents() tea.Cmd {
 	})
 }
 
-// mostEvents are taken together: a flood is drawn once for many lines.
-const mostEvents = 256
-
-func (m *model) nextEvents(ch <-chan Event) tea.Cmd {
-	return m.run(func(ctx context.Context) tea.Msg {
-		out := eventsMsg{from: ch}
-		if ctx.Err() != nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case e, ok := <-ch:
-			if !ok {
-				out.closed = true
-				return out
-			}
-			out.events = append(out.events, e)
-		}
-		for len(out.events) < mostEvents {
-			select {
-			case e, ok := <-ch:
-				if !ok {
-					out.closed = true
-					return out
-				}
-				out.events = append(out.events, e)
-			default:
-				return out
-			}
-		}
-		return out
-	})
-}
-
 func (m *model) loadConvs() tea.Cmd {
 	if m.asked {
 		return nil
@@ -200,8 +167,11 @@ func (m *model) open(i int) tea.Cmd {
 	}
 	m.cur, m.said = i, ""
 	k := m.convs[i]
-	if k.loaded {
+	if k != m.opened && k.loaded {
 		k.markFresh()
+	}
+	m.opened = k
+	if k.loaded {
 		return m.read()
 	}
 	return m.load(k)
@@ -247,7 +217,7 @@ func (m *model) update(msg tea.Msg) tea.Cmd {
 	case tea.MouseClickMsg:
 		return m.click(msg)
 	case tea.FocusMsg:
-		m.blurred = false
+		m.blurred, m.rang = false, false
 		return m.read()
 	case tea.BlurMsg:
 		m.blurred = true
@@ -374,96 +344,6 @@ func (m *model) fill() tea.Cmd {
 		return nil
 	}
 	return m.load(k)
-}
-
-// events takes what happened, many at once.
-func (m *model) events(msg eventsMsg) tea.Cmd {
-	var cmds []tea.Cmd
-	for _, e := range msg.events {
-		cmds = append(cmds, m.event(e))
-	}
-	if k := m.current(); k != nil {
-		k.trim()
-	}
-	cmds = append(cmds, m.read())
-	if msg.closed {
-		m.lost = true
-	} else {
-		cmds = append(cmds, m.nextEvents(msg.from))
-	}
-	return tea.Batch(cmds...)
-}
-
-func (m *model) event(e Event) tea.Cmd {
-	switch {
-	case e.Kind == EventMessage && e.Message != nil:
-		return m.message(*e.Message)
-	case e.Kind == EventConvs && e.Convs != nil:
-		return m.setConvs(e.Convs)
-	case e.Kind == EventConvs:
-		return m.loadConvs()
-	case e.Kind == EventPresence:
-		for _, k := range m.convs {
-			k.presence(e.Device, e.Online)
-		}
-	case e.Kind == EventTransfer && e.Transfer != nil:
-		if _, have := m.moved[e.Transfer.Offer]; !have && len(m.moved) >= mostLines {
-			clear(m.moved) // only what is told again is shown again
-		}
-		m.moved[e.Transfer.Offer] = *e.Transfer
-	case e.Kind == EventNotice && e.Notice != nil:
-		m.notice(*e.Notice)
-	case e.Kind == EventStatus && e.Status != nil:
-		m.status[e.Status.Conv] = *e.Status
-	case e.Kind == EventMissed:
-		return m.reload()
-	}
-	return nil
-}
-
-// reload asks for everything again: something was left out.
-func (m *model) reload() tea.Cmd {
-	for _, k := range m.convs {
-		k.first, k.loaded, k.whole = false, false, false
-		k.items = slices.DeleteFunc(k.items, func(it item) bool { return it.local == 0 })
-	}
-	return m.loadConvs()
-}
-
-func (m *model) message(v Message) tea.Cmd {
-	k := m.byID(v.Conv)
-	if k == nil {
-		return m.loadConvs()
-	}
-	fresh := !v.Mine
-	if k.loaded || k.loading {
-		fresh = k.put(m.c, v) && !v.Mine
-	}
-	if v.Mine && k.sending && len(k.outbox) > 0 && !k.hidden && strings.TrimSpace(v.Text) == k.outbox[0] {
-		k.hidden = true
-	}
-	if fresh {
-		k.conv.Unread++
-	}
-	return nil
-}
-
-// mostActions are notices that wait for a key.
-const mostActions = 50
-
-func (m *model) notice(n Notice) {
-	k := m.byID(n.Conv)
-	if k == nil {
-		k = m.current()
-	}
-	if k != nil {
-		k.say(m.c, n)
-	}
-	if n.Action != nil && len(m.actions) < mostActions {
-		m.actions = append(m.actions, n)
-	} else if k == nil {
-		m.said = m.c.text(n.Text)
-	}
 }
 
 // send sends the first of what is to be sent.

@@ -475,3 +475,77 @@ func TestHelpLeaves(t *testing.T) {
 		t.Error("the model lost its state")
 	}
 }
+
+func TestLeavingKeepsUnsentLines(t *testing.T) {
+	r := newRig(demo(), 80, 24)
+	r.f.fail = errFull
+	r.keys("'not yet", "enter", "ctrl+c")
+	r.wants(t, "1 of your lines are not sent")
+	if r.keys("'x", "backspace", "ctrl+d"); r.quit {
+		t.Error("left without a word")
+	}
+	if r.keys("ctrl+c"); !r.quit {
+		t.Error("did not leave")
+	}
+}
+
+func TestClocksThatDiffer(t *testing.T) {
+	r := newRig(demo(), 80, 24)
+	m := Message{Conv: "c1", Author: "aa11", Log: "1", Seq: 900, Lamport: 900, Time: began.AddDate(30, 0, 0), ClockOff: true, Text: "from the future"}
+	r.tell(Event{Kind: EventMessage, Message: &m})
+	r.message("c1", "aa11", "from today")
+	r.wants(t, "??:?? laptop  from the future")
+	r.lacks(t, "2056")
+	if n := strings.Count(r.screen(), " 2026 ---"); n != 2 {
+		t.Errorf("%d lines of days:\n%s", n, r.screen())
+	}
+}
+
+func TestFileNamesKeepTheirEnd(t *testing.T) {
+	var c cleaner
+	if got := c.file(strings.Repeat("holiday.pdf ", 30) + ".exe"); !strings.HasSuffix(got, ".exe") || c.width(got) > maxFileCell {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestRingsOnce(t *testing.T) {
+	r := newRig(demo(), 80, 24)
+	r.hold = true
+	rings := func() int {
+		n := 0
+		var count func(tea.Cmd)
+		count = func(c tea.Cmd) {
+			if c == nil {
+				return
+			}
+			switch msg := c().(type) {
+			case tea.BatchMsg:
+				for _, c := range msg {
+					count(c)
+				}
+			case tea.RawMsg:
+				n++
+			}
+		}
+		for _, c := range r.held {
+			count(c)
+		}
+		r.held = nil
+		return n
+	}
+	event := func(conv string) {
+		m := r.f.add(conv, "aa11", "hey")
+		r.send(eventsMsg{events: []Event{{Kind: EventMessage, Message: &m}}})
+	}
+	event("c2")
+	if rings() != 0 {
+		t.Error("rings though somebody looks")
+	}
+	r.send(tea.BlurMsg{})
+	event("c3") // muted
+	event("c2")
+	event("c2")
+	if n := rings(); n != 1 {
+		t.Errorf("rings %d times", n)
+	}
+}

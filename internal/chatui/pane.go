@@ -54,9 +54,11 @@ const (
 func (m *model) block(k *conversation, i, width int) []row {
 	it := &k.items[i]
 	var out []row
-	at := it.m.Time.In(m.zone)
-	day := at.Format("Mon 2 Jan 2006")
-	if i == 0 && k.whole || i > 0 && k.items[i-1].m.Time.In(m.zone).Format("Mon 2 Jan 2006") != day {
+	clock := "??:??"
+	if !it.m.ClockOff {
+		clock = it.m.Time.In(m.zone).Format("15:04")
+	}
+	if day := m.newDay(k, i); day != "" {
 		out = append(out, row{dayRow, m.rule(day, width, lookDim)})
 	}
 	if k.marked && k.fresh == it.key {
@@ -65,7 +67,28 @@ func (m *model) block(k *conversation, i, width int) []row {
 	if it.local > 0 {
 		return append(out, m.system(it, width)...)
 	}
-	return append(out, m.line(k, it, at.Format("15:04"), width)...)
+	return append(out, m.line(k, it, clock, width)...)
+}
+
+// newDay is the day of an item, if those before it are of another.
+func (m *model) newDay(k *conversation, i int) string {
+	const layout, back = "Mon 2 Jan 2006", 20
+	if k.items[i].m.ClockOff {
+		return ""
+	}
+	day := k.items[i].m.Time.In(m.zone).Format(layout)
+	for j := i - 1; j >= 0 && j >= i-back; j-- {
+		if before := &k.items[j].m; !before.ClockOff {
+			if before.Time.In(m.zone).Format(layout) == day {
+				return ""
+			}
+			return day
+		}
+	}
+	if i == 0 && !k.whole {
+		return ""
+	}
+	return day
 }
 
 func (m *model) rule(text string, width int, l look) string {

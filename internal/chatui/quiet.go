@@ -8,7 +8,6 @@ import (
 	"unsafe"
 
 	tea "charm.land/bubbletea/v2"
-	"github.com/charmbracelet/x/term"
 )
 
 // Bubbletea looks 60 times a second whether there is something to draw, also when
@@ -98,21 +97,27 @@ func (q *quiet) writes(by int) {
 
 // output is where is drawn, in the kind that it has: a terminal stays one.
 func (q *quiet) output(w io.Writer) io.Writer {
-	if f, ok := w.(term.File); ok {
+	if f, ok := w.(file); ok {
 		return quietFile{f, q}
 	}
 	return quietWriter{w, q}
 }
 
+// A file is what bubbletea may take for a terminal.
+type file interface {
+	io.ReadWriteCloser
+	Fd() uintptr
+}
+
 type quietFile struct {
-	term.File
+	file
 	q *quiet
 }
 
 func (f quietFile) Write(p []byte) (int, error) {
 	f.q.writes(1)
 	defer f.q.writes(-1)
-	return f.File.Write(p)
+	return f.file.Write(p)
 }
 
 type quietWriter struct {

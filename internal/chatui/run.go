@@ -2,10 +2,10 @@ package chatui
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -68,13 +68,31 @@ type program struct {
 	*model
 	quiet *quiet
 	tea   *tea.Program
+	crash crash
+	last  tea.View
 }
 
 func (p *program) Init() tea.Cmd { return p.init() }
 
-func (p *program) View() tea.View { return p.view() }
+func (p *program) View() (v tea.View) {
+	defer func() {
+		if r := recover(); r != nil {
+			p.crash.caught(r)
+			v = p.last
+			go p.tea.Quit() // this is the loop that takes it; it ends with the loop
+		}
+	}()
+	p.last = p.view()
+	return p.last
+}
 
-func (p *program) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
+func (p *program) Update(msg tea.Msg) (same tea.Model, cmd tea.Cmd) {
+	defer func() {
+		if r := recover(); r != nil {
+			p.crash.caught(r)
+			same, cmd = p, tea.Quit
+		}
+	}()
 	p.quiet.stir(p.tea)
 	if r, ok := msg.(tea.ModeReportMsg); ok && r.Mode == ansi.ModeUnicodeCore {
 		on := r.Value == ansi.ModeReset || r.Value == ansi.ModeSet || r.Value == ansi.ModePermanentlySet
@@ -83,10 +101,34 @@ func (p *program) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	return p, p.update(msg)
 }
 
+// A Crash is the error of Run when the program itself, or the Backend, has panicked.
+type Crash struct {
+	Value any    // of the panic
+	Stack []byte // where it was
+}
+
+func (c *Crash) Error() string {
+	return fmt.Sprintf("chatui: a failure of the program: %v", c.Value)
+}
+
+// crash keeps the first panic: the terminal is restored as at any other end.
+type crash struct {
+	mu    sync.Mutex
+	first *Crash
+}
+
+func (c *crash) caught(value any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.first == nil {
+		c.first = &Crash{value, debug.Stack()}
+	}
+}
+
 // Run shows the chat until the user leaves (nil), or the context ends. It returns when
 // the terminal is as it was and everything that it started has ended. It errs when the
-// terminal cannot be used, when the context ends, or after a failure of the program
-// itself.
+// terminal cannot be used, when the context ends, or with a *Crash after a failure of
+// the program itself.
 func Run(ctx context.Context, b Backend, o Options) error {
 	if o.In == nil {
 		o.In = os.Stdin
@@ -101,25 +143,35 @@ func Run(ctx context.Context, b Backend, o Options) error {
 	calls := &calls{}
 	defer calls.wait()
 	defer cancel()
-	run := func(f func(context.Context) tea.Msg) tea.Cmd {
-		return func() tea.Msg {
+	p := &program{quiet: &quiet{}}
+	defer p.quiet.end()
+	p.model = newModel(b, o, func(f func(context.Context) tea.Msg) tea.Cmd {
+		return func() (msg tea.Msg) {
 			if !calls.begin() {
 				return nil
 			}
 			defer calls.running.Done()
+			defer func() {
+				if r := recover(); r != nil {
+					p.crash.caught(r)
+					msg = tea.QuitMsg{}
+				}
+			}()
 			return f(inner)
 		}
-	}
-	p := &program{model: newModel(b, o, run), quiet: &quiet{}}
-	defer p.quiet.end()
-	p.tea = tea.NewProgram(p,
-		tea.WithContext(inner), tea.WithInput(o.In), tea.WithOutput(p.quiet.output(o.Out)),
+	})
+	p.tea = tea.NewProgram(p, tea.WithInput(o.In), tea.WithOutput(p.quiet.output(o.Out)),
 		tea.WithEnvironment(o.Env), tea.WithoutSignalHandler())
-	switch _, err := p.tea.Run(); {
+	// Bubbletea's own way to end with a context leaves its reader of the input behind.
+	defer context.AfterFunc(ctx, p.tea.Quit)()
+	_, err := p.tea.Run()
+	p.crash.mu.Lock()
+	defer p.crash.mu.Unlock()
+	switch {
+	case p.crash.first != nil:
+		return p.crash.first
 	case ctx.Err() != nil:
 		return fmt.Errorf("chatui: %w", ctx.Err())
-	case errors.Is(err, tea.ErrProgramPanic):
-		return errors.New("chatui: a failure of the program; the terminal was restored")
 	case err != nil:
 		return fmt.Errorf("chatui: use the terminal: %w", err)
 	}

@@ -7,6 +7,8 @@ import (
 	"os"
 	"testing"
 	"time"
+
+	tea "charm.land/bubbletea/v2"
 )
 
 // blocked is a backend whose Events never come and whose Convs never answer.
@@ -66,3 +68,24 @@ func TestRun(t *testing.T) {
 		})
 	}
 }
+
+func TestCrashes(t *testing.T) {
+	for name, b := range map[string]Backend{"in an update": failing{demo()}, "in a command": crashing{demo()}} {
+		in, _ := pipe(t)
+		err := Run(t.Context(), b, Options{In: in, Out: io.Discard, Env: []string{"TERM=xterm"}})
+		var crash *Crash
+		if !errors.As(err, &crash) || len(crash.Stack) == 0 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	p := &program{quiet: &quiet{}} // without a model
+	p.tea = tea.NewProgram(p, tea.WithInput(nil), tea.WithOutput(io.Discard))
+	if p.View(); p.crash.first == nil {
+		t.Error("a view that fails is not caught")
+	}
+	p.tea.Kill()
+}
+
+type crashing struct{ *fake }
+
+func (crashing) Events(context.Context) (<-chan Event, error) { panic("on purpose") }

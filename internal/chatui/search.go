@@ -55,7 +55,7 @@ func (m *model) searchKey(msg tea.KeyPressMsg, key string) tea.Cmd {
 		return nil
 	case "ctrl+d":
 		if f.ed.text == "" {
-			return tea.Quit
+			return m.quit(false)
 		}
 	case "enter", "kpenter", "up", "tab":
 		if f.ready && f.asked == f.ed.text {

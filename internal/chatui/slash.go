@@ -49,7 +49,8 @@ func (m *model) slash(k *conversation, text string) (tea.Cmd, bool) {
 	case "help", "h", "?":
 		return taken(m.help(true))
 	case "quit", "q", "exit":
-		return taken(tea.Quit)
+		k.ed.set("")
+		return m.quit(false), true
 	case "search", "":
 		return taken(m.enterSearch(arg))
 	case "go":

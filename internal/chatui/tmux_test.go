@@ -225,7 +225,14 @@ func TestTerminalCrash(t *testing.T) {
 	x.starts("panic")
 	x.types("x")
 	x.keys("Enter")
-	x.awaits("left: chatui: a failure of the program")
+	x.awaits("left: chatui: a failure of the program: on purpose")
+	x.restored()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.keys(demoEnv+"=update "+self, "Enter")
+	x.awaits("left: chatui: a failure of the program: an error that panics")
 	x.restored()
 }
 
