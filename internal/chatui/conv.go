@@ -1,6 +1,7 @@
 package chatui
 
 import (
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -67,6 +68,7 @@ func newConversation(c cleaner, v Conv) *conversation {
 func (k *conversation) update(c cleaner, v Conv) {
 	k.conv, k.name = v, c.name(v.Name)
 	k.conv.Members = slices.Clone(v.Members)
+	before := k.names
 	k.names, k.widest = make(map[string]string), 2
 	taken := map[string]int{"me": 2}
 	for _, m := range v.Members {
@@ -81,10 +83,12 @@ func (k *conversation) update(c cleaner, v Conv) {
 	for _, n := range k.names {
 		k.widest = max(k.widest, c.width(n))
 	}
-	k.reclean(c)
+	if !maps.Equal(before, k.names) {
+		k.reclean(c)
+	}
 }
 
-// reclean is for when names changed, or how text is to be cleaned.
+// reclean is for when names have changed, or how text is to be cleaned.
 func (k *conversation) reclean(c cleaner) {
 	for i := range k.items {
 		k.clean(c, &k.items[i])

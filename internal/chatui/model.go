@@ -281,6 +281,7 @@ func (m *model) reclean() {
 	clear(m.wraps)
 	for _, k := range m.convs {
 		k.update(m.c, k.conv)
+		k.reclean(m.c)
 	}
 }
 

@@ -549,3 +549,17 @@ func TestRingsOnce(t *testing.T) {
 		t.Errorf("rings %d times", n)
 	}
 }
+
+func TestHintsAndWho(t *testing.T) {
+	r := newRig(demo(), 80, 24)
+	r.keys("alt+3", "'/")
+	r.wants(t, "-- /help  /send  /accept  /decline  /search  /who  /go  /quit")
+	r.keys("'se")
+	r.wants(t, "-- /send  /search")
+	r.keys("'nd x")
+	r.wants(t, "-- /send PATH: offer a file; Tab completes")
+	r.keys("ctrl+u", "'//x")
+	r.lacks(t, "-- /")
+	r.keys("ctrl+u", "'/who", "enter")
+	r.wants(t, "-- here: anna, Bob the builder; away: 天野")
+}

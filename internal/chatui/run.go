@@ -25,7 +25,8 @@ type Options struct {
 	// stay, unless TERM is dumb.
 	NoColor bool
 	// ASCII is that the terminal shows no other characters; so does a locale
-	// without UTF-8. It is about the program's own signs.
+	// without UTF-8, and the console of Linux, whose font lacks them. It is about the
+	// program's own signs.
 	ASCII bool
 }
 
@@ -45,7 +46,7 @@ func newModel(b Backend, o Options, run func(func(context.Context) tea.Msg) tea.
 		o.Zone = time.Local
 	}
 	return &model{
-		s: newSigns(o.ASCII || dumb || !utf8Locale(env), !dumb, !o.NoColor && env("NO_COLOR") == ""),
+		s: newSigns(o.ASCII || dumb || env("TERM") == "linux" || !utf8Locale(env), !dumb, !o.NoColor && env("NO_COLOR") == ""),
 		w: 80, h: 24, start: o.Start, zone: o.Zone,
 		moved: make(map[string]Transfer), status: make(map[string]Status), wraps: make(map[wrapKey][]span),
 		commands: commands{backend: b, run: run},

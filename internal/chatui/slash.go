@@ -19,6 +19,7 @@ var slashes = []struct{ name, args, what string }{
 	{"accept", "[N]", "take an offered file (Alt-A the first)"},
 	{"decline", "[N]", "refuse an offered file (Alt-D the first)"},
 	{"search", "[TEXT]", "search in this conversation (Ctrl-F)"},
+	{"who", "", "who is here, and who is away"},
 	{"go", "NAME", "open another conversation; Tab completes"},
 	{"quit", "", "leave (Ctrl-C, or Ctrl-D in an empty line)"},
 }
@@ -53,6 +54,9 @@ func (m *model) slash(k *conversation, text string) (tea.Cmd, bool) {
 		return m.quit(false), true
 	case "search", "":
 		return taken(m.enterSearch(arg))
+	case "who":
+		m.said = k.who()
+		return taken(nil)
 	case "go":
 		at := slices.IndexFunc(m.convs, func(o *conversation) bool { return strings.EqualFold(o.name, arg) })
 		if at < 0 {
@@ -78,6 +82,47 @@ func (m *model) slash(k *conversation, text string) (tea.Cmd, bool) {
 	}
 	m.alert = "there is no command /" + m.c.name(name) + " (/help lists them; to send it as text, begin with //)"
 	return nil, true
+}
+
+// who says which members are here, in clean text.
+func (k *conversation) who() string {
+	var here, away []string
+	for _, v := range k.conv.Members {
+		if v.Online {
+			here = append(here, k.names[v.ID])
+		} else {
+			away = append(away, k.names[v.ID])
+		}
+	}
+	var out []string
+	if len(here) > 0 {
+		out = append(out, "here: "+strings.Join(here, ", "))
+	}
+	if len(away) > 0 {
+		out = append(out, "away: "+strings.Join(away, ", "))
+	}
+	if len(out) == 0 {
+		return "nobody else"
+	}
+	return strings.Join(out, "; ")
+}
+
+// hint says what a command that is being typed does; empty is nothing.
+func hint(text string) string {
+	if !strings.HasPrefix(text, "/") || strings.HasPrefix(text, "//") || strings.Contains(text, "\n") {
+		return ""
+	}
+	name, _, whole := strings.Cut(text[1:], " ")
+	var names []string
+	for _, s := range slashes {
+		if s.name == name || !whole && strings.HasPrefix(s.name, name) {
+			names = append(names, "/"+s.name)
+			if s.name == name {
+				return strings.TrimSpace("/"+s.name+" "+s.args) + ": " + s.what
+			}
+		}
+	}
+	return strings.Join(names, "  ")
 }
 
 // absolute is a path as the backend takes it: from the home directory for "~".

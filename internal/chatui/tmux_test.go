@@ -41,7 +41,8 @@ func newTerminal(t *testing.T, w, h int) *terminal {
 
 func (x *terminal) tmux(args ...string) string {
 	x.t.Helper()
-	cmd := exec.Command("tmux", append([]string{"-S", x.socket}, args...)...)
+	cmd := exec.Command("tmux", append([]string{"-u", "-S", x.socket}, args...)...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "TMUX=")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		x.t.Fatalf("tmux %q: %v: %s", args, err, out)

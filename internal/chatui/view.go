@@ -126,6 +126,9 @@ func (m *model) bars() []string {
 	if m.said != "" {
 		add(lookSystem, gutterSystem, m.said, 3)
 	}
+	if h := hint(k.ed.text); h != "" && m.said == "" && m.mode == modeChat {
+		add(lookSystem, gutterSystem, h, 2)
+	}
 	if n := len(messages(k.ed.text)); n > 1 && m.mode == modeChat {
 		add(lookSystem, gutterSystem, fmt.Sprintf("%d lines: Enter sends each as a message, Alt-J makes them one", n), 2)
 	}
