@@ -26,6 +26,7 @@ type Conv struct {
 	Room    bool      // a room, with more members than one
 	Name    string    // of the device or the room; cleaned before it is shown
 	Members []Member  // the others: without this device itself
+	Kept    int       // how many own lines wait for somebody to take them
 	Unread  int       // how many lines were not seen here
 	Last    time.Time // when the last line was written
 	Muted   bool      // its unread lines do not ask for attention
@@ -53,24 +54,24 @@ const (
 )
 
 // A Message is one line of a conversation. Author, Log and Seq name it; Lamport, Author,
-// Log and Seq (ids compared as strings) are its place.
+// Seq and Log (ids compared as strings) are its place.
 type Message struct {
-	Conv      string    // the conversation's id
-	Author    string    // the device that wrote it
-	Name      string    // its name, for those who are members no more; may be empty
-	Log       string    // which log of the author
-	Seq       uint64    // number in that log, from 1
-	Lamport   uint64    // version of the conversation that the author had seen; a count
-	Time      time.Time // by the author's clock
-	ClockOff  bool      // that clock differs much from this device's: the time is not shown
-	Kind      string    // KindText or KindFile
-	Text      string    // what was written; one line
-	File      *File     // with KindFile
-	Mine      bool      // written on this device
-	State     string    // of an own line: StateKept to StateRead
-	Delivered int       // how many other members have it
-	Read      int       // how many other members have read it
-	Late      bool      // sorted in before lines that had been shown
+	Conv         string    // the conversation's id
+	Author       string    // the device that wrote it
+	Name         string    // its name, for those who are members no more; may be empty
+	Log          string    // which log of the author
+	Seq          uint64    // number in that log, from 1
+	Lamport      uint64    // version of the conversation that the author had seen; a count
+	Time         time.Time // by the author's clock
+	ClockDiffers bool      // that clock differs much from this device's: the time is not shown
+	Kind         string    // KindText or KindFile
+	Text         string    // what was written; one line
+	File         *File     // with KindFile
+	Mine         bool      // written on this device
+	State        string    // of an own line: StateKept to StateRead
+	Delivered    int       // how many other members have it
+	Read         int       // how many other members have read it
+	Late         bool      // sorted in before lines that had been shown
 }
 
 // A File is what a device offers, as the line about it tells.
@@ -118,7 +119,6 @@ type Action struct {
 type Status struct {
 	Conv string // which conversation; empty is all
 	Text string // "direct, 12 ms"; made by this device
-	Kept int    // how many own lines wait here for somebody to take them
 }
 
 // EventKind says which field of an Event counts.
@@ -128,6 +128,8 @@ type EventKind int
 const (
 	EventMessage  EventKind = iota + 1 // Message is new, or its state changed
 	EventConvs                         // Convs are the conversations now; nil: ask again
+	EventConv                          // Convs are new or changed (their Unread, too), the others are not
+	EventGone                          // Convs are no more
 	EventPresence                      // Device has come (Online) or gone
 	EventTransfer                      // Transfer moved
 	EventNotice                        // Notice is to be shown
@@ -170,7 +172,7 @@ type Backend interface {
 	// Act does what a Notice's Action promises. It errs when it is not done.
 	Act(ctx context.Context, action string) error
 	// History returns at most n lines before one line (nil: the last ones), oldest
-	// first; fewer than n are all there are. It errs when they cannot be read.
+	// first; none is that there are none. It errs when they cannot be read.
 	History(ctx context.Context, conv string, before *Message, n int) ([]Message, error)
 	// Search returns at most n lines that contain the query, whatever the case of
 	// letters, oldest first (the newest n). It errs when they cannot be read.
@@ -200,7 +202,7 @@ func (m *Message) key() key {
 func (k key) compare(o key) int {
 	for _, c := range [...]int{
 		compare(k.lamport, o.lamport), compare(min(k.local, 1), min(o.local, 1)),
-		compare(k.author, o.author), compare(k.log, o.log), compare(k.seq, o.seq), compare(k.local, o.local),
+		compare(k.author, o.author), compare(k.seq, o.seq), compare(k.log, o.log), compare(k.local, o.local),
 	} {
 		if c != 0 {
 			return c

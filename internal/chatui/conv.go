@@ -10,7 +10,7 @@ import (
 // Bounds of what is held of a conversation; the rest is asked for when it is looked at.
 const (
 	pageLines = 200  // lines that are asked for at once, and more the further it goes back
-	mostPage  = 2000 // lines that are asked for at once at most
+	mostPage  = 1000 // lines that are asked for at once at most
 	mostLines = 4000 // lines held while the last are looked at; above, half goes
 	mostInput = 100  // own inputs remembered
 )
@@ -119,6 +119,7 @@ func (k *conversation) clean(c cleaner, it *item) {
 	default:
 		it.name = "~" + short(c, it.m.Author)
 	}
+	k.widest = max(k.widest, c.width(it.name))
 }
 
 // short is the beginning of an id.

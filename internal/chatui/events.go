@@ -69,6 +69,14 @@ func (m *model) event(e Event) tea.Cmd {
 		return m.setConvs(e.Convs)
 	case e.Kind == EventConvs:
 		return m.loadConvs()
+	case e.Kind == EventConv:
+		var cmds []tea.Cmd
+		for _, v := range e.Convs {
+			cmds = append(cmds, m.setConv(v))
+		}
+		return tea.Batch(cmds...)
+	case e.Kind == EventGone:
+		return m.gone(e.Convs)
 	case e.Kind == EventPresence:
 		for _, k := range m.convs {
 			k.presence(e.Device, e.Online)
@@ -108,9 +116,6 @@ func (m *model) message(v Message) tea.Cmd {
 	}
 	if v.Mine && k.sending && len(k.outbox) > 0 && !k.hidden && strings.TrimSpace(v.Text) == k.outbox[0] {
 		k.hidden = true
-	}
-	if fresh {
-		k.conv.Unread++
 	}
 	if fresh && m.blurred && !m.rang && !k.conv.Muted {
 		m.rang = true

@@ -62,6 +62,20 @@ func (f *fake) tell(e Event) {
 	}
 }
 
+// unread tells that a conversation has one more line that was not seen.
+func (f *fake) unread(conv string) Event {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	e := Event{Kind: EventConv}
+	for i := range f.convs {
+		if f.convs[i].ID == conv {
+			f.convs[i].Unread++
+			e.Convs = append(e.Convs, f.convs[i])
+		}
+	}
+	return e
+}
+
 func (f *fake) Convs(context.Context) ([]Conv, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -133,6 +147,13 @@ func (f *fake) Search(_ context.Context, conv, query string, n int) ([]Message, 
 
 func (f *fake) Read(_ context.Context, conv string, upTo Message) error {
 	f.note("read %s %d", conv, upTo.Seq)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i := range f.convs {
+		if f.convs[i].ID == conv {
+			f.convs[i].Unread = 0
+		}
+	}
 	return nil
 }
 
@@ -142,7 +163,7 @@ var errFull = errors.New("control: the disk is full")
 func demo() *fake {
 	f := newFake()
 	f.convs = []Conv{
-		{ID: "c1", Name: "laptop", Members: []Member{{ID: "aa11", Name: "laptop", Online: true}}},
+		{ID: "c1", Name: "laptop", Kept: 1, Members: []Member{{ID: "aa11", Name: "laptop", Online: true}}},
 		{ID: "c2", Name: "phone", Members: []Member{{ID: "bb22", Name: "phone"}}, Unread: 2},
 		{ID: "c3", Name: "hiking", Room: true, Unread: 7, Muted: true, Members: []Member{
 			{ID: "cc33", Name: "anna", Online: true}, {ID: "dd44", Name: "Bob the builder", Online: true}, {ID: "ee55", Name: "天野", Online: false},
@@ -198,7 +219,7 @@ func (f *fake) mark(m Message, state string, delivered, read int) Message {
 func (f *fake) say() []Event {
 	return []Event{
 		{Kind: EventTransfer, Transfer: &Transfer{Offer: "o1", State: TransferOffered}},
-		{Kind: EventStatus, Status: &Status{Conv: "c1", Text: "direct, 12 ms", Kept: 1}},
+		{Kind: EventStatus, Status: &Status{Conv: "c1", Text: "direct, 12 ms"}},
 		{Kind: EventStatus, Status: &Status{Text: "not connected"}},
 	}
 }

@@ -64,6 +64,7 @@ func (e echoing) Send(ctx context.Context, conv, text string) (Message, error) {
 	if rest, ok := strings.CutPrefix(text, "echo "); ok {
 		r := e.add(conv, "aa11", rest)
 		e.tell(Event{Kind: EventMessage, Message: &r})
+		e.tell(e.unread(conv))
 	}
 	if text == "pair" {
 		e.tell(Event{Kind: EventNotice, Notice: &Notice{

@@ -136,7 +136,7 @@ func (m *model) load(k *conversation) tea.Cmd {
 	k.first = true
 	return m.ask(func(ctx context.Context) tea.Msg {
 		lines, err := m.backend.History(ctx, id, before, n)
-		return historyMsg{id, first, lines, err == nil && len(lines) < n, err}
+		return historyMsg{id, first, lines, err == nil && len(lines) == 0, err}
 	})
 }
 
@@ -283,6 +283,34 @@ func (m *model) reclean() {
 		k.update(m.c, k.conv)
 		k.reclean(m.c)
 	}
+}
+
+// setConv takes one conversation that is new or changed.
+func (m *model) setConv(v Conv) tea.Cmd {
+	k := m.byID(v.ID)
+	if k == nil {
+		m.convs = append(m.convs, newConversation(m.c, v))
+		if len(m.convs) == 1 {
+			return m.open(0)
+		}
+		return nil
+	}
+	if k == m.current() && k.follow && !m.blurred {
+		v.Unread = 0 // it is being looked at
+	}
+	k.update(m.c, v)
+	return nil
+}
+
+// gone takes that conversations are no more.
+func (m *model) gone(convs []Conv) tea.Cmd {
+	var left []Conv
+	for _, k := range m.convs {
+		if !slices.ContainsFunc(convs, func(v Conv) bool { return v.ID == k.conv.ID }) {
+			left = append(left, k.conv)
+		}
+	}
+	return m.setConvs(left)
 }
 
 // setConvs takes the list of conversations; what is shown stays.

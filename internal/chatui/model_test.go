@@ -356,6 +356,7 @@ func TestPresenceUnreadAndRead(t *testing.T) {
 	r.wants(t, "○ phone           2")
 	r.message("c2", "bb22", "hello?")
 	r.wants(t, "○ phone           3")
+	r.f.convs[0].Members[0].Online, r.f.convs[1].Members[0].Online = false, true
 	r.tell(Event{Kind: EventPresence, Device: "bb22", Online: true}, Event{Kind: EventPresence, Device: "aa11"})
 	r.wants(t, "● phone           3", "laptop is away; lines are kept")
 	r.f.calls = nil
@@ -491,7 +492,7 @@ func TestLeavingKeepsUnsentLines(t *testing.T) {
 
 func TestClocksThatDiffer(t *testing.T) {
 	r := newRig(demo(), 80, 24)
-	m := Message{Conv: "c1", Author: "aa11", Log: "1", Seq: 900, Lamport: 900, Time: began.AddDate(30, 0, 0), ClockOff: true, Text: "from the future"}
+	m := Message{Conv: "c1", Author: "aa11", Log: "1", Seq: 900, Lamport: 900, Time: began.AddDate(30, 0, 0), ClockDiffers: true, Text: "from the future"}
 	r.tell(Event{Kind: EventMessage, Message: &m})
 	r.message("c1", "aa11", "from today")
 	r.wants(t, "??:?? laptop  from the future")
@@ -562,4 +563,19 @@ func TestHintsAndWho(t *testing.T) {
 	r.lacks(t, "-- /")
 	r.keys("ctrl+u", "'/who", "enter")
 	r.wants(t, "-- here: anna, Bob the builder; away: 天野")
+}
+
+func TestConversationsComeAndGo(t *testing.T) {
+	r := newRig(newFake(), 80, 24)
+	r.wants(t, "no conversations yet")
+	r.f.add("n1", "aa11", "the first line")
+	r.tell(Event{Kind: EventConv, Convs: []Conv{{ID: "n1", Name: "tablet", Unread: 1}}})
+	r.wants(t, "tablet - away", "~aa11  the first line")
+	r.tell(Event{Kind: EventConv, Convs: []Conv{{ID: "n2", Name: "camp", Room: true, Unread: 4}}})
+	r.wants(t, "○ #camp           4")
+	r.tell(Event{Kind: EventConv, Convs: []Conv{{ID: "n1", Name: "slate", Kept: 2, Unread: 1}}})
+	r.wants(t, "slate - away", "2 kept")
+	r.tell(Event{Kind: EventGone, Convs: []Conv{{ID: "n1"}}})
+	r.wants(t, "#camp - 0 of 0 here")
+	r.lacks(t, "slate")
 }

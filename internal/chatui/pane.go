@@ -55,7 +55,7 @@ func (m *model) block(k *conversation, i, width int) []row {
 	it := &k.items[i]
 	var out []row
 	clock := "??:??"
-	if !it.m.ClockOff {
+	if !it.m.ClockDiffers {
 		clock = it.m.Time.In(m.zone).Format("15:04")
 	}
 	if day := m.newDay(k, i); day != "" {
@@ -73,12 +73,12 @@ func (m *model) block(k *conversation, i, width int) []row {
 // newDay is the day of an item, if those before it are of another.
 func (m *model) newDay(k *conversation, i int) string {
 	const layout, back = "Mon 2 Jan 2006", 20
-	if k.items[i].m.ClockOff {
+	if k.items[i].m.ClockDiffers {
 		return ""
 	}
 	day := k.items[i].m.Time.In(m.zone).Format(layout)
 	for j := i - 1; j >= 0 && j >= i-back; j-- {
-		if before := &k.items[j].m; !before.ClockOff {
+		if before := &k.items[j].m; !before.ClockDiffers {
 			if before.Time.In(m.zone).Format(layout) == day {
 				return ""
 			}

@@ -115,7 +115,7 @@ func TestAlwaysSound(t *testing.T) {
 			"late": func(t *rapid.T) {
 				m := f.add(id(), "aa11", text())
 				m.Lamport = uint64(rapid.IntRange(0, 30).Draw(t, "lamport"))
-				m.Late, m.Name, m.Seq, m.ClockOff = true, text(), m.Seq+1000, len(m.Text)%2 == 0
+				m.Late, m.Name, m.Seq, m.ClockDiffers = true, text(), m.Seq+1000, len(m.Text)%2 == 0
 				r.tell(Event{Kind: EventMessage, Message: &m})
 			},
 			"offer": func(t *rapid.T) {
@@ -132,13 +132,17 @@ func TestAlwaysSound(t *testing.T) {
 				if rapid.Bool().Draw(t, "action") {
 					n.Action = &Action{ID: "x", Label: text()}
 				}
-				r.tell(Event{Kind: EventNotice, Notice: n}, Event{Kind: EventStatus, Status: &Status{Conv: id(), Text: text(), Kept: 3}})
+				r.tell(Event{Kind: EventNotice, Notice: n}, Event{Kind: EventStatus, Status: &Status{Conv: id(), Text: text()}})
 			},
 			"names": func(t *rapid.T) {
 				convs := append([]Conv(nil), f.convs...)
 				convs[0].Name, convs[2].Name = text(), text()
 				convs[2].Members = []Member{{ID: "cc33", Name: text(), Online: true}, {ID: "dd44", Name: text()}, {ID: "", Name: "me"}}
 				r.tell(Event{Kind: EventConvs, Convs: convs[rapid.IntRange(0, 3).Draw(t, "from"):]})
+			},
+			"gone": func(t *rapid.T) {
+				v := Conv{ID: id(), Name: text(), Unread: rapid.IntRange(-5, 5000).Draw(t, "unread"), Kept: 3}
+				r.tell(Event{Kind: rapid.SampledFrom([]EventKind{EventConv, EventGone}).Draw(t, "what"), Convs: []Conv{v}})
 			},
 			"joined": func(t *rapid.T) { r.send(joinedMsg(rapid.Bool().Draw(t, "joined"))) },
 			"errors": func(t *rapid.T) {

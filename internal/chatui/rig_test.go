@@ -81,7 +81,7 @@ func (r *rig) tell(events ...Event) {
 // message is a line that another device writes.
 func (r *rig) message(conv, author, text string) {
 	m := r.f.add(conv, author, text)
-	r.tell(Event{Kind: EventMessage, Message: &m})
+	r.tell(Event{Kind: EventMessage, Message: &m}, r.f.unread(conv))
 }
 
 // keys presses keys: names as Keystroke gives them, or text in quotes.

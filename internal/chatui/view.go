@@ -233,8 +233,8 @@ func (m *model) statusRow() string {
 		if st.Text != "" {
 			parts = append(parts, m.c.text(st.Text))
 		}
-		if st.Kept > 0 {
-			parts = append(parts, fmt.Sprintf("%d kept", st.Kept))
+		if k.conv.Kept > 0 {
+			parts = append(parts, fmt.Sprintf("%d kept", k.conv.Kept))
 		}
 		if k.loading && k.loaded {
 			parts = append(parts, "loading")
