@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"reflect"
 	"testing"
 	"time"
 
@@ -89,3 +90,14 @@ func TestCrashes(t *testing.T) {
 type crashing struct{ *fake }
 
 func (crashing) Events(context.Context) (<-chan Event, error) { panic("on purpose") }
+
+// TestQuietFindsTheTicker notices a bubbletea that keeps its ticker elsewhere, also
+// where no terminal is at hand to measure.
+func TestQuietFindsTheTicker(t *testing.T) {
+	p := tea.NewProgram(&program{}, tea.WithInput(nil), tea.WithOutput(io.Discard))
+	defer p.Kill()
+	f, ok := reflect.TypeOf(p).Elem().FieldByName("ticker")
+	if !ok || f.Type != reflect.TypeFor[*time.Ticker]() {
+		t.Error("bubbletea's ticker is not where it was: the chat wakes up 60 times a second")
+	}
+}
