@@ -68,6 +68,7 @@ var mayImport = map[string][]string{
 	"internal/cli":     {"*"},
 	"internal/bench":   {"*"},
 	"internal/wan":     {},
+	"internal/chatui":  {},
 	"cmd/kith":         {"internal/cli"},
 }
 
@@ -103,6 +104,9 @@ var home = map[string][]string{
 	"github.com/gtank/ristretto255":  {"pairing/cpace"},
 	"golang.org/x/text":              {"room"},
 
+	"charm.land/bubbletea/v2":            {"internal/chatui"},
+	"github.com/charmbracelet/x/ansi":    {"internal/chatui"},
+	"golang.org/x/text":                  {"internal/chatui"},
 	"github.com/VictoriaMetrics/metrics": {"hub"},
 	"github.com/coder/websocket":         {"hub"},
 	"github.com/mochi-mqtt/server/v2":    {"hub", "rendezvous/rendezvoustest"},
