@@ -144,6 +144,10 @@ func (k MailKeys) all(now time.Time, from func(registry.Device) pairing.Role) (o
 	return out
 }
 
+// NetworkChanges returns a channel that holds one token after this device's interfaces or
+// addresses changed, and what ends that.
+func (n *Node) NetworkChanges() (<-chan struct{}, func()) { return n.mon.Subscribe() }
+
 // MailHubs returns the names of the hubs that this device uses, in order.
 func (n *Node) MailHubs() []string {
 	n.reach.mu.Lock()

@@ -123,11 +123,13 @@ type Config struct {
 	// and they its own: /dns4/HOST/tcp/60000/p2p/ID. One of two needs to name the other.
 	WakuPeers []string
 	// Mail has the hub keep sealed letters for devices that are away (package app/mail),
-	// in Dir/mail: MailQuota bytes in all and MailPerClient bytes of one address, for
-	// MailDays days; default mail.DefaultMaxBytes, mail.DefaultPerDepositor, mail.Days.
-	Mail                     bool
+	// in Dir/mail.
+	Mail bool
+	// MailQuota is what it keeps in all, and MailPerClient of letters from one address, in
+	// bytes; default mail.DefaultMaxBytes and mail.DefaultPerDepositor.
 	MailQuota, MailPerClient int64
-	MailDays                 int
+	// MailDays is for how many days; default mail.Days.
+	MailDays int
 	// Metrics is the host:port of an HTTP listener with Prometheus text at
 	// /metrics; default none.
 	Metrics string

@@ -90,6 +90,17 @@ func (s *Server) Close() error {
 	return nil
 }
 
+// End ends a depositor's connections. What it has left stays.
+func (s *Server) End(depositor string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if a := s.accounts[depositor]; a != nil {
+		for _, c := range a.open {
+			_ = c.conn.Close()
+		}
+	}
+}
+
 // Clients returns how many connections there are.
 func (s *Server) Clients() int {
 	s.mu.Lock()

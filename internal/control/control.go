@@ -205,6 +205,8 @@ type Reply struct {
 
 	Interface *Interface `json:"interface,omitempty"` // status: of kith up --tun
 
+	Mail *Mail `json:"mail,omitempty"` // status: of letters
+
 	Nearby []kith.NearbyDevice `json:"nearby,omitempty"` // nearby: all of them
 }
 
