@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // A found file of the store's directory.
@@ -106,8 +107,11 @@ type entry struct {
 	id    [IDSize]byte
 	at    int64 // when it came, Unix seconds
 	owner [ownerSize]byte
-	size  int64 // bytes of the blob
-	due   int   // in how many sweeps in a row it was too old
+	size  int64         // bytes of the blob
+	came  time.Duration // when it came as Store.ran tells it; 0: in another run
+	// In how many sweeps in a row it was too old, and in how many it was from the future.
+	due, future int
+
 	order uint64
 }
 

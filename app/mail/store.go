@@ -27,11 +27,12 @@ const (
 	DefaultPerBox = 2048
 
 	day = 24 * time.Hour
-	// sweepEvery is how often old blobs are looked for; one is removed when it was too
-	// old in dueSweeps of them in a row, so that a clock that is wrong for less than an
-	// hour removes nothing.
+	// sweepEvery is how often old blobs are looked for; one of an earlier run is removed
+	// when it was too old in dueSweeps of them in a row, so that a clock that is wrong for
+	// less than an hour removes nothing.
 	sweepEvery = 20 * time.Minute
 	dueSweeps  = 4
+	clockSet   = 3600 // seconds by which the clock is set at least that are noticed
 
 	blockSize  = 4 << 10 // bytes of disk that a blob takes at least
 	maxWriters = 8       // puts at once
@@ -56,6 +57,8 @@ type StoreConfig struct {
 	Now func() time.Time
 	// Logger: default discard. It is told neither boxes nor depositors.
 	Logger *slog.Logger
+
+	ran func() time.Duration // since the store was opened, for tests
 }
 
 // Stats are a store's counts. Those behind MaxBytes, but for Depositors, are since it was
@@ -78,6 +81,7 @@ type Stats struct {
 type Store struct {
 	cfg     StoreConfig
 	disk    disk
+	ran     func() time.Duration // since it was opened; the clock does not matter
 	writers chan struct{}
 	stop    chan struct{}
 	wg      sync.WaitGroup
@@ -128,8 +132,11 @@ func openStore(cfg StoreConfig, d disk) (*Store, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	if opened := time.Now(); cfg.ran == nil {
+		cfg.ran = func() time.Duration { return time.Since(opened) }
+	}
 	s := &Store{
-		cfg: cfg, disk: d, writers: make(chan struct{}, maxWriters), stop: make(chan struct{}),
+		cfg: cfg, disk: d, ran: cfg.ran, writers: make(chan struct{}, maxWriters), stop: make(chan struct{}),
 		boxes: make(map[Box]map[[IDSize]byte]*entry), owners: make(map[[ownerSize]byte]int64),
 		pending: make(map[[BoxSize + IDSize]byte]chan struct{}), watches: make(map[Box]map[*watcher]struct{}),
 	}
@@ -271,7 +278,7 @@ func (s *Store) Put(depositor string, box Box, blob []byte) error {
 	if !goodSize(len(blob)) {
 		return ErrRefused
 	}
-	e := &entry{box: box, id: IDOf(blob), at: max(s.cfg.Now().Unix(), 0), owner: ownerOf(depositor), size: int64(len(blob))}
+	e := &entry{box: box, id: IDOf(blob), at: max(s.cfg.Now().Unix(), 0), owner: ownerOf(depositor), size: int64(len(blob)), came: max(s.ran(), 1)}
 	key := pendingKey(box, e.id)
 	written := make(chan struct{})
 	for {

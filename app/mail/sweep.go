@@ -1,19 +1,40 @@
 package mail
 
-// sweep removes what is too old. A blob from the future, where the clock was, is as old
-// as this moment from now on.
+// sweep removes what is too old. The age of a blob that came in this run is told by the
+// time that has passed since, whatever the clock does; if the clock was set meanwhile, the
+// blob's time is set with it. The age of others is what the clock says, in dueSweeps
+// sweeps in a row; those from its future stay for as long as the store runs until they
+// would be too old.
 func (s *Store) sweep() {
-	now := s.cfg.Now().Unix()
-	oldest := now - int64(s.cfg.Keep.Seconds())
-	var old, future []*entry
+	wall, ran := s.cfg.Now().Unix(), s.ran()
+	keep := int64(s.cfg.Keep.Seconds())
+	type late struct {
+		e  *entry
+		at int64
+	}
+	var old []*entry
+	var wrong []late
+	future := 0
 	s.mu.Lock()
 	for _, box := range s.boxes {
 		for _, e := range box {
+			if e.came > 0 {
+				age := int64((ran - e.came).Seconds())
+				if at := max(wall-age, 0); age > keep {
+					old = append(old, e)
+				} else if at-e.at > clockSet || e.at-at > clockSet {
+					wrong = append(wrong, late{e, at})
+				}
+				continue
+			}
 			switch {
-			case e.at > now:
-				future = append(future, e)
+			case e.at > wall:
 				e.due = 0
-			case e.at >= oldest:
+				future++
+				if e.future++; int64(e.future)*int64(sweepEvery.Seconds()) > keep {
+					old = append(old, e)
+				}
+			case wall-e.at <= keep:
 				e.due = 0
 			default:
 				if e.due++; e.due >= dueSweeps {
@@ -32,11 +53,11 @@ func (s *Store) sweep() {
 			expired++
 		}
 	}
-	for _, e := range future {
+	for _, w := range wrong {
 		if s.stopping() {
 			return
 		}
-		s.restamp(e, now)
+		s.restamp(w.e, w.at)
 	}
 	if expired > 0 {
 		s.mu.Lock()
@@ -44,8 +65,8 @@ func (s *Store) sweep() {
 		s.mu.Unlock()
 		s.cfg.Logger.Info("old letters removed", "letters", expired)
 	}
-	if len(future) > 0 {
-		s.cfg.Logger.Warn("letters are from the future: the clock was set back", "letters", len(future))
+	if future > 0 {
+		s.cfg.Logger.Warn("letters are from the future: the clock was set back", "letters", future)
 	}
 }
 
@@ -58,15 +79,15 @@ func (s *Store) stopping() bool {
 	}
 }
 
-// restamp makes a blob as old as now, also on the disk.
-func (s *Store) restamp(e *entry, now int64) {
+// restamp sets when a blob came, also on the disk.
+func (s *Store) restamp(e *entry, to int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.boxes[e.box][e.id] != e {
 		return
 	}
 	was, at := e.fileName(), e.at
-	e.at = now
+	e.at = to
 	if err := s.disk.Rename(was, e.fileName()); err != nil {
 		s.cfg.Logger.Error("letter not renamed", "err", err)
 		e.at = at
