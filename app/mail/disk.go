@@ -105,7 +105,7 @@ const ownerSize = 8
 type entry struct {
 	box   Box
 	id    [IDSize]byte
-	at    int64 // when it came, Unix seconds
+	at    int64 // when it came, Unix milliseconds
 	owner [ownerSize]byte
 	size  int64         // bytes of the blob
 	came  time.Duration // when it came as Store.ran tells it; 0: in another run

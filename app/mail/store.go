@@ -32,7 +32,8 @@ const (
 	// less than an hour removes nothing.
 	sweepEvery = 20 * time.Minute
 	dueSweeps  = 4
-	clockSet   = 3600 // seconds by which the clock is set at least that are noticed
+	clockSet   = 3600_000 // milliseconds by which the clock is set at least that are noticed
+	sameTime   = 1000     // milliseconds in which letters are told apart by their order
 
 	blockSize  = 4 << 10 // bytes of disk that a blob takes at least
 	maxWriters = 8       // puts at once
@@ -89,6 +90,7 @@ type Store struct {
 	mu      sync.Mutex // guards the fields below; not held while writing
 	closed  bool
 	order   uint64
+	last    int64 // the time of the last letter, Unix milliseconds
 	boxes   map[Box]map[[IDSize]byte]*entry
 	pending map[[BoxSize + IDSize]byte]chan struct{} // blobs that are being written
 	owners  map[[ownerSize]byte]int64                // bytes
@@ -278,7 +280,7 @@ func (s *Store) Put(depositor string, box Box, blob []byte) error {
 	if !goodSize(len(blob)) {
 		return ErrRefused
 	}
-	e := &entry{box: box, id: IDOf(blob), at: max(s.cfg.Now().Unix(), 0), owner: ownerOf(depositor), size: int64(len(blob)), came: max(s.ran(), 1)}
+	e := &entry{box: box, id: IDOf(blob), at: max(s.cfg.Now().UnixMilli(), 0), owner: ownerOf(depositor), size: int64(len(blob)), came: max(s.ran(), 1)}
 	key := pendingKey(box, e.id)
 	written := make(chan struct{})
 	for {
@@ -303,6 +305,10 @@ func (s *Store) Put(depositor string, box Box, blob []byte) error {
 		s.mu.Unlock()
 		return err
 	}
+	if behind := s.last - e.at; behind >= 0 && behind < sameTime {
+		e.at = s.last + 1
+	}
+	s.last = e.at
 	s.pending[key] = written
 	s.charge(e.owner, cost(e.size), 1) // the place is taken while it is written
 	s.mu.Unlock()

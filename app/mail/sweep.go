@@ -6,8 +6,8 @@ package mail
 // sweeps in a row; those from its future stay for as long as the store runs until they
 // would be too old.
 func (s *Store) sweep() {
-	wall, ran := s.cfg.Now().Unix(), s.ran()
-	keep := int64(s.cfg.Keep.Seconds())
+	wall, ran := s.cfg.Now().UnixMilli(), s.ran()
+	keep := s.cfg.Keep.Milliseconds()
 	type late struct {
 		e  *entry
 		at int64
@@ -19,7 +19,7 @@ func (s *Store) sweep() {
 	for _, box := range s.boxes {
 		for _, e := range box {
 			if e.came > 0 {
-				age := int64((ran - e.came).Seconds())
+				age := (ran - e.came).Milliseconds()
 				if at := max(wall-age, 0); age > keep {
 					old = append(old, e)
 				} else if at-e.at > clockSet || e.at-at > clockSet {
@@ -31,7 +31,7 @@ func (s *Store) sweep() {
 			case e.at > wall:
 				e.due = 0
 				future++
-				if e.future++; int64(e.future)*int64(sweepEvery.Seconds()) > keep {
+				if e.future++; int64(e.future)*sweepEvery.Milliseconds() > keep {
 					old = append(old, e)
 				}
 			case wall-e.at <= keep:

@@ -409,7 +409,7 @@ func FuzzClient(f *testing.F) {
 
 // FuzzName holds that a file's name is read in one form only.
 func FuzzName(f *testing.F) {
-	e := &entry{box: BoxOf(token(1)), id: IDOf(nil), at: 1764000000, owner: ownerOf("a")}
+	e := &entry{box: BoxOf(token(1)), id: IDOf(nil), at: 1764000000000, owner: ownerOf("a")}
 	f.Add(e.fileName())
 	f.Add("tmp-0011223344556677")
 	f.Add("----")
