@@ -422,7 +422,10 @@ func FuzzName(f *testing.F) {
 
 // FuzzOpen holds that nothing opens but what was sealed.
 func FuzzOpen(f *testing.F) {
-	good := letter(f, 1, "x")
+	good, err := Seal(bytes.NewReader(make([]byte, 24)), sealKey(1), BoxOf(token(1)), []byte("x")) // the same in every process
+	if err != nil {
+		f.Fatal(err)
+	}
 	f.Add(good)
 	f.Add(make([]byte, 1024))
 	f.Fuzz(func(t *testing.T, blob []byte) {

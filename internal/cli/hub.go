@@ -58,6 +58,11 @@ unit that grants it and nothing else.
 			if f.systemd {
 				return e.hubUnit(cmd)
 			}
+			for _, name := range []string{"mail-quota", "mail-per-client", "mail-days"} {
+				if !f.cfg.Mail && cmd.Flags().Changed(name) {
+					return usage("--mail-quota, --mail-per-client and --mail-days are of use with --mail only", "")
+				}
+			}
 			return e.hub(cmd.Context(), &f)
 		},
 	}

@@ -83,12 +83,14 @@ func (s *Server) Mail() mail.Mail { return s.post.service }
 
 // HandleMail has arrived called when Mail has something to fetch, and ready when a
 // keeper has become usable, where leaving a letter may have failed before. Neither may
-// block. What arrived before is told at once.
+// block; nil is nobody. What may have arrived before is told at once.
 func (s *Server) HandleMail(arrived, ready func()) {
 	s.post.mu.Lock()
 	s.post.arrived, s.post.ready = arrived, ready
 	s.post.mu.Unlock()
-	arrived()
+	if arrived != nil {
+		arrived()
+	}
 }
 
 // follow keeps the list of keepers.
