@@ -67,6 +67,7 @@ type place struct {
 	useless int        // fetches in a row that it asked for in vain
 	asked   bool       // it has asked for one
 	more    bool       // it has more than it gave
+	left    int        // letters that it gave and that are not done with
 }
 
 func newPlace(s *Service, where Place) *place {
@@ -240,9 +241,10 @@ func (p *place) calm() time.Duration {
 	return min(newsFirst<<min(p.useless-newsFree, 16), newsLast)
 }
 
-// fetched notes how many letters there were that are not done with. A keeper that says
-// again and again that there is something, and has nothing, is asked ever less often.
-func (p *place) fetched(useful int, more bool) {
+// fetched notes how many letters there were that are not done with, and how many of them
+// the app was given. A keeper that says again and again that there is something, and has
+// nothing, is asked ever less often.
+func (p *place) fetched(useful, given int, more bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
@@ -251,14 +253,14 @@ func (p *place) fetched(useful int, more bool) {
 	case p.asked:
 		p.useless++
 	}
-	p.asked, p.more = false, more
+	p.asked, p.more, p.left = false, more, given
 }
 
-// removed has the app told that there is more, once something was removed there.
-func (p *place) removed() {
+// removed has the app told that there is more, once what it was given was removed there.
+func (p *place) removed(letters int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.more {
+	if p.left -= letters; !p.more || p.left > 0 {
 		return
 	}
 	p.more = false

@@ -25,7 +25,7 @@ const (
 	frameTime   = 30 * time.Second // for a frame that has begun, and for writing one
 	helloTime   = 10 * time.Second
 	serverIdle  = 15 * time.Minute // without a frame; clients ping
-	opRate      = 50.0             // requests of a depositor a second
+	opRate      = 50.0             // puts and takes of a depositor a second; other requests count a tenth
 	opBurst     = 300.0            // and at once
 	maxAccounts = 8192             // depositors whose pace is remembered
 )
@@ -226,8 +226,16 @@ func (s *Server) leave(c *session) {
 	}
 }
 
+// opCost is what a request counts for a depositor's pace.
+func opCost(kind byte) float64 {
+	if kind == fPut || kind == fTake {
+		return 1
+	}
+	return 0.1
+}
+
 // pace returns for how long a depositor's next request is to wait.
-func (s *Server) pace(depositor string, now time.Time) time.Duration {
+func (s *Server) pace(depositor string, op float64, now time.Time) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	a := s.accounts[depositor]
@@ -236,7 +244,7 @@ func (s *Server) pace(depositor string, now time.Time) time.Duration {
 	}
 	a.tokens = min(opBurst, a.tokens+opRate*max(now.Sub(a.last), 0).Seconds())
 	a.last = now
-	a.tokens--
+	a.tokens -= op
 	if a.tokens >= 0 {
 		return 0
 	}
@@ -273,7 +281,7 @@ func (c *session) serve() error {
 		if err != nil {
 			return err
 		}
-		if wait := c.srv.pace(c.depositor, time.Now()); wait > 0 {
+		if wait := c.srv.pace(c.depositor, opCost(f.kind), time.Now()); wait > 0 {
 			timer := time.NewTimer(min(wait, frameTime))
 			select {
 			case <-timer.C:
@@ -343,14 +351,16 @@ func (c *session) take(id uint32, tokens [][32]byte) error {
 	c.mu.Lock()
 	c.told = false // what comes from now on is news
 	c.mu.Unlock()
-	items, more, err := c.srv.cfg.Store.Take(tokens, takeItems, takeBytes)
-	if err != nil {
+	var gone error
+	more, err := c.srv.cfg.Store.each(tokens, takeItems, takeBytes, func(it Item) error {
+		gone = c.send(frame{kind: fItem, id: id, body: append(it.Box[:], it.Blob...)})
+		return gone
+	})
+	switch {
+	case gone != nil:
+		return gone
+	case err != nil:
 		return c.send(frame{kind: fFailed, id: id, body: []byte{byte(statusOf(err))}})
-	}
-	for _, it := range items {
-		if err := c.send(frame{kind: fItem, id: id, body: append(it.Box[:], it.Blob...)}); err != nil {
-			return err
-		}
 	}
 	rest := byte(0)
 	if more {

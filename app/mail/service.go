@@ -283,7 +283,7 @@ func (s *Service) Fetch(ctx context.Context) ([]Letter, error) {
 	useless := make(map[live]map[[32]byte][][IDSize]byte) // to be removed unread
 	total := 0
 	for _, t := range got {
-		useful := 0
+		useful, left := 0, 0
 		for _, it := range t.items {
 			key, ok := byBox[it.Box]
 			if !ok {
@@ -310,6 +310,7 @@ func (s *Service) Fetch(ctx context.Context) ([]Letter, error) {
 			useful++
 			if total+len(body) > MaxFetch {
 				t.more = true
+				left++
 				continue
 			}
 			total += len(body)
@@ -317,7 +318,7 @@ func (s *Service) Fetch(ctx context.Context) ([]Letter, error) {
 			byID[pendingKey(it.Box, it.ID)] = w
 			out = append(out, w)
 		}
-		t.p.fetched(useful, t.more)
+		t.p.fetched(useful, useful-left, t.more)
 	}
 	s.discard(useless)
 	letters := make([]Letter, 0, len(out))
@@ -356,7 +357,7 @@ func (s *Service) done(ctx context.Context, w *waiting) error {
 			errs = append(errs, err)
 			continue
 		}
-		one.p.removed()
+		one.p.removed(1)
 	}
 	return errors.Join(errs...)
 }
@@ -372,7 +373,7 @@ func (s *Service) discard(useless map[live]map[[32]byte][][IDSize]byte) {
 					return // they come again, and again go this way
 				}
 			}
-			one.p.removed()
+			one.p.removed(0)
 		})
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -168,6 +169,47 @@ func TestService(t *testing.T) {
 	}
 	if st := b.Status(ctx); st[0].Waiting.Letters+st[1].Waiting.Letters == 0 || st[0].Sent.Letters != 0 {
 		t.Errorf("status of the receiver %+v", st)
+	}
+}
+
+// TestManyLetters holds that what one fetch leaves out comes once the rest is done, in
+// order.
+func TestManyLetters(t *testing.T) {
+	const many = takeItems + 100
+	ctx := within(t)
+	k := newKeeper(t, "hub", StoreConfig{})
+	key := ringKey(1, 2, 1)
+	for i := range many {
+		blob, err := Seal(rand.Reader, key.Seal, BoxOf(key.Token), []byte(strconv.Itoa(i)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := k.store.Put("a", BoxOf(key.Token), blob); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b := newDevice(t, 2)
+	b.SetPlaces([]Place{k.place})
+	var got []string
+	calls := 0
+	for len(got) < many {
+		await(t, "mail", b.arrived)
+		calls++
+		_, letters := fetch(t, b)
+		for _, l := range letters {
+			got = append(got, string(l.Body))
+			if err := l.Done(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for i, text := range got {
+		if text != strconv.Itoa(i) {
+			t.Fatalf("letter %d is %s", i, text)
+		}
+	}
+	if calls != 2 || k.store.Stats().Letters != 0 {
+		t.Errorf("%d fetches, %+v", calls, k.store.Stats())
 	}
 }
 

@@ -365,7 +365,38 @@ func (s *Store) write(e *entry, blob []byte) error {
 // blobs and maxBytes bytes, but one at least. more says that there is more. A blob that
 // the disk has damaged is removed. It errs after Close.
 func (s *Store) Take(tokens [][32]byte, maxItems int, maxBytes int64) (items []Item, more bool, err error) {
-	var all []*entry
+	more, err = s.each(tokens, maxItems, maxBytes, func(it Item) error {
+		items = append(items, it)
+		return nil
+	})
+	return items, more, err
+}
+
+// each calls give with what Take returns, one by one, and ends with its error.
+func (s *Store) each(tokens [][32]byte, maxItems int, maxBytes int64, give func(Item) error) (more bool, err error) {
+	all, more, err := s.find(tokens, maxItems)
+	if err != nil {
+		return false, err
+	}
+	var bytes int64
+	for i, e := range all {
+		if i > 0 && bytes+e.size > maxBytes {
+			return true, nil
+		}
+		blob, ok := s.read(e)
+		if !ok {
+			continue
+		}
+		bytes += e.size
+		if err := give(Item{Box: e.box, ID: e.id, Blob: blob}); err != nil {
+			return false, err
+		}
+	}
+	return more, nil
+}
+
+// find returns the oldest entries in the boxes of tokens, and whether there are more.
+func (s *Store) find(tokens [][32]byte, most int) (all []*entry, more bool, err error) {
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
@@ -384,19 +415,10 @@ func (s *Store) Take(tokens [][32]byte, maxItems int, maxBytes int64) (items []I
 	}
 	s.mu.Unlock()
 	slices.SortFunc(all, func(a, b *entry) int { return cmp.Compare(a.order, b.order) })
-	var bytes int64
-	for _, e := range all {
-		if len(items) == maxItems || len(items) > 0 && bytes+e.size > maxBytes {
-			return items, true, nil
-		}
-		blob, ok := s.read(e)
-		if !ok {
-			continue
-		}
-		bytes += e.size
-		items = append(items, Item{Box: e.box, ID: e.id, Blob: blob})
+	if len(all) > most {
+		return slices.Clone(all[:most]), true, nil
 	}
-	return items, false, nil
+	return all, false, nil
 }
 
 // read returns a blob, unless it is gone, or damaged, which ends it. What cannot be read

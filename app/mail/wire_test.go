@@ -203,20 +203,20 @@ func TestPace(t *testing.T) {
 	s.accounts["a"] = &account{tokens: opBurst, last: now}
 	s.accounts["b"] = &account{tokens: opBurst, last: now}
 	for i := range int(opBurst) {
-		if w := s.pace("a", now); w != 0 {
+		if w := s.pace("a", opCost(fPut), now); w != 0 {
 			t.Fatalf("request %d waits %v", i, w)
 		}
 	}
-	if w := s.pace("a", now); w != time.Second/opRate {
+	if w := s.pace("a", opCost(fPut), now); w != time.Second/opRate {
 		t.Errorf("the next waits %v", w)
 	}
-	if w := s.pace("b", now); w != 0 {
+	if w := s.pace("b", opCost(fTake), now); w != 0 {
 		t.Errorf("another depositor waits %v", w)
 	}
-	if w := s.pace("a", now.Add(time.Hour)); w != 0 {
+	if w := s.pace("a", opCost(fPut), now.Add(time.Hour)); w != 0 {
 		t.Errorf("after an hour: %v", w)
 	}
-	if w := s.pace("a", now); w != 0 { // the clock was set back
+	if w := s.pace("a", opCost(fPut), now); w != 0 { // the clock was set back
 		t.Errorf("after the clock was set back: %v", w)
 	}
 }
