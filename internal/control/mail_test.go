@@ -3,6 +3,7 @@ package control
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"io"
 	"log/slog"
@@ -20,6 +21,7 @@ import (
 	"github.com/kithproject/kith/app/mail"
 	"github.com/kithproject/kith/hub"
 	"github.com/kithproject/kith/hub/hubaddr"
+	"github.com/kithproject/kith/registry"
 	"github.com/kithproject/kith/rendezvous"
 	"github.com/kithproject/kith/rendezvous/rendezvoustest"
 )
@@ -213,6 +215,87 @@ func TestMailAtOnce(t *testing.T) {
 	}
 	slices.Sort(took)
 	t.Logf("from Leave to Done: median %v, worst %v", took[2], took[4])
+}
+
+// TestMailOfAWeek leaves a letter on each of eight days for a device that is away, which
+// comes back, meets the sender for a moment, so that both forget their old keys, and reads
+// all letters with the sender away.
+func TestMailOfAWeek(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	h := openHub(t, func(*hub.Config) {})
+	medium := rendezvoustest.NewNetwork(1, rendezvoustest.Faults{})
+	a, b := newStation(t, medium, "desk", h.Address()), newStation(t, medium, "laptop", h.Address())
+	pair(ctx, t, a.node, b.node)
+	to := b.node.ID()
+	a.off()
+	b.off()
+	const day = 24 * time.Hour
+	today := time.Now().Unix() / int64(day.Seconds())
+	record := func(s *station, change func(*registry.Device)) registry.Device {
+		store, err := registry.Open(s.dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := store.Update(store.List()[0].PairID, change)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	for _, s := range []*station{a, b} { // they met a week ago
+		record(s, func(d *registry.Device) { d.Chain, d.ChainDay, d.LastSeen = [32]byte{7}, today-8, time.Time{} })
+	}
+	a.on()
+	conn, err := a.node.DialMailHub(ctx, a.node.MailHubs()[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := mail.NewClient(ctx, conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for ago := 7; ago >= 0; ago-- {
+		key, err := a.node.MailKeys().To(to, time.Now().Add(-time.Duration(ago)*day))
+		if err != nil || key.Day != today-int64(ago) {
+			t.Fatalf("%d days ago: day %d, %v", ago, key.Day, err)
+		}
+		blob, err := mail.Seal(rand.Reader, key.Seal, mail.BoxOf(key.Token), []byte(strconv.Itoa(ago)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Put(ctx, mail.BoxOf(key.Token), blob); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.on()
+	for seen := false; !seen; {
+		if _, err := b.node.Ping(ctx, "desk"); err != nil {
+			t.Fatal(err)
+		}
+		d, err := b.node.Device("desk")
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen = !d.LastSeen.IsZero()
+	}
+	a.off()
+	b.off()
+	if d := record(b, func(*registry.Device) {}); d.ChainDay < today-1 || len(d.MailKeys) == 0 {
+		t.Fatalf("the chain is at day %d of %d, with keys of %d days", d.ChainDay, today, len(d.MailKeys))
+	}
+	b.on()
+	var got []string
+	for _, l := range b.letters(ctx) {
+		got = append(got, string(l.Body))
+		if err := l.Done(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !slices.Equal(got, []string{"7", "6", "5", "4", "3", "2", "1", "0"}) {
+		t.Errorf("letters of these days ago: %q", got)
+	}
 }
 
 // TestMailByDevice does the same as TestMailByHub by a third device, which has to allow
