@@ -164,7 +164,7 @@ func TestMailLogin(t *testing.T) {
 			t.Errorf("%s: %v, want %v", c.name, err, c.want)
 		}
 	}
-	plain, err := net.Dial("tcp", on.hostPort()) //nolint:noctx // loopback
+	plain, err := net.Dial("tcp", on.hostPort())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -215,9 +215,11 @@ func (c *Client) ask(ctx context.Context, kind byte, body []byte) (*request, err
 		defer c.mu.Unlock()
 		return nil, ErrBusy
 	}
-	for c.next++; c.next == 0 || c.pending[c.next] != nil; c.next++ {
+	id := c.next + 1
+	for id == 0 || c.pending[id] != nil {
+		id++
 	}
-	id := c.next
+	c.next = id
 	c.pending[id] = r
 	c.mu.Unlock()
 	if err := c.send(frame{kind: kind, id: id, body: body}); err != nil {

@@ -94,12 +94,12 @@ func serve(t testing.TB, cfg ServerConfig) (*Server, func(depositor string) net.
 // pipe returns two ends of a TCP connection over loopback: unlike net.Pipe it buffers.
 func pipe(t testing.TB) (a, b net.Conn) {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // loopback
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	if a, err = net.Dial("tcp", ln.Addr().String()); err != nil { //nolint:noctx // loopback
+	if a, err = net.Dial("tcp", ln.Addr().String()); err != nil {
 		t.Fatal(err)
 	}
 	if b, err = ln.Accept(); err != nil {

@@ -78,7 +78,7 @@ func newPlace(s *Service, where Place) *place {
 
 // about returns a time between four and six fifths of d.
 func about(d time.Duration) time.Duration {
-	return d*4/5 + rand.N(d*2/5+1)
+	return d*4/5 + rand.N(d*2/5+1) //nolint:gosec // no secret
 }
 
 func (p *place) run() {

@@ -142,7 +142,7 @@ func (s *Server) Serve(conn net.Conn, depositor string) error {
 	defer s.wg.Done()
 	defer s.leave(c)
 	if err := c.send(hello(stOK, s.cfg.Store.KeptFor())); err != nil {
-		return nil //nolint:nilerr // it went
+		return nil // it went
 	}
 	err := c.serve()
 	if err != nil && !errors.Is(err, ErrProtocol) {

@@ -372,14 +372,12 @@ func TestLiar(t *testing.T) {
 		}
 		changed := bytes.Clone(blob)
 		changed[100] ^= 1
-		for _, it := range []Item{
+		l.items = append(l.items, []Item{
 			{Box: box, Blob: blob}, {Box: box, Blob: blob}, {Box: box, Blob: changed},
 			{Box: BoxOf(ringKey(3, 2, 3).Token), Blob: blob}, // in another sender's box
 			{Box: BoxOf(token(4711)), Blob: blob},            // in one that was not asked for
 			{Box: box, Blob: make([]byte, 4096)},
-		} {
-			l.items = append(l.items, it)
-		}
+		}...)
 		var wg sync.WaitGroup
 		d := newDevice(t, 2)
 		d.SetPlaces([]Place{{ID: "liar", Name: "liar", Dial: func(context.Context) (net.Conn, error) {
@@ -450,7 +448,7 @@ func TestIdle(t *testing.T) {
 		await(t, "the keepers", dev.ready)
 		await(t, "the keepers", dev.ready)
 		writes.Store(0)
-		time.Sleep(24 * time.Hour) //nolint:forbidigo // of the bubble
+		time.Sleep(24 * time.Hour)
 		n := writes.Load()
 		if n < 24*60/5 || n > 24*60/3+10 {
 			t.Errorf("%d requests in a day, want one in four minutes", n)
