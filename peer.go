@@ -363,7 +363,8 @@ func (p *peer) seen(pr signaling.Presence) {
 }
 
 // forgetOldKeys moves the pair's chain forward on disk, as far as both clocks
-// allow: who reads the disk later cannot open what was sent before that day.
+// allow: who reads the disk later cannot open what was sent before that day, but for
+// letters that may still wait for this device.
 func (p *peer) forgetOldKeys() {
 	day, ok := p.channel.SafeDay()
 	if !ok || day <= p.rec.ChainDay {
@@ -374,7 +375,8 @@ func (p *peer) forgetOldKeys() {
 		p.n.cfg.Logger.Warn("key chain not moved forward", "peer", p.id.Short(), "err", err)
 		return
 	}
-	p.update(func(d *registry.Device) { d.Chain, d.ChainDay = next.Key, next.Day })
+	mail := keepMailKeys(p.rec, next.Day)
+	p.update(func(d *registry.Device) { d.Chain, d.ChainDay, d.MailKeys = next.Key, next.Day, mail })
 }
 
 // update changes the record durably and keeps the peer's copy in step.

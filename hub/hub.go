@@ -1,11 +1,12 @@
 // Package hub is the optional server of kith: one process that two devices can
 // meet at (an MQTT broker), that tells them how the internet sees them (STUN) and
-// that carries their packets when no direct path can be had (TURN). It sees
-// sealed frames, sealed packets and addresses; it never has a key of a pair.
+// that carries their packets when no direct path can be had (TURN). It may also keep
+// sealed letters for devices that are away (app/mail). It sees sealed frames, packets
+// and letters, and addresses; it never has a key of a pair.
 //
 // Everything is on one port number. The TCP listener tells the protocol from the
 // first bytes: TLS (0x16), MQTT (0x10), STUN or TURN (0x00 to 0x03) or HTTP
-// ("GET "), and inside TLS the same again, so that MQTT over WebSocket and TURN
+// ("GET "), mail ("KML1", inside TLS only), and inside TLS the same again, so that MQTT over WebSocket and TURN
 // over TLS pass a firewall that lets only TCP port 443 through. The UDP port
 // answers STUN and carries TURN; a second UDP port, and a second address if there
 // is one, answer STUN alone, for clients that want to know how their NAT maps and
@@ -27,7 +28,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -122,6 +122,14 @@ type Config struct {
 	// WakuPeers are multiaddrs of at most 8 other nodes, whose messages it passes on,
 	// and they its own: /dns4/HOST/tcp/60000/p2p/ID. One of two needs to name the other.
 	WakuPeers []string
+	// Mail has the hub keep sealed letters for devices that are away (package app/mail),
+	// in Dir/mail.
+	Mail bool
+	// MailQuota is what it keeps in all, and MailPerClient of letters from one address, in
+	// bytes; default mail.DefaultMaxBytes and mail.DefaultPerDepositor.
+	MailQuota, MailPerClient int64
+	// MailDays is for how many days; default mail.Days.
+	MailDays int
 	// Metrics is the host:port of an HTTP listener with Prometheus text at
 	// /metrics; default none.
 	Metrics string
@@ -163,6 +171,8 @@ func (cfg *Config) defaults() error {
 		return bad("a certificate needs its key, and a key its certificate")
 	case cfg.AltPort > 65535:
 		return bad("%d is not a port", cfg.AltPort)
+	case cfg.MailQuota < 0, cfg.MailPerClient < 0, cfg.MailDays < 0, cfg.MailDays > maxDays:
+		return bad("mail is kept for at most %d days, and quotas are not below zero", maxDays)
 	case cfg.Bandwidth < 0:
 		return bad("the bandwidth is below zero")
 	}
@@ -182,6 +192,7 @@ type Hub struct {
 	web     *web
 	turn    *turnServer
 	waku    *waku.Service // nil if it is no node
+	mail    *mailbox      // nil if it keeps none
 	metrics *http.Server
 	wg      sync.WaitGroup
 	once    sync.Once
@@ -256,6 +267,9 @@ func (h *Hub) start(ctx context.Context, cert tls.Certificate, wakuSeed [32]byte
 	if err := h.startWaku(ctx, wakuSeed); err != nil {
 		return err
 	}
+	if err := h.startMail(); err != nil {
+		return err
+	}
 	if err := h.startMetrics(ctx); err != nil {
 		return err
 	}
@@ -300,28 +314,6 @@ func (h *Hub) relayIP(ctx context.Context) (out [2]netip.Addr, err error) {
 	return out, nil
 }
 
-func (h *Hub) startMetrics(ctx context.Context) error {
-	if h.cfg.Metrics == "" {
-		return nil
-	}
-	var lc net.ListenConfig
-	ln, err := lc.Listen(ctx, "tcp", h.cfg.Metrics)
-	if err != nil {
-		return fmt.Errorf("%w for metrics: %w", ErrListen, err)
-	}
-	handler := http.NewServeMux()
-	handler.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
-		h.WriteMetrics(w)
-	})
-	h.metrics = &http.Server{
-		Addr: ln.Addr().String(), Handler: handler, ReadTimeout: sniffTimeout, WriteTimeout: sniffTimeout, IdleTimeout: time.Minute,
-		MaxHeaderBytes: maxHeader, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
-	}
-	h.wg.Go(func() { _ = h.metrics.Serve(ln) }) // ends with Close
-	return nil
-}
-
 // Address returns the address that clients need.
 func (h *Hub) Address() hubaddr.Address { return h.addr }
 
@@ -336,17 +328,6 @@ func (h *Hub) RelayIPs() []netip.Addr {
 	}
 	return out
 }
-
-// MetricsAddr returns the host:port of the metrics, or "" if there are none.
-func (h *Hub) MetricsAddr() string {
-	if h.metrics == nil {
-		return ""
-	}
-	return h.metrics.Addr
-}
-
-// WriteMetrics writes all metrics as Prometheus text.
-func (h *Hub) WriteMetrics(w io.Writer) { h.m.set.WritePrometheus(w) }
 
 // Serve waits until ctx ends or the hub fails, and closes it. It errs with what
 // made the hub fail or what Close says; the end of ctx is no error.
@@ -385,6 +366,9 @@ func (h *Hub) close() error {
 	try(h.socks.tcp.Close())
 	if h.waku != nil {
 		try(h.waku.Close())
+	}
+	if h.mail != nil {
+		try(h.mail.close())
 	}
 	if h.web != nil {
 		try(h.web.close())

@@ -1,8 +1,14 @@
 package hub
 
 import (
+	"context"
 	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
 	"sync/atomic"
+	"time"
 
 	"github.com/VictoriaMetrics/metrics"
 )
@@ -50,3 +56,36 @@ func (m *meters) watch(h *Hub) {
 	m.set.NewGauge("kith_hub_connections", func() float64 { return float64(h.mux.count()) })
 	m.set.NewGauge("kith_hub_allocations", func() float64 { return float64(h.turn.quota.total()) })
 }
+
+func (h *Hub) startMetrics(ctx context.Context) error {
+	if h.cfg.Metrics == "" {
+		return nil
+	}
+	var lc net.ListenConfig
+	ln, err := lc.Listen(ctx, "tcp", h.cfg.Metrics)
+	if err != nil {
+		return fmt.Errorf("%w for metrics: %w", ErrListen, err)
+	}
+	handler := http.NewServeMux()
+	handler.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
+		h.WriteMetrics(w)
+	})
+	h.metrics = &http.Server{
+		Addr: ln.Addr().String(), Handler: handler, ReadTimeout: sniffTimeout, WriteTimeout: sniffTimeout, IdleTimeout: time.Minute,
+		MaxHeaderBytes: maxHeader, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
+	}
+	h.wg.Go(func() { _ = h.metrics.Serve(ln) }) // ends with Close
+	return nil
+}
+
+// MetricsAddr returns the host:port of the metrics, or "" if there are none.
+func (h *Hub) MetricsAddr() string {
+	if h.metrics == nil {
+		return ""
+	}
+	return h.metrics.Addr
+}
+
+// WriteMetrics writes all metrics as Prometheus text.
+func (h *Hub) WriteMetrics(w io.Writer) { h.m.set.WritePrometheus(w) }

@@ -30,6 +30,7 @@ type mux struct {
 	web    *web
 	turn   *turnServer
 	waku   *waku.Service // nil if the hub is no node
+	mail   *mailbox      // nil if the hub keeps none
 
 	max, perIP int
 	wg         sync.WaitGroup
@@ -207,6 +208,9 @@ func (x *mux) handle(c *tcpConn) {
 	case protoWaku:
 		x.m.connect("waku", via)
 		x.serveWaku(s)
+	case protoMail:
+		x.m.connect("mail", via)
+		x.serveMail(s)
 	case protoMQTT:
 		x.m.connect("mqtt", via)
 		x.broker.serve(s)

@@ -5,6 +5,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/kithproject/kith/hub/hubaddr"
 	"github.com/kithproject/kith/rendezvous/waku"
 )
 
@@ -24,6 +25,7 @@ const (
 	protoSTUN
 	protoHTTP
 	protoWaku
+	protoMail
 	protoSilent // nothing came in time
 	protoBusy   // too many are waited for already
 )
@@ -43,6 +45,8 @@ func sniff(head []byte) (p protocol, more int) {
 		return protoSTUN, 0
 	case b == 'G':
 		return begins(head, "GET ", protoHTTP)
+	case b == hubaddr.MailPreface[0]:
+		return begins(head, hubaddr.MailPreface, protoMail)
 	case b == waku.Preface[0]:
 		return begins(head, waku.Preface[:sniffSize], protoWaku)
 	}

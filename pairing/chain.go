@@ -51,6 +51,13 @@ func (c Chain) ProbeKey(from Role) [32]byte {
 	return [32]byte(wire.Expand(c.Key[:], "probe", []byte(from.direction())))
 }
 
+// MailKeys returns the day's token and key of letters from one role to the other that
+// a keeper holds meanwhile (package app/mail).
+func (c Chain) MailKeys(from Role) (token, seal [32]byte) {
+	dir := []byte(from.direction())
+	return [32]byte(wire.Expand(c.Key[:], "mail token", dir)), [32]byte(wire.Expand(c.Key[:], "mail seal", dir))
+}
+
 // WireGuardPSK returns the day's WireGuard preshared key.
 func (c Chain) WireGuardPSK() [32]byte { return [32]byte(wire.Expand(c.Key[:], "wg-psk")) }
 

@@ -2,6 +2,7 @@ package pairing
 
 import (
 	"crypto/rand"
+	"encoding/hex"
 	"strings"
 	"testing"
 	"time"
@@ -298,5 +299,29 @@ func TestChain(t *testing.T) {
 	}
 	if c.Topic(Joiner) == c.Topic(Offerer) || c.FrameKey(Joiner) == c.FrameKey(Offerer) || c.ProbeKey(Joiner) == c.ProbeKey(Offerer) {
 		t.Error("both directions have one key")
+	}
+	seen := map[[32]byte]bool{c.Key: true, next.Key: true, c.FrameKey(Joiner): true, c.ProbeKey(Joiner): true}
+	for _, on := range []Chain{c, next} {
+		for _, from := range []Role{Joiner, Offerer} {
+			token, seal := on.MailKeys(from)
+			if seen[token] || seen[seal] || token == seal {
+				t.Error("two keys of letters are the same")
+			}
+			seen[token], seen[seal] = true, true
+		}
+	}
+}
+
+// TestMailVectors freezes the keys of letters of the chain 00 01 … 1f.
+func TestMailVectors(t *testing.T) {
+	var c Chain
+	for i := range c.Key {
+		c.Key[i] = byte(i)
+	}
+	token, seal := c.MailKeys(Joiner)
+	const want = "8567c3d90c709c40feb55eefbf503ea11e92cf3c808980f42b2371e6415ad182" +
+		" 98b25aed5d1c4973730ff23802144dcbd24ed5efc4980446c5ff18db6f42234a" // computed by another program
+	if got := hex.EncodeToString(token[:]) + " " + hex.EncodeToString(seal[:]); got != want {
+		t.Errorf("got %s", got)
 	}
 }

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -18,6 +19,8 @@ const (
 	maxEndpoints = 32
 	maxNameBytes = 64
 	maxDay       = 1 << 20 // days since 1970
+	maxMailKeys  = 32
+	mailKeySize  = 8 + 32 + 32 // bytes: day, token, seal
 )
 
 // record is the CBOR form. Times are Unix milliseconds, 0 for none.
@@ -51,10 +54,11 @@ type record struct {
 	ListenTCP []uint16 `cbor:"27,keyasint,omitempty"`
 	ListenUDP []uint16 `cbor:"28,keyasint,omitempty"`
 	Room      []byte   `cbor:"31,keyasint,omitempty"`
+	MailKeys  [][]byte `cbor:"32,keyasint,omitempty"` // day (8, big endian), token, seal
 }
 
 // firstUnknown is the first map key that this version does not know.
-const firstUnknown = 32
+const firstUnknown = 33
 
 // unknown are the map entries of a later version, kept as they are.
 type unknown map[uint64]cbor.RawMessage
@@ -129,6 +133,11 @@ func decode(raw []byte) (Device, unknown, error) {
 	if len(r.VouchedBy) == identity.IDSize {
 		d.VouchedBy = identity.DeviceID(r.VouchedBy)
 	}
+	for _, raw := range r.MailKeys[:min(len(r.MailKeys), maxMailKeys)] {
+		if len(raw) == mailKeySize { // another one opens nothing; the pair stays
+			d.MailKeys = append(d.MailKeys, MailKey{int64(binary.BigEndian.Uint64(raw) & (maxDay - 1)), [32]byte(raw[8:]), [32]byte(raw[40:])})
+		}
+	}
 	for _, raw := range r.Endpoints {
 		var ep netip.AddrPort
 		if (len(raw) == 6 || len(raw) == 18) && ep.UnmarshalBinary(raw) == nil {
@@ -156,6 +165,10 @@ func encode(d Device, keep unknown) ([]byte, error) {
 	}
 	if !d.VouchedBy.IsZero() {
 		r.VouchedBy = d.VouchedBy[:]
+	}
+	for _, k := range d.MailKeys[:min(len(d.MailKeys), maxMailKeys)] {
+		raw := binary.BigEndian.AppendUint64(make([]byte, 0, mailKeySize), uint64(k.Day))
+		r.MailKeys = append(r.MailKeys, append(append(raw, k.Token[:]...), k.Seal[:]...))
 	}
 	for _, ep := range d.Endpoints[:min(len(d.Endpoints), maxEndpoints)] {
 		raw, err := netip.AddrPortFrom(ep.Addr().WithZone(""), ep.Port()).MarshalBinary()

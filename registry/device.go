@@ -47,9 +47,10 @@ type Device struct {
 	Verified  bool     // the check number was compared, or a QR code pinned its key
 	VouchedBy identity.DeviceID
 
-	Chain            [32]byte // key of the pair's chain on ChainDay; secret
-	ChainDay         int64    // days since 1970-01-01 UTC
-	CommitJ, CommitO [32]byte // keys of the commit phase; secret
+	Chain            [32]byte  // key of the pair's chain on ChainDay; secret
+	ChainDay         int64     // days since 1970-01-01 UTC
+	MailKeys         []MailKey // of letters from it on days before ChainDay that may still wait; secret
+	CommitJ, CommitO [32]byte  // keys of the commit phase; secret
 
 	Deadline time.Time // of the code that made the pair
 	Created  time.Time
@@ -67,6 +68,18 @@ type Device struct {
 
 // Member reports whether it is known as a member of a room alone.
 func (d Device) Member() bool { return d.Room != [16]byte{} }
+
+// A MailKey is what opens letters of one day (package app/mail). It prints "redacted".
+type MailKey struct {
+	Day         int64 // days since 1970-01-01 UTC
+	Token, Seal [32]byte
+}
+
+// String returns "redacted".
+func (MailKey) String() string { return "redacted" }
+
+// GoString returns "redacted".
+func (MailKey) GoString() string { return "redacted" }
 
 // String returns "redacted".
 func (d Device) String() string { return "redacted" }

@@ -115,7 +115,7 @@ func (s *Store) Problems() []Problem {
 }
 
 func clone(d Device) Device {
-	d.Rights, d.Endpoints = d.Rights.clone(), slices.Clone(d.Endpoints)
+	d.Rights, d.Endpoints, d.MailKeys = d.Rights.clone(), slices.Clone(d.Endpoints), slices.Clone(d.MailKeys)
 	return d
 }
 

@@ -73,6 +73,34 @@ func TestRecordsSurvive(t *testing.T) {
 	}
 }
 
+// TestMailKeys holds that keys of letters are kept, as many as there may be, and that one
+// that is damaged costs nothing else.
+func TestMailKeys(t *testing.T) {
+	dir := t.TempDir()
+	d := testDevice(1)
+	for n := range maxMailKeys + 3 {
+		d.MailKeys = append(d.MailKeys, MailKey{Day: int64(20000 + n), Token: [32]byte{byte(n), 1}, Seal: [32]byte{byte(n), 2}})
+	}
+	mustPut(t, mustOpen(t, dir), d)
+	got, _ := mustOpen(t, dir).Get(d.PairID)
+	if !slices.Equal(got.MailKeys, d.MailKeys[:maxMailKeys]) {
+		t.Errorf("%d keys came back", len(got.MailKeys))
+	}
+	raw, err := encode(d, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw = bytes.Replace(raw, []byte{0x58, mailKeySize, 0, 0, 0, 0, 0, 0, 0x4e, 0x20}, []byte{0x58, mailKeySize - 1, 0, 0, 0, 0, 0, 0x4e, 0x20}, 1)
+	if got, _, err := decode(raw); err != nil || len(got.MailKeys) != maxMailKeys-1 || got.ID != d.ID {
+		t.Errorf("with a damaged one: %d keys, %v", len(got.MailKeys), err)
+	}
+	for _, text := range []string{fmt.Sprint(got.MailKeys[1]), fmt.Sprintf("%#v", got.MailKeys[1])} {
+		if text != "redacted" {
+			t.Errorf("a key prints %q", text)
+		}
+	}
+}
+
 func TestNamesAreUnique(t *testing.T) {
 	s := mustOpen(t, t.TempDir())
 	for i, want := range []string{"laptop", "laptop-2", "laptop-3"} {

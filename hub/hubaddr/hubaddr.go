@@ -324,6 +324,17 @@ func (a Address) MQTTPassword() string { return a.derive("kith/1 hub mqtt") }
 // until the expiry by its own clock.
 func (a Address) TURNSecret() []byte { return []byte(a.derive("kith/1 hub turn")) }
 
+// MailPreface is what a connection to a hub's mail begins with, inside TLS.
+const MailPreface = "KML1"
+
+// MailLoginSize is how long MailLogin is, in bytes.
+const MailLoginSize = len(MailPreface) + 2*derived
+
+// MailLogin returns what a client says first where a hub keeps mail, inside TLS alone:
+// MailPreface and the password, 32 hexadecimal digits. The hub then speaks (package
+// app/mail).
+func (a Address) MailLogin() []byte { return []byte(MailPreface + a.derive("kith/1 hub mail")) }
+
 // TLSConfig returns a client's configuration that takes the hub's public key and
 // no other, and asks no certificate authority. A handshake with another server
 // fails with ErrPin.

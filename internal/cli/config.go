@@ -47,6 +47,7 @@ type settings struct {
 	NoLanes       bool         `json:"no_lanes,omitempty"`
 	NoPortMapping bool         `json:"no_port_mapping,omitempty"`
 	Lazy          bool         `json:"lazy,omitempty"`
+	Mail          bool         `json:"mail,omitempty"` // sealed letters are kept for paired devices
 }
 
 // broker is one MQTT broker to meet at.
@@ -170,6 +171,9 @@ start; a new hub at once.
 		e.settingCommand("relay auto|never|always", "When data may go through a relay", relaySetting),
 		e.settingCommand("lazy on|off", "Whether connections sleep, without keepalives, while they carry nothing", func(s *settings, v string) error {
 			return onOff(v, func(on bool) { s.Lazy = on })
+		}),
+		e.settingCommand("mail on|off", "Whether to keep sealed letters that paired devices leave for others", func(s *settings, v string) error {
+			return onOff(v, func(on bool) { s.Mail = on })
 		}),
 		e.settingCommand("portmap on|off", "Whether to ask the router for a port (PCP, NAT-PMP, UPnP)", func(s *settings, v string) error {
 			return onOff(v, func(on bool) { s.NoPortMapping = !on })

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kithproject/kith"
+	"github.com/kithproject/kith/app/mail"
 	"github.com/kithproject/kith/hub"
 	"github.com/kithproject/kith/hub/hubaddr"
 	"github.com/kithproject/kith/internal/control"
@@ -29,12 +30,14 @@ type hubFlags struct {
 	relayPorts string
 	dht        string
 	dhtOthers  string
+	mailQuota  byteSize
+	mailClient byteSize
 	json       bool
 	systemd    bool
 }
 
 func (e *env) hubCommand() *cobra.Command {
-	var f hubFlags
+	f := hubFlags{mailQuota: mail.DefaultMaxBytes, mailClient: mail.DefaultPerDepositor}
 	cmd := &cobra.Command{
 		Use:   "hub",
 		Short: "Run a server of your own that devices meet at and connect through",
@@ -44,6 +47,7 @@ Everything is on one port for TCP and UDP, 443 by default, so that it can be
 reached from networks that let only the web through. The next UDP port answers
 questions about NATs, and a third one is a way into the distributed hash table.
 With --waku it is also a node of a Waku network, which is open to everybody.
+With --mail it keeps sealed letters for devices that are away.
 
 Whoever has the address may use the hub. It is printed at the start and by kith
 hub address. Where ports below 1024 need a right: kith hub --systemd prints a
@@ -53,6 +57,11 @@ unit that grants it and nothing else.
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f.systemd {
 				return e.hubUnit(cmd)
+			}
+			for _, name := range []string{"mail-quota", "mail-per-client", "mail-days"} {
+				if !f.cfg.Mail && cmd.Flags().Changed(name) {
+					return usage("--mail-quota, --mail-per-client and --mail-days are of use with --mail only", "")
+				}
 			}
 			return e.hub(cmd.Context(), &f)
 		},
@@ -66,6 +75,10 @@ unit that grants it and nothing else.
 	fl.BoolVar(&f.cfg.Waku, "waku", false, "be a node of a Waku network, at a TCP port of its own and the main one")
 	fl.Uint16Var(&f.cfg.WakuPort, "waku-port", hub.DefaultWakuPort, "its own TCP `port` for that (0: any)")
 	fl.StringArrayVar(&f.cfg.WakuPeers, "waku-peer", nil, "another node that it exchanges messages with, a `MULTIADDR`; may be given up to 8 times")
+	fl.BoolVar(&f.cfg.Mail, "mail", false, "keep sealed letters for devices that are away")
+	fl.Var(&f.mailQuota, "mail-quota", "for that, disk space at most, a `size`")
+	fl.Var(&f.mailClient, "mail-per-client", "of it, for letters from one address at most, a `size`")
+	fl.IntVar(&f.cfg.MailDays, "mail-days", mail.Days, "for how many `days` they are kept")
 	fl.IntVar(&f.cfg.AltPort, "alt-port", 0, "second UDP `port` (default: the next one; -1: none)")
 	fl.StringVar(&f.altIP, "alt-ip", "", "second IP `address` of this machine, to tell devices more about their NAT")
 	fl.StringVar(&f.relayIP, "relay-ip", "", "public IP `address` that relayed packets come from (default: that of --host)")
@@ -147,6 +160,7 @@ func (f *hubFlags) config() (cfg hub.Config, err error) {
 	if len(cfg.WakuPeers) > 0 && !cfg.Waku {
 		return cfg, usage("--waku-peer is of use with --waku only", "")
 	}
+	cfg.MailQuota, cfg.MailPerClient = int64(f.mailQuota), int64(f.mailClient)
 	from, to, ok := strings.Cut(f.relayPorts, "-")
 	first, err1 := strconv.ParseUint(from, 10, 16)
 	last, err2 := strconv.ParseUint(to, 10, 16)
@@ -198,7 +212,8 @@ func (e *env) hubHello(h *hub.Hub, cfg hub.Config, asJSON bool) error {
 			DHTPort    uint16   `json:"dht_port,omitempty"`
 			Waku       string   `json:"waku,omitempty"` // a multiaddr
 			WakuPort   uint16   `json:"waku_port,omitempty"`
-		}{"hub", a.Text(), a.Host, a.Port, a.AltPort, relays, fmt.Sprintf("%d-%d", cfg.RelayMin, cfg.RelayMax), h.MetricsAddr(), h.DHTAddr().Port(), wakuAddr, wakuPort})
+			Mail       bool     `json:"mail,omitempty"`
+		}{"hub", a.Text(), a.Host, a.Port, a.AltPort, relays, fmt.Sprintf("%d-%d", cfg.RelayMin, cfg.RelayMax), h.MetricsAddr(), h.DHTAddr().Port(), wakuAddr, wakuPort, cfg.Mail})
 	}
 	var b strings.Builder
 	line := func(name, format string, args ...any) {
@@ -222,6 +237,9 @@ func (e *env) hubHello(h *hub.Hub, cfg hub.Config, asJSON bool) error {
 		line("waku", "%s", wakuAddr)
 	}
 	line("relays", "from %s, UDP ports %d-%d", strings.Join(relays, " and "), cfg.RelayMin, cfg.RelayMax)
+	if st, ok := h.MailStats(); ok {
+		line("mail", "%s kept, %s of %s, for %d days", letters(st.Letters), size(uint64(st.Bytes)), size(uint64(st.MaxBytes)), cfg.MailDays)
+	}
 	if m := h.MetricsAddr(); m != "" {
 		line("metrics", "http://%s/metrics", m)
 	}
@@ -269,7 +287,7 @@ func (e *env) hubUnit(cmd *cobra.Command) error {
 	for _, name := range []string{
 		"listen", "host", "alt-port", "alt-ip", "relay-ip", "relay-ports", "allow-private", "tls-cert", "tls-key", "bandwidth",
 		"max-conns", "max-conns-per-ip", "max-relays", "max-relays-per-client", "max-relays-per-ip", "metrics",
-		"dht", "dht-port", "dht-bootstrap", "waku", "waku-port", "waku-peer",
+		"dht", "dht-port", "dht-bootstrap", "waku", "waku-port", "waku-peer", "mail", "mail-quota", "mail-per-client", "mail-days",
 	} {
 		fl := cmd.Flags().Lookup(name)
 		if !fl.Changed {

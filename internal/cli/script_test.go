@@ -60,6 +60,7 @@ func TestScripts(t *testing.T) {
 			"freetcp":  freeTCP,
 			"gone":     awaitGone,
 			"web":      awaitWeb,
+			"letters":  lettersAtHub,
 		},
 	})
 }

@@ -33,12 +33,13 @@ func (e *env) statusCommand() *cobra.Command {
 				return e.printJSON(struct {
 					*kith.Status
 					Interface *control.Interface `json:"interface,omitempty"`
-				}{r.Status, r.Interface})
+					Mail      *control.Mail      `json:"mail,omitempty"`
+				}{r.Status, r.Interface, r.Mail})
 			case media:
 				writeMedia(e.out, r.Status.Rendezvous)
 				return nil
 			}
-			return e.showStatus(cmd.Context(), *r.Status, r.Interface)
+			return e.showStatus(cmd.Context(), *r.Status, r.Interface, r.Mail)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON object")
@@ -46,7 +47,7 @@ func (e *env) statusCommand() *cobra.Command {
 	return cmd
 }
 
-func (e *env) showStatus(ctx context.Context, st kith.Status, i *control.Interface) error {
+func (e *env) showStatus(ctx context.Context, st kith.Status, i *control.Interface, m *control.Mail) error {
 	fmt.Fprintf(e.out, "%s  %s  kith %s\n", st.Name, st.ID.Short(), st.Version)
 	fmt.Fprintf(e.out, "  address in the tunnel  %s\n", st.Addr)
 	fmt.Fprintf(e.out, "  UDP port               %d\n", st.Port)
@@ -66,6 +67,7 @@ func (e *env) showStatus(ctx context.Context, st kith.Status, i *control.Interfa
 		}
 		fmt.Fprintf(e.out, "  meets on %-13s %s\n", r.Name, line)
 	}
+	showMail(e.out, m)
 	for _, p := range st.Problems {
 		fmt.Fprintf(e.err, "warning: %s\n", p)
 	}

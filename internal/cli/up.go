@@ -57,6 +57,9 @@ func (e *env) up(ctx context.Context, asJSON, tun bool) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, srv.Close()) }()
+	if err := e.keepMail(srv); err != nil {
+		return err
+	}
 	events, stop := node.Events()
 	defer stop()
 	ln, err := control.Listen(node.Dir())

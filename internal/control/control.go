@@ -215,6 +215,7 @@ type Reply struct {
 	Rooms  []kith.Room `json:"rooms,omitzero"`
 	Invite *RoomInvite `json:"invite,omitempty"`
 	Step   string      `json:"step,omitempty"` // room-join: what happens on the way
+	Mail   *Mail       `json:"mail,omitempty"` // status: of letters
 
 	Nearby []kith.NearbyDevice `json:"nearby,omitempty"` // nearby: all of them
 }

@@ -29,6 +29,7 @@ type Server struct {
 	files    *files.Service
 	forwards *forwards
 	expose   *expose.Service
+	post     *post
 	ends     ends
 
 	inboxDir string
@@ -82,6 +83,7 @@ func NewServer(node *kith.Node, inbox string, log *slog.Logger) (*Server, error)
 		s.wg.Wait()
 		return nil, errors.Join(err, s.closeExpose(), s.files.Close(), s.chat.Close())
 	}
+	s.openMail()
 	s.wg.Go(s.watchRights)
 	node.HandleNotes(func(from kith.Device, body []byte) bool { return s.chat.TakeNote(from.ID.String(), body) })
 	return s, nil
@@ -97,7 +99,7 @@ func (s *Server) Close() error {
 	err := s.closeInterface()
 	s.wg.Wait()
 	s.node.HandleNotes(nil)
-	return errors.Join(err, s.forwards.set.Close(), s.closeExpose(), s.files.Close(), s.chat.Close())
+	return errors.Join(err, s.post.close(), s.forwards.set.Close(), s.closeExpose(), s.files.Close(), s.chat.Close())
 }
 
 // Stopped is closed when a client has asked the daemon to end.
@@ -205,7 +207,7 @@ func (s *Server) answer(st *stream, req Request) (Reply, error) {
 		return Reply{Text: kith.Version}, nil
 	case OpStatus:
 		status := s.node.Status()
-		return Reply{Status: &status, Interface: s.theInterface()}, nil
+		return Reply{Status: &status, Interface: s.theInterface(), Mail: s.mailStatus(ctx)}, nil
 	case OpRename:
 		return s.withDevice(req, func() error { return s.node.Rename(req.Device, req.Name) })
 	case OpUseHub:
@@ -213,6 +215,7 @@ func (s *Server) answer(st *stream, req Request) (Reply, error) {
 		if err != nil {
 			return Reply{}, err
 		}
+		defer s.post.rehub()
 		return Reply{}, s.node.UseHub(a)
 	case OpRights:
 		if req.Change == nil {
