@@ -103,7 +103,7 @@ var home = map[string][]string{
 	"golang.zx2c4.com/wireguard":     {"link", "tunnel", "internal/bench"},
 	"gvisor.dev/gvisor":              {"tunnel", "app/tun"},
 	"github.com/gtank/ristretto255":  {"pairing/cpace"},
-	"golang.org/x/text":             {"internal/chatui", "room"},
+	"golang.org/x/text":              {"internal/chatui", "room"},
 
 	"charm.land/bubbletea/v2":            {"internal/chatui"},
 	"github.com/charmbracelet/x/ansi":    {"internal/chatui"},
