@@ -365,38 +365,43 @@ func (s *Store) write(e *entry, blob []byte) error {
 // blobs and maxBytes bytes, but one at least. more says that there is more. A blob that
 // the disk has damaged is removed. It errs after Close.
 func (s *Store) Take(tokens [][32]byte, maxItems int, maxBytes int64) (items []Item, more bool, err error) {
-	more, err = s.each(tokens, maxItems, maxBytes, func(it Item) error {
+	more, _, err = s.each(tokens, 0, maxItems, maxBytes, func(it Item) error {
 		items = append(items, it)
 		return nil
 	})
 	return items, more, err
 }
 
-// each calls give with what Take returns, one by one, and ends with its error.
-func (s *Store) each(tokens [][32]byte, maxItems int, maxBytes int64, give func(Item) error) (more bool, err error) {
-	all, more, err := s.find(tokens, maxItems)
+// each calls give with what Take returns, one by one, and ends with its error. It begins
+// behind the blob that is after in the store's order, and returns the last one's place
+// there.
+func (s *Store) each(tokens [][32]byte, after uint64, maxItems int, maxBytes int64, give func(Item) error) (more bool, last uint64, err error) {
+	all, more, err := s.find(tokens, after, maxItems)
 	if err != nil {
-		return false, err
+		return false, after, err
 	}
+	last = after
 	var bytes int64
 	for i, e := range all {
 		if i > 0 && bytes+e.size > maxBytes {
-			return true, nil
+			return true, last, nil
 		}
+		last = e.order
 		blob, ok := s.read(e)
 		if !ok {
 			continue
 		}
 		bytes += e.size
 		if err := give(Item{Box: e.box, ID: e.id, Blob: blob}); err != nil {
-			return false, err
+			return false, last, err
 		}
 	}
-	return more, nil
+	return more, last, nil
 }
 
-// find returns the oldest entries in the boxes of tokens, and whether there are more.
-func (s *Store) find(tokens [][32]byte, most int) (all []*entry, more bool, err error) {
+// find returns the oldest entries in the boxes of tokens that came after one, and whether
+// there are more.
+func (s *Store) find(tokens [][32]byte, after uint64, most int) (all []*entry, more bool, err error) {
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
@@ -410,7 +415,9 @@ func (s *Store) find(tokens [][32]byte, most int) (all []*entry, more bool, err 
 		}
 		seen[box] = struct{}{}
 		for _, e := range s.boxes[box] {
-			all = append(all, e)
+			if e.order > after {
+				all = append(all, e)
+			}
 		}
 	}
 	s.mu.Unlock()
