@@ -183,7 +183,7 @@ func TestManyLetters(t *testing.T) {
 	k := newKeeper(t, "hub", StoreConfig{})
 	key := ringKey(1, 2, 1)
 	for i := range many {
-		blob, err := Seal(rand.Reader, key.Seal, BoxOf(key.Token), []byte(strconv.Itoa(i)+" "+big[:i%4/3*len(big)/2]))
+		blob, err := Seal(rand.Reader, key.Seal, BoxOf(key.Token), []byte(strconv.Itoa(i)+" "+big[:i%3/2*len(big)/2]))
 		if err != nil {
 			t.Fatal(err)
 		}
