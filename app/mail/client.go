@@ -36,8 +36,7 @@ type request struct {
 	items bool // it takes items
 	got   []Item
 	bytes int
-	more  bool
-	body  []byte // of Counts
+	body  []byte // of Counts, or of Ok
 	err   error
 	done  chan struct{}
 }
@@ -183,9 +182,7 @@ func (c *Client) take(f frame) error {
 		r.bytes += len(blob)
 		r.got = append(r.got, Item{Box: box, ID: IDOf(blob), Blob: blob})
 		return nil
-	case fOk:
-		r.more = len(f.body) > 0 && f.body[0] != 0
-	case fCounts:
+	case fOk, fCounts:
 		r.body = f.body
 	case fFailed:
 		if len(f.body) < 1 || f.body[0] == 0 {
@@ -242,6 +239,7 @@ func (c *Client) ask(ctx context.Context, kind byte, body []byte) (*request, err
 
 const (
 	maxPending = 1024 // requests that wait for an answer
+	maxRounds  = 64   // takes of one fetch
 	// answerTime is how long a keeper may take for an answer until it counts as gone.
 	answerTime = time.Minute
 )
@@ -265,27 +263,48 @@ func (c *Client) Put(ctx context.Context, box Box, blob []byte) error {
 
 // Take returns what is in the boxes of tokens, see Keeper. It errs as that says.
 func (c *Client) Take(ctx context.Context, tokens [][32]byte) ([]Item, error) {
-	items, _, err := c.takeMore(ctx, tokens)
+	items, _, err := c.takeMore(ctx, 0, tokens)
 	return items, err
 }
 
-// takeMore also says whether the keeper left out something. It asks for no more after
-// takeBytes.
-func (c *Client) takeMore(ctx context.Context, tokens [][32]byte) (items []Item, more bool, err error) {
-	bytes := 0
+// takeMore begins behind the item that is after in the keeper's order, and takes MaxFetch
+// bytes, or a little more. It returns where to go on if there is more, and else 0. A
+// keeper that gives something twice, or little at a time for ever, is left.
+func (c *Client) takeMore(ctx context.Context, after uint64, tokens [][32]byte) (items []Item, next uint64, err error) {
+	bytes, rounds := 0, 0
+	seen := make(map[[BoxSize + IDSize]byte]struct{})
 	for part := range slices.Chunk(tokens, maxTokens) {
-		if bytes >= takeBytes {
-			return items, true, nil
+		for from, more := after, true; more; {
+			if bytes >= MaxFetch {
+				return items, from, nil
+			}
+			if rounds++; rounds > maxRounds {
+				c.fail(fmt.Errorf("%w: a fetch without end", ErrProtocol))
+				return items, 0, nil
+			}
+			r, err := c.ask(ctx, fTake, joinTake(from, part))
+			if err != nil {
+				return nil, 0, err
+			}
+			for _, it := range r.got {
+				key := pendingKey(it.Box, it.ID)
+				if _, twice := seen[key]; twice {
+					c.fail(fmt.Errorf("%w: a letter came twice", ErrProtocol))
+					return items, 0, nil
+				}
+				seen[key] = struct{}{}
+				items = append(items, it)
+			}
+			bytes += r.bytes
+			if len(r.body) < 1+orderSize {
+				return nil, 0, fmt.Errorf("%w: a take ends with %d bytes", ErrProtocol, len(r.body))
+			}
+			last := binary.BigEndian.Uint64(r.body[1:])
+			more = r.body[0] != 0 && last > from && len(r.got) > 0
+			from = last
 		}
-		r, err := c.ask(ctx, fTake, joinTokens(part))
-		if err != nil {
-			return nil, false, err
-		}
-		items = append(items, r.got...)
-		bytes += r.bytes
-		more = more || r.more
 	}
-	return items, more, nil
+	return items, 0, nil
 }
 
 // Done removes blobs, see Keeper. It errs as that says.

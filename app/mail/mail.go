@@ -100,7 +100,7 @@ type Keeper interface {
 	// twice is one. It errs with ErrFull, ErrRefused, or because the keeper is gone.
 	Put(ctx context.Context, box Box, blob []byte) error
 	// Take returns what is in the boxes of the tokens, the oldest first, and leaves it
-	// there. It may leave out some; the next Take, after Done, has them. A token of
+	// there. It may leave out some if there are very many. A token of
 	// nothing is an empty box. It errs if the keeper is gone.
 	Take(ctx context.Context, tokens [][32]byte) ([]Item, error)
 	// Done removes blobs from a box; those that are not there count as removed. It errs
@@ -124,8 +124,9 @@ type Mail interface {
 	// takes it. It errs with ErrTooLong, ErrNoKeeper if there is none, or with what the
 	// keepers said (ErrFull, ErrRefused) if none took it.
 	Leave(ctx context.Context, to identity.DeviceID, body []byte) error
-	// Fetch returns letters that wait, each once, of at most MaxFetch bytes together. It
-	// errs only if ctx ends: a keeper that does not answer has nothing.
+	// Fetch returns letters that wait, each once, about MaxFetch bytes of each keeper at
+	// most; the next call goes on with the rest. It errs only if ctx ends: a keeper that
+	// does not answer has nothing.
 	Fetch(ctx context.Context) ([]Letter, error)
 }
 

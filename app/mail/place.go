@@ -55,7 +55,7 @@ type place struct {
 	ctx    context.Context //nolint:containedctx // ends with the place
 	cancel context.CancelFunc
 	kick   chan struct{}
-	again  chan struct{} // it has more, and room was made
+	again  chan struct{} // it has more than was fetched
 
 	// Guarded by s.mu.
 	client *Client // nil: no connection
@@ -66,8 +66,7 @@ type place struct {
 	mu      sync.Mutex // guards the fields below
 	useless int        // fetches in a row that it asked for in vain
 	asked   bool       // it has asked for one
-	more    bool       // it has more than it gave
-	left    int        // letters that it gave and that are not done with
+	from    uint64     // where in its order the next fetch begins
 }
 
 func newPlace(s *Service, where Place) *place {
@@ -146,6 +145,9 @@ func (p *place) set(c *Client, err error) {
 	p.client, p.tried, p.err = c, true, err
 	if c != nil {
 		p.put = nil
+		p.mu.Lock()
+		p.from = 0 // the order is that of one run of the keeper
+		p.mu.Unlock()
 	}
 	p.s.signalLocked()
 }
@@ -241,10 +243,17 @@ func (p *place) calm() time.Duration {
 	return min(newsFirst<<min(p.useless-newsFree, 16), newsLast)
 }
 
-// fetched notes how many letters there were that are not done with, and how many of them
-// the app was given. A keeper that says again and again that there is something, and has
-// nothing, is asked ever less often.
-func (p *place) fetched(useful, given int, more bool) {
+// begin returns where in the keeper's order a fetch begins.
+func (p *place) begin() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.from
+}
+
+// fetched notes how many letters there were that are not done with, and where the next
+// fetch is to begin: 0 if that was all. A keeper that says again and again that there is
+// something, and has nothing, is asked ever less often.
+func (p *place) fetched(useful int, next uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
@@ -253,17 +262,9 @@ func (p *place) fetched(useful, given int, more bool) {
 	case p.asked:
 		p.useless++
 	}
-	p.asked, p.more, p.left = false, more, given
-}
-
-// removed has the app told that there is more, once what it was given was removed there.
-func (p *place) removed(letters int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.left -= letters; !p.more || p.left > 0 {
+	if p.asked, p.from = false, next; next == 0 {
 		return
 	}
-	p.more = false
 	select {
 	case p.again <- struct{}{}:
 	default:

@@ -314,11 +314,11 @@ func (c *session) answer(f frame) error {
 		}
 		return reply(store.Put(c.depositor, box, blob))
 	case fTake:
-		tokens, good := splitTokens(f.body)
+		after, tokens, good := splitTake(f.body)
 		if !good {
 			return bad
 		}
-		return c.take(f.id, tokens)
+		return c.take(f.id, after, tokens)
 	case fDone:
 		token, ids, good := splitDone(f.body)
 		if !good {
@@ -347,12 +347,12 @@ func (c *session) answer(f frame) error {
 	return bad
 }
 
-func (c *session) take(id uint32, tokens [][32]byte) error {
+func (c *session) take(id uint32, after uint64, tokens [][32]byte) error {
 	c.mu.Lock()
 	c.told = false // what comes from now on is news
 	c.mu.Unlock()
 	var gone error
-	more, err := c.srv.cfg.Store.each(tokens, takeItems, takeBytes, func(it Item) error {
+	more, last, err := c.srv.cfg.Store.each(tokens, after, takeItems, takeBytes, func(it Item) error {
 		gone = c.send(frame{kind: fItem, id: id, body: append(it.Box[:], it.Blob...)})
 		return gone
 	})
@@ -366,7 +366,7 @@ func (c *session) take(id uint32, tokens [][32]byte) error {
 	if more {
 		rest = 1
 	}
-	return c.send(frame{kind: fOk, id: id, body: []byte{rest}})
+	return c.send(frame{kind: fOk, id: id, body: binary.BigEndian.AppendUint64([]byte{rest}, last)})
 }
 
 func (c *session) watch(first bool, tokens [][32]byte) error {

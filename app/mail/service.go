@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// MaxFetch is what letters of one Fetch have together at most, in bytes.
+	// MaxFetch is how much one Fetch takes from each keeper, in bytes, or a little more.
 	MaxFetch = 16 << 20
 
 	leaveGrace = time.Second // for the other keepers, once one has the letter
@@ -251,7 +251,7 @@ func (s *Service) start(f func()) bool {
 type taken struct {
 	live
 	items []Item
-	more  bool
+	next  uint64
 }
 
 // A waiting letter, and where it is.
@@ -281,17 +281,18 @@ func (s *Service) Fetch(ctx context.Context) ([]Letter, error) {
 	var out []*waiting
 	byID := make(map[[BoxSize + IDSize]byte]*waiting)
 	useless := make(map[live]map[[32]byte][][IDSize]byte) // to be removed unread
-	total := 0
 	for _, t := range got {
-		useful, left := 0, 0
+		useful := 0
 		for _, it := range t.items {
 			key, ok := byBox[it.Box]
 			if !ok {
 				continue // it was not asked for
 			}
 			if w := byID[pendingKey(it.Box, it.ID)]; w != nil {
-				w.at = append(w.at, t.live)
-				useful++
+				if !slices.Contains(w.at, t.live) {
+					w.at = append(w.at, t.live)
+					useful++
+				}
 				continue
 			}
 			var body []byte
@@ -308,17 +309,11 @@ func (s *Service) Fetch(ctx context.Context) ([]Letter, error) {
 				continue
 			}
 			useful++
-			if total+len(body) > MaxFetch {
-				t.more = true
-				left++
-				continue
-			}
-			total += len(body)
 			w := &waiting{key: key, body: body, id: it.ID, at: []live{t.live}}
 			byID[pendingKey(it.Box, it.ID)] = w
 			out = append(out, w)
 		}
-		t.p.fetched(useful, useful-left, t.more)
+		t.p.fetched(useful, t.next)
 	}
 	s.discard(useless)
 	letters := make([]Letter, 0, len(out))
@@ -335,12 +330,12 @@ func (s *Service) takeAll(ctx context.Context, all []live, tokens [][32]byte) []
 	for i, one := range all {
 		got[i].live = one
 		wg.Go(func() {
-			items, more, err := one.c.takeMore(ctx, tokens)
+			items, next, err := one.c.takeMore(ctx, one.p.begin(), tokens)
 			if err != nil {
 				s.cfg.Logger.Debug("mail not fetched", "keeper", one.p.Name, "err", err)
 				return
 			}
-			got[i].items, got[i].more = items, more
+			got[i].items, got[i].next = items, next
 		})
 	}
 	wg.Wait()
@@ -355,9 +350,7 @@ func (s *Service) done(ctx context.Context, w *waiting) error {
 		err := one.c.Done(ctx, w.key.Token, [][IDSize]byte{w.id})
 		if err != nil {
 			errs = append(errs, err)
-			continue
 		}
-		one.p.removed(1)
 	}
 	return errors.Join(errs...)
 }
@@ -373,7 +366,6 @@ func (s *Service) discard(useless map[live]map[[32]byte][][IDSize]byte) {
 					return // they come again, and again go this way
 				}
 			}
-			one.p.removed(0)
 		})
 	}
 }

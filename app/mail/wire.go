@@ -11,14 +11,14 @@ import (
 // Types of frames. Requests are below 0x80.
 const (
 	fPut   = 1 // box || blob
-	fTake  = 2 // tokens
+	fTake  = 2 // order of the last item that is not wanted again (8 bytes, 0: none) || tokens
 	fDone  = 3 // token || ids
 	fWatch = 4 // flags (1 byte: 1 for the first of several) || tokens
 	fCount = 5 // tokens
 	fPing  = 6
 
 	fHello  = 0x80 // version (1 byte) || status (1) || days that letters are kept (2)
-	fOk     = 0x81 // nothing; after a take: 1 byte, 1 if something was left out
+	fOk     = 0x81 // nothing; after a take: 1 byte, 1 if something was left out || order of the last item (8)
 	fItem   = 0x82 // box || blob
 	fFailed = 0x83 // status (1 byte)
 	fNews   = 0x84 // of request 0: something is in a box that is watched
@@ -34,6 +34,7 @@ const (
 	maxFrame   = headSize - 4 + maxBody // what the length of a frame may say, in bytes
 	countSize  = 12                     // bytes
 	watchFirst = 1
+	orderSize  = 8 // bytes
 )
 
 // A status says how a request went.
@@ -147,6 +148,19 @@ func splitTokens(body []byte) ([][32]byte, bool) {
 		out = append(out, [32]byte(body))
 	}
 	return out, true
+}
+
+// splitTake reads order || tokens.
+func splitTake(body []byte) (after uint64, tokens [][32]byte, ok bool) {
+	if len(body) < orderSize {
+		return 0, nil, false
+	}
+	tokens, ok = splitTokens(body[orderSize:])
+	return binary.BigEndian.Uint64(body), tokens, ok
+}
+
+func joinTake(after uint64, tokens [][32]byte) []byte {
+	return append(binary.BigEndian.AppendUint64(nil, after), joinTokens(tokens)...)
 }
 
 // splitDone reads token || ids.

@@ -95,7 +95,7 @@ func TestWrongToken(t *testing.T) {
 	for _, tok := range [][32]byte{token(2), asBox, {}} {
 		var out []byte
 		for _, f := range []frame{
-			{kind: fTake, body: tok[:]}, {kind: fCount, body: tok[:]}, {kind: fWatch, body: append([]byte{1}, tok[:]...)},
+			{kind: fTake, body: joinTake(0, [][32]byte{tok})}, {kind: fCount, body: tok[:]}, {kind: fWatch, body: append([]byte{1}, tok[:]...)},
 			{kind: fDone, body: joinDone(tok, [][IDSize]byte{IDOf(nil)})},
 		} {
 			if _, err := conn.Write(f.append(nil)); err != nil {
@@ -132,8 +132,8 @@ func TestNonsense(t *testing.T) {
 		"a put of a size": frame{kind: fPut, id: 1, body: make([]byte, BoxSize+1000)}.append(nil),
 		"a put of less":   frame{kind: fPut, id: 1, body: make([]byte, 3)}.append(nil),
 		"half a token":    frame{kind: fTake, id: 1, body: make([]byte, 33)}.append(nil),
-		"no token":        frame{kind: fTake, id: 1}.append(nil),
-		"many tokens":     frame{kind: fTake, id: 1, body: make([]byte, 32*(maxTokens+1))}.append(nil),
+		"no token":        frame{kind: fTake, id: 1, body: make([]byte, orderSize)}.append(nil),
+		"many tokens":     frame{kind: fTake, id: 1, body: make([]byte, orderSize+32*(maxTokens+1))}.append(nil),
 		"half an id":      frame{kind: fDone, id: 1, body: make([]byte, 33)}.append(nil),
 		"many ids":        frame{kind: fDone, id: 1, body: make([]byte, 32+IDSize*(maxIDs+1))}.append(nil),
 		"watch nothing":   frame{kind: fWatch, id: 1}.append(nil),
@@ -333,7 +333,7 @@ func FuzzServer(f *testing.F) {
 	tok, box := token(1), BoxOf(token(1))
 	put := frame{kind: fPut, id: 1, body: append(slices.Clip(box[:]), blob...)}.append(nil)
 	f.Add(put)
-	f.Add(frame{kind: fTake, id: 2, body: tok[:]}.append(slices.Clone(put)))
+	f.Add(frame{kind: fTake, id: 2, body: joinTake(0, [][32]byte{tok})}.append(slices.Clone(put)))
 	f.Add(frame{kind: fDone, id: 3, body: joinDone(tok, [][IDSize]byte{IDOf(blob)})}.append(nil))
 	f.Add(frame{kind: fWatch, id: 4, body: append([]byte{1}, tok[:]...)}.append(nil))
 	f.Add(frame{kind: fCount, id: 5, body: tok[:]}.append(frame{kind: fPing, id: 6}.append(nil)))
@@ -374,8 +374,9 @@ func (fakeRead) SetWriteDeadline(time.Time) error { return nil }
 // FuzzClient feeds a client's request anything as its answer.
 func FuzzClient(f *testing.F) {
 	body := append(make([]byte, BoxSize), letter(f, 1, "x")...)
-	f.Add(byte(0), frame{kind: fItem, id: 1, body: body}.append(frame{kind: fOk, id: 1, body: []byte{1}}.append(nil)))
+	f.Add(byte(0), frame{kind: fItem, id: 1, body: body}.append(frame{kind: fOk, id: 1, body: make([]byte, 1+orderSize)}.append(nil)))
 	f.Add(byte(1), frame{kind: fCounts, id: 1, body: make([]byte, countSize)}.append(nil))
+	f.Add(byte(0), frame{kind: fOk, id: 1, body: bytes.Repeat([]byte{1}, 1+orderSize)}.append(nil))
 	f.Add(byte(0), frame{kind: fFailed, id: 1, body: []byte{2}}.append(nil))
 	f.Add(byte(2), frame{kind: fNews}.append(frame{kind: fOk, id: 1}.append(nil)))
 	f.Fuzz(func(t *testing.T, what byte, raw []byte) {
