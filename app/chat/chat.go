@@ -48,8 +48,8 @@ var (
 	ErrClosed = errors.New("chat: closed")
 )
 
-// A Message is one line of a conversation.
-type Message struct {
+// A Line is one line of a conversation.
+type Line struct {
 	Peer string    `json:"peer"` // the other device, as Config.Who names it
 	Text string    `json:"text"` // clean: no control, escape or bidi characters
 	Time time.Time `json:"time"` // by the sender's clock
@@ -77,7 +77,7 @@ type Service struct {
 
 	mu       sync.Mutex // guards the fields below; not held while calling out
 	closed   bool
-	unread   map[string][]Message
+	unread   map[string][]Line
 	readers  map[string]map[*Reader]struct{}
 	shown    map[string]*idSet
 	outgoing map[string]*outgoing
@@ -106,7 +106,7 @@ func New(cfg Config) *Service {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Service{
-		cfg: cfg, cancel: cancel, unread: make(map[string][]Message), readers: make(map[string]map[*Reader]struct{}),
+		cfg: cfg, cancel: cancel, unread: make(map[string][]Line), readers: make(map[string]map[*Reader]struct{}),
 		shown: make(map[string]*idSet), outgoing: make(map[string]*outgoing), pending: make(map[string]pending),
 	}
 	s.wg.Go(func() { s.accept(ctx) })
@@ -172,7 +172,7 @@ func (s *Service) take(ctx context.Context, conn net.Conn, peer string) {
 		}
 		text := CleanText(l.Text)
 		if text != "" && s.first(peer, l.ID) {
-			s.deliver(Message{Peer: peer, Text: text, Time: l.Time})
+			s.deliver(Line{Peer: peer, Text: text, Time: l.Time})
 		}
 		ack, err := json.Marshal(line{Ack: l.ID})
 		if err != nil {
@@ -203,13 +203,13 @@ func (s *Service) first(peer, id string) bool {
 }
 
 // deliver gives a message to every reader, or keeps it until there is one.
-func (s *Service) deliver(m Message) {
+func (s *Service) deliver(m Line) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.deliverLocked(m)
 }
 
-func (s *Service) deliverLocked(m Message) {
+func (s *Service) deliverLocked(m Line) {
 	if len(s.readers[m.Peer]) == 0 {
 		q := append(s.unread[m.Peer], m)
 		s.unread[m.Peer] = q[max(0, len(q)-MaxUnread):]
@@ -234,25 +234,25 @@ func (s *Service) Unread() map[string]int {
 // Send sends one line and returns when the other device has it. It errs with
 // ErrText for text that is no line, with what Dial says if the device cannot be
 // reached, and with the connection's error if the acknowledgement did not come.
-func (s *Service) Send(ctx context.Context, peer, text string) (Message, error) {
+func (s *Service) Send(ctx context.Context, peer, text string) (Line, error) {
 	clean := CleanText(text)
 	if clean == "" || len(text) > MaxText || !utf8.ValidString(text) {
-		return Message{}, ErrText
+		return Line{}, ErrText
 	}
 	var id [12]byte
 	if _, err := rand.Read(id[:]); err != nil {
-		return Message{}, fmt.Errorf("chat: %w", err)
+		return Line{}, fmt.Errorf("chat: %w", err)
 	}
 	l := line{ID: hex.EncodeToString(id[:]), Time: time.Now().UTC(), Text: clean}
 	o, err := s.outgoingTo(peer)
 	if err != nil {
-		return Message{}, err
+		return Line{}, err
 	}
 	select {
 	case o.turn <- struct{}{}:
 		defer func() { <-o.turn }()
 	case <-ctx.Done():
-		return Message{}, ctx.Err()
+		return Line{}, ctx.Err()
 	}
 	fresh := o.conn == nil
 	err = s.exchange(ctx, o, peer, l)
@@ -260,9 +260,9 @@ func (s *Service) Send(ctx context.Context, peer, text string) (Message, error) 
 		err = s.exchange(ctx, o, peer, l)
 	}
 	if err != nil {
-		return Message{}, err
+		return Line{}, err
 	}
-	return Message{Peer: peer, Text: clean, Time: l.Time, Mine: true}, nil
+	return Line{Peer: peer, Text: clean, Time: l.Time, Mine: true}, nil
 }
 
 func (s *Service) outgoingTo(peer string) (*outgoing, error) {

@@ -33,22 +33,22 @@ type pending struct {
 // SendNotes sends one line as notes, by send, which returns when the other device
 // has one. The others are not sent if one fails. It errs with ErrText for text that
 // is no line, and with what send says.
-func (s *Service) SendNotes(ctx context.Context, peer, text string, send func(ctx context.Context, note []byte) error) (Message, error) {
+func (s *Service) SendNotes(ctx context.Context, peer, text string, send func(ctx context.Context, note []byte) error) (Line, error) {
 	clean := CleanText(text)
 	if clean == "" || len(text) > MaxText || !utf8.ValidString(text) {
-		return Message{}, ErrText
+		return Line{}, ErrText
 	}
-	m := Message{Peer: peer, Text: clean, Time: time.Now().UTC().Truncate(time.Millisecond), Mine: true}
+	m := Line{Peer: peer, Text: clean, Time: time.Now().UTC().Truncate(time.Millisecond), Mine: true}
 	for _, part := range split(m) {
 		if err := send(ctx, part); err != nil {
-			return Message{}, fmt.Errorf("chat: %w", err)
+			return Line{}, fmt.Errorf("chat: %w", err)
 		}
 	}
 	return m, nil
 }
 
 // split returns the notes of a line.
-func split(m Message) [][]byte {
+func split(m Line) [][]byte {
 	const room = MaxPart - noteHeader
 	var out [][]byte
 	parts := (len(m.Text) + room - 1) / room
@@ -76,7 +76,7 @@ func (s *Service) TakeNote(peer string, note []byte) bool {
 		s.pending[peer] = p
 	}
 	if text = CleanText(text); text != "" {
-		s.deliverLocked(Message{Peer: peer, Text: text, Time: time.UnixMilli(stamp).UTC()})
+		s.deliverLocked(Line{Peer: peer, Text: text, Time: time.UnixMilli(stamp).UTC()})
 	}
 	return true
 }

@@ -108,7 +108,7 @@ func TestPartsThatDoNotFit(t *testing.T) {
 }
 
 func FuzzTakeNote(f *testing.F) {
-	for _, n := range split(Message{Text: strings.Repeat("x", 1500), Time: time.Unix(1e9, 0)}) {
+	for _, n := range split(Line{Text: strings.Repeat("x", 1500), Time: time.Unix(1e9, 0)}) {
 		f.Add(n, n)
 	}
 	f.Fuzz(func(t *testing.T, first, second []byte) {

@@ -12,7 +12,7 @@ type Reader struct {
 	peer string
 
 	mu    sync.Mutex // guards queue; taken after Service.mu
-	queue []Message
+	queue []Line
 	wake  chan struct{} // holds one token while the queue may have a line
 }
 
@@ -32,7 +32,7 @@ func (s *Service) Read(peer string) *Reader {
 	return r
 }
 
-func (r *Reader) put(m Message) {
+func (r *Reader) put(m Line) {
 	r.mu.Lock()
 	r.queue = append(r.queue, m)
 	r.queue = r.queue[max(0, len(r.queue)-MaxUnread):]
@@ -44,7 +44,7 @@ func (r *Reader) put(m Message) {
 }
 
 // Next returns the next line, or the context's error.
-func (r *Reader) Next(ctx context.Context) (Message, error) {
+func (r *Reader) Next(ctx context.Context) (Line, error) {
 	for {
 		r.mu.Lock()
 		if len(r.queue) > 0 {
@@ -57,13 +57,13 @@ func (r *Reader) Next(ctx context.Context) (Message, error) {
 		select {
 		case <-r.wake:
 		case <-ctx.Done():
-			return Message{}, ctx.Err()
+			return Line{}, ctx.Err()
 		}
 	}
 }
 
 // Drain returns the lines that are there, without waiting.
-func (r *Reader) Drain() []Message {
+func (r *Reader) Drain() []Line {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	all := r.queue

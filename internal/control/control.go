@@ -189,7 +189,7 @@ type Reply struct {
 	Told   bool             `json:"told,omitempty"` // unpair: the other side confirmed
 	Offer  *Offer           `json:"offer,omitempty"`
 	Pair   *PairStep        `json:"pair,omitempty"`
-	Chat   *chat.Message    `json:"chat,omitempty"`
+	Chat   *chat.Line       `json:"chat,omitempty"`
 	Event  *kith.Event      `json:"event,omitempty"`
 	Note   *Note            `json:"note,omitempty"`
 	Text   string           `json:"text,omitempty"`

@@ -429,7 +429,7 @@ func (s *Server) converse(st *stream, req Request, wait time.Duration) (Reply, e
 }
 
 // sendLine sends a line of chat, through the tunnel or as notes.
-func (s *Server) sendLine(ctx context.Context, peer, via, text string) (chat.Message, error) {
+func (s *Server) sendLine(ctx context.Context, peer, via, text string) (chat.Line, error) {
 	if via == "" {
 		return s.chat.Send(ctx, peer, text)
 	}
