@@ -140,7 +140,7 @@ func TestLostStore(t *testing.T) {
 				l.connect(0, 1, true)
 				a.await(t, m, StateDelivered)
 				b.await(t, b.send(t, c, "answer"), StateDelivered)
-				time.Sleep(time.Second)
+				pass(time.Second)
 				if diff := l.difference(t, c); diff != "" {
 					t.Error(diff)
 				}

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -474,6 +475,12 @@ func (n *node) await(t testing.TB, m Message, s State) Message {
 		t.Fatalf("%q is %s, want %s: %v", m.Text, got.State, s, err)
 	}
 	return got
+}
+
+// pass lets time pass. It is called in bubbles alone.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
 }
 
 type pipeAddr int
