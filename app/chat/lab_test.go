@@ -315,24 +315,26 @@ func (n *node) kill() {
 }
 
 func (n *node) dial(ctx context.Context, peer identity.DeviceID) (net.Conn, error) {
+	near, far := net.Pipe()
+	var ln *pipeListener
 	n.lab.mu.Lock()
-	defer n.lab.mu.Unlock()
 	for i, o := range n.lab.nodes {
-		if o.id.ID() != peer || o.svc == nil || !n.lab.up[pairKey(n.n, i)] {
-			continue
+		if k := pairKey(n.n, i); o.id.ID() == peer && o.svc != nil && n.lab.up[k] {
+			ln = o.ln
+			n.lab.conns[k] = append(n.lab.conns[k], near, far)
 		}
-		near, far := net.Pipe()
-		k := pairKey(n.n, i)
-		n.lab.conns[k] = append(n.lab.conns[k], near, far)
+	}
+	n.lab.mu.Unlock()
+	if ln != nil {
 		select {
-		case o.ln.ch <- pipeConn{far, pipeAddr(n.n)}:
+		case ln.ch <- pipeConn{far, pipeAddr(n.n)}:
 			return near, nil
-		case <-o.ln.done:
+		case <-ln.done:
 		case <-ctx.Done():
 		}
-		near.Close()
-		far.Close()
 	}
+	near.Close()
+	far.Close()
 	return nil, errors.New("not there")
 }
 

@@ -82,12 +82,19 @@ func (l *link) receipts(buf []byte, sh *shared) []byte {
 	sh.receipts = false
 	c := sh.c
 	for author := range c.ids {
-		if author != l.s.self && author != l.id && c.stale[author] && l.s.linkTo(author) == nil {
-			delete(c.stale, author)
-			if marks := c.book.marks(author); len(marks) > 0 {
-				r := newReceipt(l.s.cfg.Self, c.id, author, uint64(max(l.s.cfg.Now().UnixMilli(), 0)), marks)
-				c.keepReceipt(&r)
-			}
+		k := receiptKey{l.s.self, author}
+		old := c.kept[k]
+		if author == l.s.self || author == l.id || old != nil && !c.stale[author] || l.s.linkTo(author) != nil {
+			continue
+		}
+		delete(c.stale, author)
+		stamp := uint64(max(l.s.cfg.Now().UnixMilli(), 0))
+		if old != nil {
+			stamp = max(stamp, old.stamp+1)
+		}
+		if marks := c.book.marks(author); len(marks) > 0 {
+			r := newReceipt(l.s.cfg.Self, c.id, author, stamp, marks)
+			c.keepReceipt(&r)
 		}
 	}
 	for k, r := range c.kept {
