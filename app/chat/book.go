@@ -52,6 +52,7 @@ type logState struct {
 	read        uint64 // up to where it was shown here
 	started     *start // what the author says of base, if it does
 	refs        []uint32
+	old         []uint32 // of entries up to base that are still here to be shown
 }
 
 // progress is how far another member is with a log of this device.
@@ -190,6 +191,7 @@ func (b *book) add(p place, arrived int64, e *entry, size int) *ref {
 func (b *book) begin(s *start) {
 	l := b.log(s.logKey)
 	if l.last < s.seq {
+		l.old = append(l.old, l.refs...)
 		l.base, l.baseLamport, l.last, l.lamport, l.refs = s.seq, s.lamport, s.seq, s.lamport, nil
 		b.highest = max(b.highest, s.lamport)
 	}
@@ -220,10 +222,17 @@ func (b *book) search(lamport uint64, k logKey, seq uint64) int {
 // find returns an entry by its name.
 func (b *book) find(k logKey, seq uint64) *ref {
 	l := b.logs[k]
-	if l == nil || seq <= l.base || seq > l.last {
+	switch {
+	case l == nil || seq > l.last:
+		return nil
+	case seq > l.base:
+		return &b.refs[l.refs[seq-l.base-1]]
+	}
+	i, ok := slices.BinarySearchFunc(l.old, seq, func(i uint32, seq uint64) int { return cmp.Compare(b.refs[i].seq, seq) })
+	if !ok {
 		return nil
 	}
-	return &b.refs[l.refs[seq-l.base-1]]
+	return &b.refs[l.old[i]]
 }
 
 // unread returns how many entries of others were not shown here.

@@ -147,7 +147,7 @@ func (s *Service) copyOf(c *convo, keep []uint32) (*book, error) {
 		bases[l] = h
 	}
 	s.mu.Lock()
-	items := append(old.states(bases), old.progressItems()...)
+	items, last := old.states(bases), old.progressItems() // these are of entries that must be there
 	s.mu.Unlock()
 	for l, h := range bases { // who lacks them is told that they will not come
 		if l.author == s.self && h.seq > 0 && (l.started == nil || l.started.seq != h.seq) {
@@ -158,12 +158,15 @@ func (s *Service) copyOf(c *convo, keep []uint32) (*book, error) {
 	}
 	b := newBook(s.self)
 	err := c.vault.rewrite(func() ([]item, error) {
-		if items != nil {
+		switch {
+		case len(items) > 0:
 			out := items
 			items = nil
-			if len(out) > 0 {
-				return out, nil
-			}
+			return out, nil
+		case len(keep) == 0:
+			out := last
+			last = nil
+			return out, nil
 		}
 		n := min(len(keep), copyAtOnce)
 		var out []item

@@ -17,8 +17,8 @@ func inBubble(t *testing.T, n int, f func(t *testing.T, l *lab)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, n)
+		defer l.stopAll()
 		f(t, l)
-		l.stopAll()
 	})
 }
 

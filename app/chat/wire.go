@@ -65,7 +65,7 @@ func appendFrame(dst []byte, kind byte, body ...[]byte) []byte {
 // readFrame reads a frame. The body is fresh memory. It errs with errFrame for one that
 // is too long or empty, and if the connection does.
 func readFrame(r *bufio.Reader) (kind byte, body []byte, err error) {
-	var head [5]byte
+	var head [4]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
 		return 0, nil, err
 	}
@@ -73,16 +73,16 @@ func readFrame(r *bufio.Reader) (kind byte, body []byte, err error) {
 	if size == 0 || size > maxFrame {
 		return 0, nil, errFrame
 	}
-	body = make([]byte, size-1)
+	body = make([]byte, size)
 	if _, err := io.ReadFull(r, body); err != nil {
 		return 0, nil, err
 	}
-	return head[4], body, nil
+	return body[0], body[1:], nil
 }
 
 // buffered reports whether a whole frame has come.
 func buffered(r *bufio.Reader) bool {
-	if r.Buffered() < 5 {
+	if r.Buffered() < 4 {
 		return false
 	}
 	head, err := r.Peek(4)
