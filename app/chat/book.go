@@ -61,6 +61,7 @@ type progress struct{ delivered, read, mailed uint64 }
 // A book is the index of a conversation. It is not safe for concurrent use.
 type book struct {
 	self    identity.DeviceID
+	gen     int // of the file that it is of
 	logs    map[logKey]*logState
 	list    []*logState
 	perAuth map[identity.DeviceID]int // logs

@@ -21,10 +21,11 @@ const (
 // bound lets go of the oldest entries of a conversation that has too many, or of all. It
 // is called by the conversation's writer. It errs if the disk does.
 func (s *Service) bound(c *convo, forget bool) error {
+	size := c.vault.length()
 	s.mu.Lock()
 	b := c.book
 	many := len(b.refs) > s.cfg.MaxEntries || b.bytes > s.cfg.MaxBytes
-	large := c.vault.length() > 2*b.bytes+slack
+	large := size > 2*b.bytes+slack
 	if !forget && (!many && !large || len(b.refs) < c.unbound) {
 		s.mu.Unlock()
 		return nil
@@ -39,11 +40,8 @@ func (s *Service) bound(c *convo, forget bool) error {
 	keep := b.newest(entries, bytes)
 	s.mu.Unlock()
 
-	next, err := s.copyOf(c, keep)
+	err := s.copyTo(c, keep)
 	if err == nil {
-		s.mu.Lock()
-		c.book, c.unbound = next, 0
-		s.mu.Unlock()
 		return nil
 	}
 	s.mu.Lock()
@@ -52,9 +50,23 @@ func (s *Service) bound(c *convo, forget bool) error {
 	return errors.Join(err, s.reload(c)) // the new file may be there all the same
 }
 
+// follow takes what has been said and shown while the index was made from another.
+func (b *book) follow(old *book) {
+	for _, l := range old.list {
+		b.log(l.logKey).read = l.read
+	}
+	for member, logs := range old.members {
+		for log, p := range logs {
+			b.advance(member, log, p)
+		}
+	}
+	b.last = old.last
+}
+
 // reload reads a conversation of which it is not known what is on the disk.
 func (s *Service) reload(c *convo) error {
 	b := newBook(s.self)
+	b.gen = c.vault.generation() + 1
 	if _, err := c.vault.load(func(off int64, at int, kind byte, body []byte) { b.take(place{off, uint32(at)}, kind, body) }); err != nil {
 		return err
 	}
@@ -129,10 +141,10 @@ func fair(has map[uint32]int64, total int64) map[uint32]int64 {
 	return out
 }
 
-// copyOf writes a conversation's file anew with the entries to keep, and returns its
-// index. Only the conversation's writer calls it, so that the index stays as it is.
-func (s *Service) copyOf(c *convo, keep []uint32) (*book, error) {
-	old, gen := c.book, c.vault.generation()
+// copyTo writes a conversation's file anew with the entries to keep. Only the
+// conversation's writer calls it, so that the index stays as it is.
+func (s *Service) copyTo(c *convo, keep []uint32) error {
+	old := c.book
 	bases := make(map[*logState]head, len(old.list))
 	for _, l := range old.list {
 		bases[l] = head{l.last, l.lamport}
@@ -157,7 +169,7 @@ func (s *Service) copyOf(c *convo, keep []uint32) (*book, error) {
 		}
 	}
 	b := newBook(s.self)
-	err := c.vault.rewrite(func() ([]item, error) {
+	return c.vault.rewrite(func() ([]item, error) {
 		switch {
 		case len(items) > 0:
 			out := items
@@ -171,7 +183,7 @@ func (s *Service) copyOf(c *convo, keep []uint32) (*book, error) {
 		n := min(len(keep), copyAtOnce)
 		var out []item
 		for _, i := range keep[:n] {
-			body, err := c.vault.read(gen, old.refs[i].place)
+			body, err := c.vault.read(old.gen, old.refs[i].place)
 			if err != nil {
 				return nil, fmt.Errorf("chat: write anew: %w", err)
 			}
@@ -183,12 +195,13 @@ func (s *Service) copyOf(c *convo, keep []uint32) (*book, error) {
 		for i, it := range items {
 			b.take(places[i], it.kind, it.body)
 		}
+	}, func(gen int) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		b.gen = gen
+		b.follow(c.book)
+		c.book, c.unbound = b, 0
 	})
-	if err != nil {
-		return nil, err
-	}
-	b.last = old.last
-	return b, nil
 }
 
 // Forget deletes what is kept of a conversation. It stays known up to where, so that

@@ -355,6 +355,7 @@ func (s *Service) load(c *convo) error {
 		return nil
 	}
 	b := newBook(s.self)
+	b.gen = c.vault.generation() + 1
 	cut, err := c.vault.load(func(off int64, at int, kind byte, body []byte) {
 		b.take(place{off, uint32(at)}, kind, body)
 	})

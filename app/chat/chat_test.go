@@ -110,6 +110,27 @@ func TestAwayAndBack(t *testing.T) {
 	})
 }
 
+// TestBreaks has connections break of which nobody says so.
+func TestBreaks(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, l *lab) {
+		a, b, c := l.nodes[0], l.nodes[1], l.pair(0, 1)
+		l.startAll()
+		l.connectAll()
+		for i := range 20 {
+			m, answer := a.send(t, c, fmt.Sprint("a ", i)), b.send(t, c, fmt.Sprint("b ", i))
+			if i%2 == 0 {
+				synctest.Wait()
+			}
+			l.breakOff(0, 1)
+			a.await(t, m, StateDelivered)
+			b.await(t, answer, StateDelivered)
+		}
+		if diff := l.difference(t, c); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
 // TestLostStore has a device lose its store, or get an old one back. It writes a new log,
 // and is given back what the other one has.
 func TestLostStore(t *testing.T) {

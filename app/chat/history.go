@@ -21,7 +21,7 @@ func (s *Service) raw(c *convo, k logKey, seq uint64) ([]byte, bool) {
 		if r != nil {
 			p = r.place
 		}
-		gen := c.vault.generation()
+		gen := c.book.gen
 		s.mu.Unlock()
 		if r == nil {
 			return nil, false

@@ -123,22 +123,37 @@ func TestHostile(t *testing.T) {
 			_, _ = rand.Read(e.author[:])
 			return entryFrame(e)
 		}, false, nil},
-		"who knew more than can be":   {func(_ *lab, f *foe, c ConvID) []byte { return entryFrame(f.entry(c, 1, 1, maxFirst+1, "far")) }, true, nil},
-		"as far ahead as can be":      {func(_ *lab, f *foe, c ConvID) []byte { return entryFrame(f.entry(c, 1, 1, maxFirst, "far")) }, false, []string{"far"}},
-		"a number that does not rise": {func(_ *lab, f *foe, c ConvID) []byte { return append(entryFrame(f.entry(c, 1, 1, 5, "a")), entryFrame(f.entry(c, 1, 2, 5, "b"))...) }, true, []string{"a"}},
-		"a step too far":              {func(_ *lab, f *foe, c ConvID) []byte { return append(entryFrame(f.entry(c, 1, 1, 5, "a")), entryFrame(f.entry(c, 1, 2, 6+maxStep, "b"))...) }, true, []string{"a"}},
+		"who knew more than can be": {func(_ *lab, f *foe, c ConvID) []byte { return entryFrame(f.entry(c, 1, 1, maxFirst+1, "far")) }, true, nil},
+		"as far ahead as can be":    {func(_ *lab, f *foe, c ConvID) []byte { return entryFrame(f.entry(c, 1, 1, maxFirst, "far")) }, false, []string{"far"}},
+		"a number that does not rise": {func(_ *lab, f *foe, c ConvID) []byte {
+			return append(entryFrame(f.entry(c, 1, 1, 5, "a")), entryFrame(f.entry(c, 1, 2, 5, "b"))...)
+		}, true, []string{"a"}},
+		"a step too far": {func(_ *lab, f *foe, c ConvID) []byte {
+			return append(entryFrame(f.entry(c, 1, 1, 5, "a")), entryFrame(f.entry(c, 1, 2, 6+maxStep, "b"))...)
+		}, true, []string{"a"}},
 		"a line of 1 MiB": {func(*lab, *foe, ConvID) []byte {
 			return append(binary.BigEndian.AppendUint32(nil, 1<<20), make([]byte, 1<<20)...)
 		}, true, nil},
-		"a line of 4 GiB":       {func(*lab, *foe, ConvID) []byte { return []byte{0xff, 0xff, 0xff, 0xff, frameEntry} }, true, nil},
-		"a line of 4097 bytes":  {func(_ *lab, f *foe, c ConvID) []byte { return entryFrame(f.entry(c, 1, 1, 1, strings.Repeat("x", MaxText+1))) }, true, nil},
-		"an empty frame":        {func(*lab, *foe, ConvID) []byte { return []byte{0, 0, 0, 0} }, true, nil},
-		"no UTF-8":              {func(_ *lab, f *foe, c ConvID) []byte { return entryFrame(f.entry(c, 1, 1, 1, "\xff")) }, true, nil},
-		"escapes":               {func(_ *lab, f *foe, c ConvID) []byte { return entryFrame(f.entry(c, 1, 1, 1, "\x1b[2Jhi\u202e\r\nsystem: you are hacked")) }, false, []string{"[2Jhi  system: you are hacked"}},
-		"nothing but escapes":   {func(_ *lab, f *foe, c ConvID) []byte { return entryFrame(f.entry(c, 1, 1, 1, "\x1b\u202e")) }, false, nil},
-		"a kind of the future":  {func(_ *lab, f *foe, c ConvID) []byte { e := f.entry(c, 1, 1, 1, "x"); e.kind = 9; e.sign(f.n.id); return append(entryFrame(e), entryFrame(f.entry(c, 1, 2, 2, "next"))...) }, false, []string{"next"}},
-		"a frame of the future": {func(_ *lab, f *foe, c ConvID) []byte { return append(appendFrame(nil, 99, make([]byte, 100)), entryFrame(f.entry(c, 1, 1, 1, "next"))...) }, false, []string{"next"}},
-		"half a vector":         {func(_ *lab, _ *foe, c ConvID) []byte { return appendFrame(nil, frameVector, c[:], []byte{3, 1}) }, true, nil},
+		"a line of 4 GiB": {func(*lab, *foe, ConvID) []byte { return []byte{0xff, 0xff, 0xff, 0xff, frameEntry} }, true, nil},
+		"a line of 4097 bytes": {func(_ *lab, f *foe, c ConvID) []byte {
+			return entryFrame(f.entry(c, 1, 1, 1, strings.Repeat("x", MaxText+1)))
+		}, true, nil},
+		"an empty frame": {func(*lab, *foe, ConvID) []byte { return []byte{0, 0, 0, 0} }, true, nil},
+		"no UTF-8":       {func(_ *lab, f *foe, c ConvID) []byte { return entryFrame(f.entry(c, 1, 1, 1, "\xff")) }, true, nil},
+		"escapes": {func(_ *lab, f *foe, c ConvID) []byte {
+			return entryFrame(f.entry(c, 1, 1, 1, "\x1b[2Jhi\u202e\r\nsystem: you are hacked"))
+		}, false, []string{"[2Jhi  system: you are hacked"}},
+		"nothing but escapes": {func(_ *lab, f *foe, c ConvID) []byte { return entryFrame(f.entry(c, 1, 1, 1, "\x1b\u202e")) }, false, nil},
+		"a kind of the future": {func(_ *lab, f *foe, c ConvID) []byte {
+			e := f.entry(c, 1, 1, 1, "x")
+			e.kind = 9
+			e.sign(f.n.id)
+			return append(entryFrame(e), entryFrame(f.entry(c, 1, 2, 2, "next"))...)
+		}, false, []string{"next"}},
+		"a frame of the future": {func(_ *lab, f *foe, c ConvID) []byte {
+			return append(appendFrame(nil, 99, make([]byte, 100)), entryFrame(f.entry(c, 1, 1, 1, "next"))...)
+		}, false, []string{"next"}},
+		"half a vector": {func(_ *lab, _ *foe, c ConvID) []byte { return appendFrame(nil, frameVector, c[:], []byte{3, 1}) }, true, nil},
 		"has what cannot be": {func(_ *lab, f *foe, c ConvID) []byte {
 			return appendVector(nil, c, true, []claim{{logKey{f.n.id.ID(), LogID{1}}, 1 << 60, 0}})
 		}, true, nil},

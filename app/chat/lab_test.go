@@ -141,13 +141,16 @@ func (d *memDisk) WriteAt(name string, p []byte, off int64, sync bool) error {
 	if int64(len(b)) < off {
 		return fmt.Errorf("a hole at %d of %s", len(b), name)
 	}
-	d.now[name] = append(slices.Clip(b[:off]), p...)
+	if off < int64(len(b)) {
+		b = slices.Clone(b[:off]) // what is safe has the old bytes
+	}
+	d.now[name] = append(b, p...)
 	if last {
 		d.dead = true
 		return errPower
 	}
 	if sync {
-		d.safe[name] = slices.Clone(d.now[name])
+		d.safe[name] = d.now[name]
 	}
 	return nil
 }
@@ -216,6 +219,7 @@ type node struct {
 	n    int
 	id   *identity.Identity
 	disk *memDisk
+	real disk // in place of disk
 	mail Mail
 	max  int
 	rate float64
@@ -278,9 +282,13 @@ func (n *node) list() []Conv {
 // start runs a device.
 func (n *node) start() *Service {
 	n.ln = &pipeListener{ch: make(chan net.Conn), done: make(chan struct{})}
+	on := n.real
+	if on == nil {
+		on = n.disk
+	}
 	s, err := New(Config{
 		Key: [32]byte{byte(n.n)}, Self: n.id, Listener: n.ln, Dial: n.dial, Who: n.who, Convs: n.list, Mail: n.mail,
-		MaxEntries: n.max, Rate: n.rate, Now: n.now, disk: n.disk,
+		MaxEntries: n.max, Rate: n.rate, Now: n.now, disk: on,
 	})
 	if err != nil {
 		n.lab.t.Fatal(err)
@@ -371,6 +379,17 @@ func (l *lab) connect(a, b int, up bool) {
 		} else {
 			s.Changed()
 		}
+	}
+}
+
+// breakOff ends the connections of two devices, which still reach each other.
+func (l *lab) breakOff(a, b int) {
+	l.mu.Lock()
+	conns := l.conns[pairKey(a, b)]
+	delete(l.conns, pairKey(a, b))
+	l.mu.Unlock()
+	for _, c := range conns {
+		c.Close()
 	}
 }
 

@@ -117,11 +117,11 @@ func (l *link) run() {
 	err := l.read()
 	close(l.gone)
 	l.s.mu.Lock()
-	l.s.leave(l)
 	if errors.Is(err, errHostile) || errors.Is(err, errFrame) || errors.Is(err, errEntry) {
 		l.peer.shut = time.Now().Add(penalty)
 		l.peer.retry = max(l.peer.retry, penalty)
 	}
+	l.s.leave(l)
 	l.s.mu.Unlock()
 	wg.Wait()
 	l.s.cfg.Logger.Debug("chat connection ended", "peer", l.id.Short(), "err", err)

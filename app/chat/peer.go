@@ -23,9 +23,7 @@ const (
 	// when both have called at once.
 	young = 5 * time.Second
 	// penalty is how long a device that broke the protocol is not listened to.
-	penalty = 10 * time.Second
-	// settled is how long a connection must have lasted that the next is tried soon.
-	settled  = 30 * time.Second
+	penalty  = 10 * time.Second
 	maxConns = 256 // calls at once
 )
 
@@ -189,10 +187,6 @@ func (s *Service) again(p *peer) {
 	if online := s.partners()[p.id]; !online || s.closed || p.link != nil || p.dialing {
 		return
 	}
-	if !p.since.IsZero() && time.Since(p.since) > settled {
-		p.retry = 0
-	}
-	p.since = time.Time{}
 	p.retry = min(max(2*p.retry, firstRetry), lastRetry)
 	s.plan(p, p.retry/2+rand.N(p.retry)) //nolint:gosec // spreads calls, no secret
 }

@@ -27,7 +27,7 @@ func TestProperty(t *testing.T) {
 		devices := rapid.IntRange(2, 5).Draw(rt, "devices")
 		deeds := rapid.SliceOfN(rapid.Custom(func(rt *rapid.T) deed {
 			return deed{
-				what: rapid.SampledFrom([]string{"send", "send", "send", "up", "up", "down", "move", "kill", "power", "read", "rest", "stop"}).Draw(rt, "what"),
+				what: rapid.SampledFrom([]string{"send", "send", "send", "up", "up", "down", "move", "break", "kill", "power", "read", "rest", "stop"}).Draw(rt, "what"),
 				a:    rapid.IntRange(0, devices-1).Draw(rt, "a"), b: rapid.IntRange(0, devices-1).Draw(rt, "b"),
 				n: rapid.IntRange(1, 12).Draw(rt, "n"),
 			}
@@ -73,6 +73,8 @@ func play(t *testing.T, devices int, deeds []deed, all bool) string {
 			} else {
 				l.connect(d.a, d.b, d.what == "up")
 			}
+		case "break":
+			l.breakOff(d.a, d.b)
 		case "kill":
 			n.kill()
 		case "stop":

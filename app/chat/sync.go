@@ -70,6 +70,7 @@ func (l *link) takeVector(conv ConvID, flags byte, claims []claim) error {
 	}
 	if flags&vectorEnd != 0 {
 		sh.theirs, sh.receipts = true, true
+		l.peer.retry = 0 // it is well: if it breaks, another is tried soon
 		for _, log := range c.book.list {
 			if log.author == s.self && max(sh.sent[log.logKey], sh.has[log.logKey]) < log.last {
 				sh.push[log.logKey] = struct{}{}

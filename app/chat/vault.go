@@ -43,7 +43,7 @@ type vault struct {
 	conv ConvID
 	aead cipher.AEAD
 
-	mu     sync.Mutex // guards the fields below, and the file against being replaced
+	mu     sync.Mutex // guards the fields below, and the file against being replaced; taken before Service.mu
 	gen    int        // how often it was written anew
 	size   int64      // bytes of it that are good
 	cached int64      // offset of the record in plain; 0: none
@@ -245,9 +245,9 @@ func (v *vault) write(items []item, sync bool) ([]place, error) {
 }
 
 // rewrite replaces the file by one with the items that next returns, a part at a time,
-// until none. each learns their places. It errs if the disk does; the file is then as
-// it was.
-func (v *vault) rewrite(next func() ([]item, error), each func([]item, []place)) error {
+// until none. each learns their places, and done the file's generation before anybody
+// reads it. It errs if the disk does; the file is then this one or that.
+func (v *vault) rewrite(next func() ([]item, error), each func([]item, []place), done func(gen int)) error {
 	tmp := v.name + newExt
 	out := []byte(vaultMagic)
 	off := int64(0)
@@ -279,6 +279,7 @@ func (v *vault) rewrite(next func() ([]item, error), each func([]item, []place))
 	v.gen++
 	v.size = off
 	v.cached, v.plain = 0, nil
+	done(v.gen)
 	return nil
 }
 
