@@ -11,7 +11,7 @@ import (
 
 // bubbleHelpers are functions that sleep for their callers, all of which are in a
 // testing/synctest bubble.
-var bubbleHelpers = map[string]bool{"rendezvous/rendezvoustest through": true}
+var bubbleHelpers = map[string]bool{"rendezvous/rendezvoustest through": true, "app/chat pass": true}
 
 // sleepsOutside returns the functions of a test file that call time.Sleep outside
 // a testing/synctest bubble: there a sleep is a guess how long something takes.

@@ -1,28 +1,43 @@
-// Package chat sends lines of text between two devices. It is given a dialer
-// and a listener and knows nothing of the network between them.
+// Package chat keeps conversations: of two paired devices, and of the members of a room.
+// It is given a dialer, a listener and a folder, and knows nothing of the network.
 //
-// Wire format, over one ordered connection per direction of a conversation: the
-// caller sends one JSON object a line, {"id","time","text"}; the called answers
-// {"ack":id} when the line is safe in its memory. A line whose acknowledgement
-// did not come is sent again with its id over a new connection, and the called
-// shows an id once.
+// A conversation is a set of logs. Each author has one for each run of its program that
+// wrote something there; its entries are numbered from 1 and signed by the author, so
+// that whoever carries them can neither change nor forge one. A device takes only the
+// next entry of a log, keeps it durably, and then says so: each entry is there exactly
+// once and in order. Shown are entries by their Lamport numbers, then by author: in the
+// same order on every side.
+//
+// A device that has lost its store, or has an old one, writes a new log and is given
+// back by the others what they still have of its old ones. Nothing is renumbered.
+//
+// # Wire
+//
+// One connection joins two devices, whoever opened it; a newer one replaces it. Each
+// side sends frames: length u32 of what follows, type u8, body (wire.go). After a hello
+// each tells for each conversation that both share up to where it has each log. An author
+// sends what the other lacks of its own logs, unasked. Of all other logs one tells what
+// one has, and who lacks it asks one of those who have it, unless the author is there. So
+// people of a room who are never there at the same time get everything through anybody
+// who was.
+//
+// # At rest
+//
+// One sealed file for each conversation, appended to and synced before anything is
+// acknowledged (vault.go). It is bounded: beyond Config.MaxEntries or MaxBytes the oldest
+// entries go, of the authors who have most; up to where each log was known stays.
 package chat
 
 import (
-	"bufio"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"strings"
 	"sync"
 	"time"
-	"unicode"
-	"unicode/utf8"
+
+	"github.com/kithproject/kith/identity"
 )
 
 // Port is the tunnel port on which a device takes chat, as a TCP port number.
@@ -31,14 +46,14 @@ const Port = 27491
 const (
 	// MaxText is the longest line of text, in bytes of UTF-8.
 	MaxText = 4096
-	// MaxUnread is how many lines per device wait for a reader; the oldest go.
-	MaxUnread = 1000
 
-	maxLine     = 6*MaxText + 256 // bytes: JSON may escape every byte to six
-	rememberIDs = 1024            // per device: how many line ids are known as shown
-	ackTimeout  = 10 * time.Second
-	idleTimeout = 10 * time.Minute
-	maxConns    = 64
+	defaultEntries = 100_000
+	defaultBytes   = 64 << 20
+
+	// ownLogs is how many logs this device writes in one conversation before it goes on
+	// with the last; maxLogs is how many of an author are known.
+	ownLogs = 1024
+	maxLogs = 2048
 )
 
 var (
@@ -46,75 +61,119 @@ var (
 	ErrText = errors.New("chat: a line is 1 to 4096 bytes of UTF-8 text")
 	// ErrClosed reports the use of a service after Close.
 	ErrClosed = errors.New("chat: closed")
+	// ErrNoConv reports a conversation that there is not.
+	ErrNoConv = errors.New("chat: there is no such conversation")
+	// ErrNotKept reports an entry that is not among those that are kept.
+	ErrNotKept = errors.New("chat: there is no such line")
 )
 
-// A Message is one line of a conversation.
-type Message struct {
-	Peer string    `json:"peer"` // the other device, as Config.Who names it
-	Text string    `json:"text"` // clean: no control, escape or bidi characters
-	Time time.Time `json:"time"` // by the sender's clock
-	Mine bool      `json:"mine"` // sent from here
+// A Signer is this device: an *identity.Identity, or what signs for it.
+type Signer interface {
+	// ID returns the device's public name.
+	ID() identity.DeviceID
+	// Sign returns the Ed25519 signature of a message, 64 bytes.
+	Sign(message []byte) []byte
 }
 
-// Config is what a Service needs. Listener, Dial and Who must be set.
+// Config is what a Service needs. Dir, Key, Self, Listener, Dial, Who and Convs must be
+// set.
 type Config struct {
+	// Dir is the folder of the conversations; it is made.
+	Dir string
+	// Key seals what is kept there.
+	Key [32]byte
+	// Self signs what is written here.
+	Self Signer
 	// Listener brings the calls of other devices. The Service closes it.
 	Listener net.Listener
-	// Dial calls the chat port of a device, named as Who names it.
-	Dial func(ctx context.Context, peer string) (net.Conn, error)
+	// Dial calls the chat port of a device.
+	Dial func(ctx context.Context, peer identity.DeviceID) (net.Conn, error)
 	// Who names the device behind a remote address, and says whether it may chat.
-	Who func(remote net.Addr) (peer string, ok bool)
+	Who func(remote net.Addr) (peer identity.DeviceID, ok bool)
+	// Convs returns the conversations that there are, with their members and who of them
+	// is connected to this device. What is not there is refused. ID, Room, Name, Members
+	// and Muted are used.
+	Convs func() []Conv
+	// Mail takes what devices that are away are to get. Default: none.
+	Mail Mail
+	// MaxEntries is how many entries of a conversation are kept. Default 100,000.
+	MaxEntries int
+	// MaxBytes is how many bytes of entries of a conversation are kept. Default 64 MiB.
+	MaxBytes int64
+	// Rate is how many frames a second a device may send for long, a number; it may send
+	// 40 times as many at once. Default 500.
+	Rate float64
 	// Logger: default discard. Text is never logged.
 	Logger *slog.Logger
+	// Now is the clock. Default time.Now.
+	Now func() time.Time
+
+	disk disk // tests only; nil: Dir
 }
 
-// A Service is this device's chat with all others. It is safe for concurrent
+// A Service is this device's part in all its conversations. It is safe for concurrent
 // use. Close ends it.
 type Service struct {
 	cfg    Config
+	self   identity.DeviceID
+	disk   disk
+	ctx    context.Context //nolint:containedctx // ends every goroutine; Close cancels it
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	mu       sync.Mutex // guards the fields below; not held while calling out
-	closed   bool
-	unread   map[string][]Message
-	readers  map[string]map[*Reader]struct{}
-	shown    map[string]*idSet
-	outgoing map[string]*outgoing
-	pending  map[string]pending // lines of which parts have come as notes
+	changing sync.Mutex // orders calls of Convs
+
+	mu     sync.Mutex // guards the fields below, and what convos, links and peers say of it; not held while calling out
+	closed bool
+	convs  map[ConvID]*convo
+	peers  map[identity.DeviceID]*peer
+	subs   map[*subscriber]struct{}
+	notes  map[identity.DeviceID]pendingNote // of which more parts are to come
+	mail   *mailer                           // nil: there is none
 }
 
-// outgoing is the connection on which lines to one device go, one at a time.
-type outgoing struct {
-	turn chan struct{} // holds the right to use conn
-	conn net.Conn
-	in   *bufio.Scanner
-}
-
-// line is the wire form of both directions.
-type line struct {
-	ID   string    `json:"id,omitempty"`
-	Time time.Time `json:"time,omitzero"`
-	Text string    `json:"text,omitempty"`
-	Ack  string    `json:"ack,omitempty"`
-}
-
-// New starts a service that takes calls from cfg.Listener.
-func New(cfg Config) *Service {
+// New starts a service that takes calls from cfg.Listener. It errs if the folder cannot
+// be used; the listener is then closed.
+func New(cfg Config) (*Service, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	s := &Service{
-		cfg: cfg, cancel: cancel, unread: make(map[string][]Message), readers: make(map[string]map[*Reader]struct{}),
-		shown: make(map[string]*idSet), outgoing: make(map[string]*outgoing), pending: make(map[string]pending),
+	if cfg.Now == nil {
+		cfg.Now = time.Now
 	}
-	s.wg.Go(func() { s.accept(ctx) })
-	return s
+	if cfg.MaxEntries <= 0 {
+		cfg.MaxEntries = defaultEntries
+	}
+	if cfg.MaxBytes <= 0 {
+		cfg.MaxBytes = defaultBytes
+	}
+	if cfg.Rate <= 0 {
+		cfg.Rate = defaultRate
+	}
+	s := &Service{
+		cfg: cfg, self: cfg.Self.ID(), disk: cfg.disk, convs: make(map[ConvID]*convo),
+		peers: make(map[identity.DeviceID]*peer), subs: make(map[*subscriber]struct{}),
+		notes: make(map[identity.DeviceID]pendingNote),
+	}
+	if s.disk == nil {
+		d, err := openFolder(cfg.Dir)
+		if err != nil {
+			return nil, errors.Join(err, cfg.Listener.Close())
+		}
+		s.disk = d
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	if cfg.Mail != nil {
+		s.mail = newMailer(s)
+		s.wg.Go(s.mail.run)
+	}
+	s.Changed()
+	s.wg.Go(s.accept)
+	return s, nil
 }
 
-// Close ends all conversations and waits for them. It is idempotent; the error
-// is the listener's.
+// Close ends all connections and waits until what was being written is. It is
+// idempotent; the error is the listener's.
 func (s *Service) Close() error {
 	s.mu.Lock()
 	if s.closed {
@@ -122,10 +181,11 @@ func (s *Service) Close() error {
 		return nil
 	}
 	s.closed = true
-	for _, o := range s.outgoing {
-		if o.conn != nil {
-			o.conn.Close()
-		}
+	for _, p := range s.peers {
+		p.stop()
+	}
+	for sub := range s.subs {
+		sub.end()
 	}
 	s.mu.Unlock()
 	s.cancel()
@@ -134,244 +194,179 @@ func (s *Service) Close() error {
 	return err
 }
 
-func (s *Service) accept(ctx context.Context) {
-	slots := make(chan struct{}, maxConns)
-	for {
-		conn, err := s.cfg.Listener.Accept()
-		if err != nil {
-			return
-		}
-		peer, ok := s.cfg.Who(conn.RemoteAddr())
-		if !ok {
-			conn.Close()
-			continue
-		}
-		select {
-		case slots <- struct{}{}:
-			s.wg.Go(func() {
-				defer func() { <-slots }()
-				s.take(ctx, conn, peer)
-			})
-		default:
-			conn.Close() // more calls than devices: somebody misbehaves
-		}
+// start runs f as one of the service's goroutines, and reports false after Close. s.mu
+// is held.
+func (s *Service) start(f func()) bool {
+	if s.closed {
+		return false
 	}
+	s.wg.Go(f)
+	return true
 }
 
-// take receives lines on a connection that the peer opened.
-func (s *Service) take(ctx context.Context, conn net.Conn, peer string) {
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
-	in := newScanner(conn)
-	for conn.SetReadDeadline(time.Now().Add(idleTimeout)) == nil && in.Scan() {
-		var l line
-		if json.Unmarshal(in.Bytes(), &l) != nil || l.ID == "" || len(l.ID) > 64 {
-			s.cfg.Logger.Debug("chat line not understood")
-			return
-		}
-		text := CleanText(l.Text)
-		if text != "" && s.first(peer, l.ID) {
-			s.deliver(Message{Peer: peer, Text: text, Time: l.Time})
-		}
-		ack, err := json.Marshal(line{Ack: l.ID})
-		if err != nil {
-			return
-		}
-		if _, err := conn.Write(append(ack, '\n')); err != nil {
-			return
-		}
-	}
-}
-
-func newScanner(conn net.Conn) *bufio.Scanner {
-	in := bufio.NewScanner(conn)
-	in.Buffer(make([]byte, 0, 4096), maxLine)
-	return in
-}
-
-// first reports whether an id of a peer is seen for the first time.
-func (s *Service) first(peer, id string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	set := s.shown[peer]
-	if set == nil {
-		set = &idSet{known: make(map[string]struct{})}
-		s.shown[peer] = set
-	}
-	return set.add(id)
-}
-
-// deliver gives a message to every reader, or keeps it until there is one.
-func (s *Service) deliver(m Message) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.deliverLocked(m)
-}
-
-func (s *Service) deliverLocked(m Message) {
-	if len(s.readers[m.Peer]) == 0 {
-		q := append(s.unread[m.Peer], m)
-		s.unread[m.Peer] = q[max(0, len(q)-MaxUnread):]
-		return
-	}
-	for r := range s.readers[m.Peer] {
-		r.put(m)
-	}
-}
-
-// Unread returns how many lines wait for a reader, by device.
-func (s *Service) Unread() map[string]int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	out := make(map[string]int, len(s.unread))
-	for peer, q := range s.unread {
-		out[peer] = len(q)
-	}
-	return out
-}
-
-// Send sends one line and returns when the other device has it. It errs with
-// ErrText for text that is no line, with what Dial says if the device cannot be
-// reached, and with the connection's error if the acknowledgement did not come.
-func (s *Service) Send(ctx context.Context, peer, text string) (Message, error) {
-	clean := CleanText(text)
-	if clean == "" || len(text) > MaxText || !utf8.ValidString(text) {
-		return Message{}, ErrText
-	}
-	var id [12]byte
-	if _, err := rand.Read(id[:]); err != nil {
-		return Message{}, fmt.Errorf("chat: %w", err)
-	}
-	l := line{ID: hex.EncodeToString(id[:]), Time: time.Now().UTC(), Text: clean}
-	o, err := s.outgoingTo(peer)
-	if err != nil {
-		return Message{}, err
-	}
-	select {
-	case o.turn <- struct{}{}:
-		defer func() { <-o.turn }()
-	case <-ctx.Done():
-		return Message{}, ctx.Err()
-	}
-	fresh := o.conn == nil
-	err = s.exchange(ctx, o, peer, l)
-	if err != nil && !fresh { // the old connection may have died unseen: once more
-		err = s.exchange(ctx, o, peer, l)
-	}
-	if err != nil {
-		return Message{}, err
-	}
-	return Message{Peer: peer, Text: clean, Time: l.Time, Mine: true}, nil
-}
-
-func (s *Service) outgoingTo(peer string) (*outgoing, error) {
+// Changed says that Convs returns something else now: a conversation, a member, or that
+// a device has come or gone.
+func (s *Service) Changed() {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	now := s.cfg.Convs()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return nil, ErrClosed
+		return
 	}
-	o := s.outgoing[peer]
-	if o == nil {
-		o = &outgoing{turn: make(chan struct{}, 1)}
-		s.outgoing[peer] = o
-	}
-	return o, nil
-}
-
-func (s *Service) exchange(ctx context.Context, o *outgoing, peer string, l line) error {
-	if o.conn == nil {
-		conn, err := s.cfg.Dial(ctx, peer)
-		if err != nil {
-			return err
+	there := make(map[ConvID]bool, len(now))
+	for _, conv := range now {
+		there[conv.ID] = true
+		c := s.convs[conv.ID]
+		if c == nil {
+			v, err := newVault(s.disk, s.cfg.Key, conv.ID)
+			if err != nil {
+				s.cfg.Logger.Error("conversation not opened", "err", err)
+				continue
+			}
+			c = &convo{id: conv.ID, vault: v, changed: make(chan struct{}), pending: make(map[logKey]map[uint64]*entry), pulls: make(map[logKey]*pull)}
+			s.convs[conv.ID] = c
 		}
-		s.mu.Lock()
-		if s.closed {
-			s.mu.Unlock()
-			conn.Close()
-			return ErrClosed
+		s.update(c, conv)
+	}
+	for id, c := range s.convs {
+		if !there[id] && !c.gone {
+			c.gone = true
+			for _, l := range s.links() {
+				delete(l.shared, id)
+			}
+			s.publish(Event{Kind: EventGone, Conv: s.describe(c)})
+			c.tell()
 		}
-		o.conn, o.in = conn, newScanner(conn)
-		s.mu.Unlock()
 	}
-	err := converse(ctx, o, l)
-	if err != nil {
-		s.mu.Lock()
-		o.conn.Close()
-		o.conn = nil
-		s.mu.Unlock()
-	}
-	return err
+	s.reconnect()
 }
 
-func converse(ctx context.Context, o *outgoing, l line) error {
-	stop := context.AfterFunc(ctx, func() { o.conn.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
-	if err := o.conn.SetDeadline(time.Now().Add(ackTimeout)); err != nil {
-		return fmt.Errorf("chat: send: %w", err)
+// update takes what a conversation is now. s.mu is held.
+func (s *Service) update(c *convo, conv Conv) {
+	conv.Unread, conv.Last = 0, time.Time{}
+	old, was := c.conv, c.present()
+	c.conv, c.gone = conv, false
+	c.ids = make(map[identity.DeviceID]bool, len(conv.Members))
+	for i := range conv.Members {
+		conv.Members[i].Name = CleanText(conv.Members[i].Name)
+		c.ids[conv.Members[i].ID] = true
 	}
-	raw, err := json.Marshal(l)
-	if err != nil {
-		return fmt.Errorf("chat: send: %w", err)
+	c.conv.Name = CleanText(conv.Name)
+	if was && same(old, c.conv) {
+		return
 	}
-	if _, err := o.conn.Write(append(raw, '\n')); err != nil {
-		return fmt.Errorf("chat: send: %w", err)
+	grown := !was
+	for _, m := range conv.Members {
+		grown = grown || !has(old.Members, m.ID)
 	}
-	var answer line
-	if !o.in.Scan() {
-		err := o.in.Err()
-		if err == nil {
-			err = errors.New("the other device closed the conversation")
+	for _, l := range s.links() {
+		switch sh := l.shared[c.id]; {
+		case !c.ids[l.id]:
+			delete(l.shared, c.id)
+		case sh == nil:
+			l.share(c)
+		case grown:
+			sh.tellAll = true // entries of the new member may have been refused
+			l.poke()
 		}
-		return fmt.Errorf("chat: wait for the other device to confirm: %w", err)
 	}
-	if err := json.Unmarshal(o.in.Bytes(), &answer); err != nil || answer.Ack != l.ID {
-		return errors.New("chat: the other device's answer is not understood")
-	}
-	return nil
+	s.publishConv(c)
+	c.tell()
 }
 
-// CleanText makes text of another device fit for a terminal: one line without
-// control characters, escape sequences' start, bidirectional overrides and
-// other invisible format characters (a zero-width joiner inside emoji stays),
-// at most MaxText bytes.
-func CleanText(text string) string {
-	clean := strings.Map(func(r rune) rune {
-		switch {
-		case r == '\t' || r == '\n' || r == '\r' || r == '\u2028' || r == '\u2029':
-			return ' '
-		case r == utf8.RuneError, unicode.IsControl(r):
-			return -1
-		case r == '\u200d':
-			return r
-		case unicode.Is(unicode.Cf, r), unicode.Is(unicode.Co, r):
-			return -1
+func has(members []Member, id identity.DeviceID) bool {
+	for _, m := range members {
+		if m.ID == id {
+			return true
 		}
-		return r
-	}, text)
-	clean = strings.TrimSpace(clean)
-	for len(clean) > MaxText {
-		_, size := utf8.DecodeLastRuneInString(clean)
-		clean = clean[:len(clean)-size]
 	}
-	return clean
+	return false
 }
 
-// An idSet knows the last rememberIDs ids.
-type idSet struct {
-	known map[string]struct{}
-	order []string
-}
-
-func (s *idSet) add(id string) bool {
-	if _, ok := s.known[id]; ok {
+func same(a, b Conv) bool {
+	if a.ID != b.ID || a.Room != b.Room || a.Name != b.Name || a.Muted != b.Muted || len(a.Members) != len(b.Members) {
 		return false
 	}
-	if len(s.order) == rememberIDs {
-		delete(s.known, s.order[0])
-		s.order = s.order[1:]
+	for i := range a.Members {
+		if a.Members[i] != b.Members[i] {
+			return false
+		}
 	}
-	s.known[id] = struct{}{}
-	s.order = append(s.order, id)
 	return true
+}
+
+// describe returns a conversation as it is shown. s.mu is held.
+func (s *Service) describe(c *convo) *Conv {
+	conv := c.conv
+	conv.Members = append([]Member(nil), conv.Members...)
+	if c.book != nil {
+		conv.Unread, conv.Kept = c.book.unread(), c.book.kept(conv.Members)
+		if c.book.last > 0 {
+			conv.Last = time.UnixMilli(c.book.last).UTC()
+		}
+	}
+	return &conv
+}
+
+// Convs returns all conversations, in the order of Config.Convs. It errs if one cannot be
+// read.
+func (s *Service) Convs() ([]Conv, error) {
+	var out []Conv
+	for _, conv := range s.cfg.Convs() {
+		c, err := s.open(conv.ID)
+		if errors.Is(err, ErrNoConv) {
+			continue // Changed has not been called yet
+		}
+		if err != nil {
+			return nil, err
+		}
+		s.mu.Lock()
+		out = append(out, *s.describe(c))
+		s.mu.Unlock()
+	}
+	return out, nil
+}
+
+// open returns a conversation with its index.
+func (s *Service) open(id ConvID) (*convo, error) {
+	s.mu.Lock()
+	c := s.convs[id]
+	closed := s.closed
+	s.mu.Unlock()
+	switch {
+	case closed:
+		return nil, ErrClosed
+	case c == nil:
+		return nil, ErrNoConv
+	}
+	return c, s.load(c)
+}
+
+// load reads a conversation, once.
+func (s *Service) load(c *convo) error {
+	c.loading.Lock()
+	defer c.loading.Unlock()
+	s.mu.Lock()
+	there := c.book != nil
+	s.mu.Unlock()
+	if there {
+		return nil
+	}
+	b := newBook(s.self)
+	b.gen = c.vault.generation() + 1
+	cut, err := c.vault.load(func(off int64, at int, kind byte, body []byte) {
+		b.take(place{off, uint32(at)}, kind, body)
+	})
+	if err != nil {
+		return fmt.Errorf("chat: read a conversation: %w", err)
+	}
+	if cut > 0 {
+		s.cfg.Logger.Warn("end of a conversation was cut off", "conv", c.id, "bytes", cut)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.book = b
+	return nil
 }

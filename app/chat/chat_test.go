@@ -4,182 +4,215 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
+	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 	"unicode"
-
-	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// serve starts a service on loopback that calls every caller "peer".
-func serve(t *testing.T, dial func(context.Context, string) (net.Conn, error)) (*Service, string) {
+// inBubble runs a test with devices on a clock of its own.
+func inBubble(t *testing.T, n int, f func(t *testing.T, l *lab)) {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := New(Config{Listener: ln, Dial: dial, Who: func(net.Addr) (string, bool) { return "peer", true }})
-	t.Cleanup(func() { s.Close() })
-	return s, ln.Addr().String()
-}
-
-func dialTo(address *string) func(context.Context, string) (net.Conn, error) {
-	return func(ctx context.Context, _ string) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "tcp", *address)
-	}
-}
-
-func testContext(t *testing.T) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	t.Cleanup(cancel)
-	return ctx
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, n)
+		defer l.stopAll()
+		f(t, l)
+	})
 }
 
 func TestLinesArriveInOrder(t *testing.T) {
-	ctx := testContext(t)
-	var addrA, addrB string
-	a, aa := serve(t, dialTo(&addrB))
-	b, bb := serve(t, dialTo(&addrA))
-	addrA, addrB = aa, bb
-	for i := range 50 { // nobody reads yet
-		if _, err := a.Send(ctx, "peer", fmt.Sprint("line ", i)); err != nil {
+	inBubble(t, 2, func(t *testing.T, l *lab) {
+		a, b, c := l.nodes[0], l.nodes[1], l.pair(0, 1)
+		l.startAll()
+		l.connectAll()
+		var want []string
+		var last Message
+		for i := range 50 { // nobody reads yet
+			want = append(want, fmt.Sprint("line ", i))
+			last = a.send(t, c, want[i])
+		}
+		if last.State != StateKept || !last.Mine || last.Seq != 50 {
+			t.Errorf("just written: %+v", last)
+		}
+		a.await(t, last, StateDelivered)
+		if got := b.texts(t, c); !slices.Equal(got, want) {
+			t.Errorf("got %q", got)
+		}
+		convs, err := b.svc.Convs()
+		if err != nil || convs[0].Unread != 50 {
+			t.Errorf("%+v, %v: want 50 unread", convs, err)
+		}
+		unread, err := b.svc.Unread(c, 20)
+		if err != nil || len(unread) != 20 || unread[0].Text != "line 0" || unread[0].State != StateDelivered {
+			t.Fatalf("unread: %+v, %v", unread, err)
+		}
+		if err := b.svc.MarkRead(c, unread[19]); err != nil {
 			t.Fatal(err)
 		}
-	}
-	if n := b.Unread()["peer"]; n != 50 {
-		t.Errorf("%d lines wait, want 50", n)
-	}
-	r := b.Read("peer")
-	for i := range 50 {
-		m, err := r.Next(ctx)
-		if err != nil || m.Text != fmt.Sprint("line ", i) || m.Mine {
-			t.Fatalf("line %d: %+v, %v", i, m, err)
+		if convs, err = b.svc.Convs(); err != nil || convs[0].Unread != 30 {
+			t.Errorf("%+v, %v: want 30 unread", convs, err)
 		}
-	}
-	if _, err := b.Send(ctx, "peer", "answer"); err != nil {
-		t.Fatal(err)
-	}
-	ra := a.Read("peer")
-	if m, err := ra.Next(ctx); err != nil || m.Text != "answer" {
-		t.Errorf("answer: %+v, %v", m, err)
-	}
-	// What a reader did not take waits for the next one.
-	if _, err := a.Send(ctx, "peer", "left over"); err != nil {
-		t.Fatal(err)
-	}
-	r.Close()
-	r.Close()
-	r = b.Read("peer")
-	if m, err := r.Next(ctx); err != nil || m.Text != "left over" {
-		t.Errorf("left over: %+v, %v", m, err)
-	}
-	if got := r.Drain(); len(got) != 0 {
-		t.Errorf("more than was sent: %+v", got)
-	}
-}
-
-// cutConn loses the connection after a number of writes of the called side, so
-// that an acknowledgement is lost.
-type cutConn struct {
-	net.Conn
-	left *int
-	mu   *sync.Mutex
-}
-
-func (c cutConn) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if *c.left--; *c.left == 0 {
-		c.Close()
-		return 0, errors.New("cut")
-	}
-	return n, err
-}
-
-func TestLostAcknowledgementShowsALineOnce(t *testing.T) {
-	ctx := testContext(t)
-	var address string
-	left := 2 // the second acknowledgement is lost
-	var mu sync.Mutex
-	inner := dialTo(&address)
-	a, _ := serve(t, func(ctx context.Context, peer string) (net.Conn, error) {
-		c, err := inner(ctx, peer)
+		page, err := a.svc.History(c, nil, 50)
 		if err != nil {
-			return nil, err
-		}
-		return cutConn{c, &left, &mu}, nil
-	})
-	b, bb := serve(t, nil)
-	address = bb
-	for _, text := range []string{"one", "two", "three"} {
-		if _, err := a.Send(ctx, "peer", text); err != nil {
 			t.Fatal(err)
 		}
-	}
-	var got []string
-	for _, m := range b.Read("peer").Drain() {
-		got = append(got, m.Text)
-	}
-	if strings.Join(got, " ") != "one two three" {
-		t.Errorf("got %q", got)
+		if got := a.await(t, page[19], StateRead); got.Read != 1 || got.Delivered != 1 {
+			t.Errorf("%+v", got)
+		}
+		synctest.Wait()
+		if page, err = a.svc.History(c, nil, 50); err != nil || page[19].State != StateRead || page[20].State != StateDelivered {
+			t.Errorf("line 19 is %s, line 20 is %s, %v", page[19].State, page[20].State, err)
+		}
+		answer := b.send(t, c, "answer")
+		b.await(t, answer, StateDelivered)
+		if diff := l.difference(t, c); diff != "" {
+			t.Error(diff)
+		}
+		if err := b.svc.MarkRead(c, Message{Seq: 7}); !errors.Is(err, ErrNotKept) {
+			t.Errorf("up to nothing: %v", err)
+		}
+	})
+}
+
+// TestAwayAndBack writes to a device that is away, through restarts of both.
+func TestAwayAndBack(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, l *lab) {
+		a, b, c := l.nodes[0], l.nodes[1], l.pair(0, 1)
+		a.start()
+		a.send(t, c, "one")
+		a.kill()
+		two := a.send(t, c, "two")
+		short, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if _, err := a.svc.Wait(short, two, StateSent); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("delivered to nobody: %v", err)
+		}
+		if convs, err := a.svc.Convs(); err != nil || convs[0].Kept != 2 {
+			t.Errorf("%+v, %v: want 2 kept", convs, err)
+		}
+		b.start()
+		l.connectAll()
+		a.await(t, two, StateDelivered)
+		if got := b.texts(t, c); !slices.Equal(got, []string{"one", "two"}) {
+			t.Errorf("got %q", got)
+		}
+		if convs, err := a.svc.Convs(); err != nil || convs[0].Kept != 0 {
+			t.Errorf("%+v, %v: want none kept", convs, err)
+		}
+		l.connect(0, 1, false)
+		a.stop()
+		a.start() // it still knows what has been delivered
+		if page, err := a.svc.History(c, nil, 10); err != nil || page[1].State != StateDelivered {
+			t.Errorf("after a restart: %+v, %v", page, err)
+		}
+	})
+}
+
+// TestBreaks has connections break of which nobody says so.
+func TestBreaks(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, l *lab) {
+		a, b, c := l.nodes[0], l.nodes[1], l.pair(0, 1)
+		l.startAll()
+		l.connectAll()
+		for i := range 20 {
+			m, answer := a.send(t, c, fmt.Sprint("a ", i)), b.send(t, c, fmt.Sprint("b ", i))
+			if i%2 == 0 {
+				synctest.Wait()
+			}
+			l.breakOff(0, 1)
+			a.await(t, m, StateDelivered)
+			b.await(t, answer, StateDelivered)
+		}
+		if diff := l.difference(t, c); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+// TestLostStore has a device lose its store, or get an old one back. It writes a new log,
+// and is given back what the other one has.
+func TestLostStore(t *testing.T) {
+	for name, keep := range map[string]int{"lost": 0, "old": 3} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, 2, func(t *testing.T, l *lab) {
+				a, b, c := l.nodes[0], l.nodes[1], l.pair(0, 1)
+				l.startAll()
+				l.connectAll()
+				old := newMemDisk(9)
+				var last Message
+				for i := range 6 {
+					if i == keep {
+						synctest.Wait()
+						old = a.disk.copyOf()
+					}
+					last = a.send(t, c, fmt.Sprint("before ", i))
+				}
+				a.await(t, last, StateDelivered)
+				l.connect(0, 1, false)
+				a.stop()
+				a.disk = old
+				a.start()
+				m := a.send(t, c, "after") // not knowing better
+				if m.Log == last.Log {
+					t.Fatal("an old log goes on")
+				}
+				l.connect(0, 1, true)
+				a.await(t, m, StateDelivered)
+				b.await(t, b.send(t, c, "answer"), StateDelivered)
+				pass(time.Second)
+				if diff := l.difference(t, c); diff != "" {
+					t.Error(diff)
+				}
+				got := a.texts(t, c)
+				if len(got) != 8 {
+					t.Errorf("%d lines: %q", len(got), got)
+				}
+				for i := range 6 {
+					if !slices.Contains(got, fmt.Sprint("before ", i)) {
+						t.Errorf("line %d is lost: %q", i, got)
+					}
+				}
+			})
+		})
 	}
 }
 
 func TestErrors(t *testing.T) {
-	ctx := testContext(t)
-	down := errors.New("no way there")
-	a, _ := serve(t, func(context.Context, string) (net.Conn, error) { return nil, down })
-	for _, bad := range []string{"", "  \t", strings.Repeat("x", MaxText+1), "\x1b\x07", string([]byte{0xff, 0xfe})} {
-		if _, err := a.Send(ctx, "peer", bad); !errors.Is(err, ErrText) {
-			t.Errorf("%q: %v, want ErrText", bad, err)
+	inBubble(t, 2, func(t *testing.T, l *lab) {
+		a, c := l.nodes[0], l.pair(0, 1)
+		a.start()
+		for _, bad := range []string{"", "  \t", strings.Repeat("x", MaxText+1), "\x1b\x07", string([]byte{0xff, 0xfe})} {
+			if _, err := a.svc.Send(t.Context(), c, bad); !errors.Is(err, ErrText) {
+				t.Errorf("%q: %v, want ErrText", bad, err)
+			}
 		}
-	}
-	if _, err := a.Send(ctx, "peer", "hello"); !errors.Is(err, down) {
-		t.Errorf("got %v", err)
-	}
-	if err := a.Close(); err != nil {
-		t.Error(err)
-	}
-	if _, err := a.Send(ctx, "peer", "late"); !errors.Is(err, ErrClosed) {
-		t.Errorf("after close: %v", err)
-	}
-}
-
-func TestStrangersAndGarbage(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var known atomic.Bool
-	s := New(Config{Listener: ln, Who: func(net.Addr) (string, bool) { return "peer", known.Load() }})
-	defer s.Close()
-	for _, in := range []string{`{"id":"1","text":"x"}` + "\n", "junk\n", strings.Repeat("a", maxLine+10) + "\n", `{"id":"","text":"x"}` + "\n"} {
-		c, err := net.Dial("tcp", ln.Addr().String())
-		if err != nil {
-			t.Fatal(err)
+		for _, bad := range []FileRef{{}, {Name: strings.Repeat("x", 256)}, {Name: "x", Size: -1}, {Name: "x", Offer: strings.Repeat("x", 65)}} {
+			if _, err := a.svc.SendFile(t.Context(), c, bad); err == nil {
+				t.Errorf("%+v was offered", bad)
+			}
 		}
-		_, _ = c.Write([]byte(in))
-		if err := c.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
-			t.Fatal(err)
+		if _, err := a.svc.Send(t.Context(), ConvID{9}, "hello"); !errors.Is(err, ErrNoConv) {
+			t.Errorf("no conversation: %v", err)
 		}
-		if n, err := c.Read(make([]byte, 1)); err == nil {
-			t.Errorf("%.20q was answered (%d bytes)", in, n)
+		a.disk.full = true
+		if m, err := a.svc.Send(t.Context(), c, "hello"); err == nil {
+			t.Errorf("a full disk took %+v", m)
 		}
-		c.Close()
-		known.Store(true) // the first was a stranger; the others are of a paired device
-	}
-	if n := len(s.Unread()); n != 0 {
-		t.Errorf("%d devices have lines", n)
-	}
+		a.disk.full = false
+		if m := a.send(t, c, "hello"); m.Seq != 1 {
+			t.Errorf("after a full disk: %+v", m)
+		}
+		s := a.svc
+		a.stop()
+		if _, err := s.Send(t.Context(), c, "late"); !errors.Is(err, ErrClosed) {
+			t.Errorf("after Close: %v", err)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestCleanText(t *testing.T) {

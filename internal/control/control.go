@@ -46,8 +46,14 @@ const (
 	OpOffer     = "offer"
 	OpJoin      = "join"
 	OpDial      = "dial"
-	OpAsk       = "ask" // may this device reach a port of the other?
-	OpChat      = "chat"
+	OpAsk       = "ask"      // may this device reach a port of the other?
+	OpChat      = "chat"     // one conversation or all: what was not shown, and what happens; Inputs are lines
+	OpConvs     = "convs"    // all conversations
+	OpSay       = "say"      // a line
+	OpHistory   = "history"  // Count lines before Line, or the last
+	OpSearch    = "search"   // the last Count lines with Text
+	OpRead      = "read"     // all up to Line has been shown
+	OpForget    = "forget"   // a conversation
 	OpSend      = "send"     // files to a device, until they are there
 	OpGet       = "get"      // files of a folder that a device shares, until they are here
 	OpList      = "list"     // such a folder's names
@@ -78,7 +84,7 @@ const (
 // stay empty.
 type Request struct {
 	Op       string        `json:"op"`
-	Device   string        `json:"device,omitempty"`   // name or start of an ID
+	Device   string        `json:"device,omitempty"`   // name or start of an ID; what is of chat: of a room, too
 	Name     string        `json:"name,omitempty"`     // rename
 	Port     uint16        `json:"port,omitempty"`     // allow, deny, ask, dial: a TCP port number
 	Method   string        `json:"method,omitempty"`   // offer: words, qr, number
@@ -92,7 +98,12 @@ type Request struct {
 	Via      string        `json:"via,omitempty"`      // chat: a medium of Node.NoteVia; empty: the tunnel
 	Wait     time.Duration `json:"wait,omitempty"`     // how long to wait for the device, nanoseconds
 
-	Room *RoomRequest `json:"room,omitempty"` // room, room-make, room-join
+	Room   *RoomRequest  `json:"room,omitempty"`   // room, room-make, room-join
+	Text   string        `json:"text,omitempty"`   // say: the line; search: what for
+	Line   *chat.Message `json:"line,omitempty"`   // history, read
+	Count  int           `json:"count,omitempty"`  // history, search: how many lines
+	Events bool          `json:"events,omitempty"` // chat: ChatEvents in place of Chats
+	Peek   bool          `json:"peek,omitempty"`   // chat: what is sent does not count as shown
 
 	Endpoints []netip.AddrPort `json:"endpoints,omitempty"` // offer, join: where the other device may be
 
@@ -180,6 +191,7 @@ type Input struct {
 	Accept *string `json:"accept,omitempty"` // offer, join: the check digits, or ""
 	Cancel bool    `json:"cancel,omitempty"`
 	Text   string  `json:"text,omitempty"` // chat: a line to send
+	To     string  `json:"to,omitempty"`   // chat: to which conversation, if it is another
 	Note   string  `json:"note,omitempty"` // offer, join: a note of the other device
 	Data   []byte  `json:"data,omitempty"` // send: a piece of the stream
 	End    bool    `json:"end,omitempty"`  // send: the stream is whole
@@ -199,6 +211,12 @@ type Reply struct {
 	Event  *kith.Event      `json:"event,omitempty"`
 	Note   *Note            `json:"note,omitempty"`
 	Text   string           `json:"text,omitempty"`
+
+	Conv      *chat.Conv     `json:"conv,omitempty"`       // chat, history, search, forget: which
+	Convs     []chat.Conv    `json:"convs,omitempty"`      // convs, chat: all of them
+	ChatEvent *chat.Event    `json:"chat_event,omitempty"` // chat
+	Lines     []chat.Message `json:"lines,omitempty"`      // history, search: some of them
+	Kept      int            `json:"kept,omitempty"`       // chat, at the end: how many of the lines are only here
 
 	Transfer  *Transfer      `json:"transfer,omitempty"`
 	Delivery  *Delivery      `json:"delivery,omitempty"`

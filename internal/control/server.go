@@ -57,20 +57,13 @@ const defaultWait = 15 * time.Second
 // offers of files from other devices from now on; files that are taken go to inbox, a
 // folder. It errs if a port is taken.
 func NewServer(node *kith.Node, inbox string, log *slog.Logger) (*Server, error) {
-	ln, err := node.Listen("tcp", ":"+strconv.Itoa(chat.Port))
-	if err != nil {
-		return nil, err
-	}
 	s := &Server{node: node, log: log, stop: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.chat = chat.New(chat.Config{
-		Listener: ln,
-		Dial: func(ctx context.Context, peer string) (net.Conn, error) {
-			return node.Dial(ctx, "tcp", net.JoinHostPort(peer, strconv.Itoa(chat.Port)))
-		},
-		Who:    s.caller,
-		Logger: log,
-	})
+	err := s.openChat()
+	if err != nil {
+		s.cancel()
+		return nil, err
+	}
 	if err := s.openFiles(inbox); err != nil {
 		s.cancel()
 		return nil, errors.Join(err, s.chat.Close())
@@ -85,7 +78,8 @@ func NewServer(node *kith.Node, inbox string, log *slog.Logger) (*Server, error)
 	}
 	s.openMail()
 	s.wg.Go(s.watchRights)
-	node.HandleNotes(func(from kith.Device, body []byte) bool { return s.chat.TakeNote(from.ID.String(), body) })
+	s.wg.Go(s.watchChat)
+	node.HandleNotes(s.takeChatNote)
 	return s, nil
 }
 
@@ -241,6 +235,12 @@ func (s *Server) answer(st *stream, req Request) (Reply, error) {
 		return s.pair(st, req)
 	case OpChat:
 		return s.converse(st, req, wait)
+	case OpConvs:
+		return s.listConvs()
+	case OpSay:
+		return s.say(ctx, req)
+	case OpHistory, OpSearch, OpRead, OpForget:
+		return s.lines(st, req)
 	case OpForward:
 		return s.forward(st, req)
 	case OpForwards:
@@ -383,68 +383,6 @@ func (s *Server) follow(st *stream) (Reply, error) {
 	}
 }
 
-func (s *Server) converse(st *stream, req Request, wait time.Duration) (Reply, error) {
-	d, err := s.node.Device(req.Device)
-	if err != nil {
-		return Reply{}, err
-	}
-	ctx, cancel := context.WithCancel(s.ctx)
-	defer cancel()
-	if err := st.send(Reply{Device: &d}); err != nil {
-		return Reply{}, errTaken
-	}
-	var mu sync.Mutex // orders writes to the client
-	reply := func(r Reply) bool {
-		mu.Lock()
-		defer mu.Unlock()
-		return st.send(r) == nil
-	}
-	reader := s.chat.Read(d.ID.String())
-	defer reader.Close()
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer cancel()
-	wg.Go(func() {
-		for {
-			m, err := reader.Next(ctx)
-			if err != nil || !reply(Reply{Chat: &m}) {
-				return
-			}
-		}
-	})
-	for in := range inputs(ctx, st) {
-		if in.Cancel { // the end: whatever waited is still shown
-			cancel()
-			wg.Wait()
-			for _, m := range reader.Drain() {
-				reply(Reply{Chat: &m})
-			}
-			return Reply{}, nil
-		}
-		sctx, sent := context.WithTimeout(ctx, wait)
-		m, err := s.sendLine(sctx, d.ID.String(), req.Via, in.Text)
-		sent()
-		r := Reply{Chat: &m}
-		if err != nil {
-			r = Reply{Text: in.Text, Error: explain(err)}
-		}
-		if !reply(r) {
-			break
-		}
-	}
-	return Reply{}, errTaken
-}
-
-// sendLine sends a line of chat, through the tunnel or as notes.
-func (s *Server) sendLine(ctx context.Context, peer, via, text string) (chat.Message, error) {
-	if via == "" {
-		return s.chat.Send(ctx, peer, text)
-	}
-	return s.chat.SendNotes(ctx, peer, text, func(ctx context.Context, note []byte) error {
-		return s.node.NoteVia(ctx, peer, via, note)
-	})
-}
-
 // explain turns an error into what a person can act on.
 func explain(err error) *Error {
 	var (
@@ -476,6 +414,8 @@ func explain(err error) *Error {
 		return &Error{Kind: KindDenied, Text: "the other device does not share this", Hint: "kith get DEVICE: lists what it shares; on it: kith share FOLDER THIS-DEVICE"}
 	case errors.Is(err, registry.ErrShare):
 		return &Error{Kind: KindUsage, Text: err.Error(), Hint: "choose another name with --as"}
+	case errors.Is(err, chat.ErrNoConv), errors.Is(err, chat.ErrNotKept):
+		return &Error{Kind: KindNotFound, Text: err.Error()}
 	case errors.As(err, &notConnected):
 		return &Error{Kind: KindNotConnected, Text: notConnected.Device.Name + " is not connected: " + notConnected.Device.Looking,
 			Hint: "is kith up running there, and are both devices on one network or on a common broker?"}

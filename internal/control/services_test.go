@@ -37,7 +37,10 @@ func services(b *Server, from string) map[uint16]func(ctx context.Context, a *Se
 	to := b.node.ID().String()
 	return map[uint16]func(ctx context.Context, a *Server) error{
 		chat.Port: func(ctx context.Context, a *Server) error { // every paired device may chat
-			_, err := a.chat.Send(ctx, to, "hello")
+			m, err := a.chat.Send(ctx, chat.PairConv(a.node.ID(), b.node.ID()), "hello")
+			if err == nil {
+				_, err = a.chat.Wait(ctx, m, chat.StateDelivered)
+			}
 			return err
 		},
 		forward.RightsPort: func(ctx context.Context, a *Server) error { // says no, to everything
