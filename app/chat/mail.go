@@ -415,3 +415,17 @@ func letterJob(jobs map[*convo]*job, c *convo) *job {
 	}
 	return j
 }
+
+// MailReady tells that one who keeps letters can be reached now: letters that could not be
+// left are tried again at once.
+func (s *Service) MailReady() {
+	if s.mail == nil {
+		return
+	}
+	s.mu.Lock()
+	for _, p := range s.peers {
+		p.mailing.after, p.mailing.retry = time.Time{}, 0
+	}
+	s.mu.Unlock()
+	s.mail.poke()
+}

@@ -43,12 +43,14 @@ func (s *Server) openChat() error {
 			return d.ID, ok
 		},
 		Convs:  s.convs,
+		Mail:   chatMail{s.Mail()},
 		Logger: s.log,
 	})
 	return err
 }
 
-// convs are the conversations that there are: one with every partner.
+// convs are the conversations that there are: one with every paired device, and one for
+// every room.
 func (s *Server) convs() []chat.Conv {
 	self := s.node.ID()
 	var out []chat.Conv
@@ -60,6 +62,16 @@ func (s *Server) convs() []chat.Conv {
 			ID: chat.PairConv(self, d.ID), Name: d.Name,
 			Members: []chat.Member{{ID: self, Name: s.node.Name(), Online: true}, {ID: d.ID, Name: d.Name, Online: d.Connected}},
 		})
+	}
+	for _, r := range s.node.Rooms() {
+		if r.Closed {
+			continue
+		}
+		c := chat.Conv{ID: chat.ConvID(r.ID), Room: true, Name: r.Name}
+		for _, m := range r.Members {
+			c.Members = append(c.Members, chat.Member{ID: m.ID, Name: m.Name, Online: m.Self || m.Direct})
+		}
+		out = append(out, c)
 	}
 	return out
 }
@@ -107,6 +119,8 @@ func (s *Server) conv(ref string) (chat.Conv, error) {
 		}
 	}
 	switch {
+	case err == nil && d.State == kith.Member:
+		return chat.Conv{}, &Error{Kind: KindUsage, Text: d.Name + " is a member of a room, and not paired", Hint: "kith chat ROOM writes to all of its members"}
 	case err == nil && d.Rights.Blocked:
 		return chat.Conv{}, &kith.BlockedError{Device: d}
 	case err == nil:

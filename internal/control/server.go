@@ -59,24 +59,27 @@ const defaultWait = 15 * time.Second
 func NewServer(node *kith.Node, inbox string, log *slog.Logger) (*Server, error) {
 	s := &Server{node: node, log: log, stop: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	err := s.openChat()
-	if err != nil {
+	s.openMail()
+	if err := s.openChat(); err != nil {
 		s.cancel()
-		return nil, err
+		s.wg.Wait()
+		return nil, errors.Join(err, s.post.close())
 	}
 	if err := s.openFiles(inbox); err != nil {
 		s.cancel()
-		return nil, errors.Join(err, s.chat.Close())
+		s.wg.Wait()
+		return nil, errors.Join(err, s.post.close(), s.chat.Close())
 	}
-	if err = s.openExpose(); err == nil {
+	err := s.openExpose()
+	if err == nil {
 		s.forwards, err = newForwards(s)
 	}
 	if err != nil {
 		s.cancel()
 		s.wg.Wait()
-		return nil, errors.Join(err, s.closeExpose(), s.files.Close(), s.chat.Close())
+		return nil, errors.Join(err, s.post.close(), s.closeExpose(), s.files.Close(), s.chat.Close())
 	}
-	s.openMail()
+	s.carryMail()
 	s.wg.Go(s.watchRights)
 	s.wg.Go(s.watchChat)
 	node.HandleNotes(s.takeChatNote)
