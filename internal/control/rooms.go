@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/kithproject/kith"
 	"github.com/kithproject/kith/code"
@@ -182,6 +183,7 @@ func (s *Server) joinRoom(st *stream, req Request) (Reply, error) {
 				if err != nil {
 					return Reply{}, err
 				}
+				r = s.settleRoom(ctx, r)
 				return Reply{Room: &r}, nil
 			}
 			if st.send(Reply{Step: kind.String()}) != nil {
@@ -196,6 +198,33 @@ func (s *Server) joinRoom(st *stream, req Request) (Reply, error) {
 			}
 		case <-s.ctx.Done():
 			return Reply{}, &Error{Kind: KindOther, Text: "the daemon is stopping"}
+		}
+	}
+}
+
+// settleRoom waits a moment until this device is connected to the host that let it in, and
+// knows who is in the room. It goes on by itself later.
+func (s *Server) settleRoom(ctx context.Context, r kith.Room) kith.Room {
+	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	events, stop := s.node.Events()
+	defer stop()
+	for {
+		now, err := s.node.Room(r.ID.String())
+		if err != nil {
+			return r
+		}
+		r = now
+		if r.Mode != "" && slices.ContainsFunc(r.Members, func(m kith.RoomMember) bool { return m.Host && m.Direct }) {
+			return r // the roster is there
+		}
+		select {
+		case <-ctx.Done():
+			return r
+		case _, ok := <-events:
+			if !ok {
+				return r
+			}
 		}
 	}
 }
