@@ -47,6 +47,7 @@ var mayImport = map[string][]string{
 	"lane":                      {"identity", "internal/wire"},
 	"lane/carry":                {},
 	"app/chat":                  {},
+	"app/kin":                   {"identity", "pairing", "internal/wire"},
 	"app/forward":               {},
 	"app/files":                 {},
 	"app/proxy":                 {"app/forward"},
@@ -58,7 +59,7 @@ var mayImport = map[string][]string{
 	"hub":                       {"hub/hubaddr", "rendezvous", "rendezvous/dht", "rendezvous/waku", "internal/train"},
 	".": {
 		"identity", "code", "rendezvous", "rendezvous/lan", "pairing", "registry", "signaling", "link", "tunnel", "lane", "lane/carry",
-		"app/forward", "internal/netmon", "internal/wire", "link/portmap", "link/punch", "link/relay", "hub/hubaddr",
+		"app/forward", "app/kin", "internal/netmon", "internal/wire", "link/portmap", "link/punch", "link/relay", "hub/hubaddr",
 		"rendezvous/mqtt", "rendezvous/dht", "rendezvous/waku",
 	},
 	"internal/control": {"*"},
@@ -75,7 +76,7 @@ var testHelpers = []string{"rendezvous/rendezvoustest", "internal/nettest"}
 // delicate one stays behind a few. Tests may import the test libraries anywhere.
 var home = map[string][]string{
 	"github.com/flynn/noise":         {"pairing"},
-	"github.com/fxamacker/cbor/v2":   {"pairing", "registry", "signaling"},
+	"github.com/fxamacker/cbor/v2":   {"pairing", "registry", "signaling", "app/kin"},
 	"github.com/eclipse/paho.golang": {"rendezvous/mqtt"},
 	"github.com/huin/goupnp":         {"link/portmap"},
 	"github.com/makiuchi-d/gozxing":  {"code/scan"},
@@ -120,6 +121,7 @@ var banned = map[string]map[string]string{
 	"tunnel":      {"os/exec": "nothing is run"},
 	"app/chat":    {"os": "an app is given what it needs"},
 	"app/forward": {"os": "an app is given what it needs"},
+	"app/kin":     {"os": "an app is given what it needs"},
 	"app/proxy":   {"os": "an app is given what it needs"},
 	"app/tun":     {"os/exec": "an app is given what it needs"},
 	"app/expose":  {"os": "an app is given what it needs"},

@@ -78,8 +78,8 @@ func (m *Machine) offererM1(now time.Time, topic int, f wire.Frame) {
 // allows reports whether a joiner may have entered this offer in that way:
 // words and QR are two forms of one secret.
 func (m *Machine) allows(method code.Method) bool {
-	if m.cfg.Method == code.MethodNumber {
-		return method == code.MethodNumber
+	if m.cfg.Method == code.MethodNumber || m.cfg.Method == code.MethodIntro {
+		return method == m.cfg.Method
 	}
 	return method == code.MethodWords || method == code.MethodQR
 }
@@ -123,6 +123,10 @@ func (m *Machine) offererM3(now time.Time, topic int, f wire.Frame) {
 	info, err := decodeInfo(raw)
 	if err != nil {
 		return
+	}
+	if !m.cfg.Pin.fits(joiner, info) {
+		m.strange()
+		return // in silence: it learns nothing of what this device is waiting for
 	}
 	if !m.peer.IsZero() && (m.peer != joiner || m.phase >= preparing) {
 		m.refuseSecond(s, f.SID, joiner)
@@ -186,8 +190,9 @@ func randomUint64(random io.Reader) (uint64, error) {
 	return binary.BigEndian.Uint64(b[:]), err
 }
 
-// sameDigits compares what a user typed, spaces aside, in constant time.
-func sameDigits(typed, want string) bool {
+// SameDigits reports whether a user typed a check number, spaces and dashes aside, in
+// constant time.
+func SameDigits(typed, want string) bool {
 	typed = strings.Join(strings.FieldsFunc(typed, func(r rune) bool { return r == ' ' || r == '-' || r == '\t' }), "")
 	return subtle.ConstantTimeCompare([]byte(typed), []byte(want)) == 1
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
@@ -18,6 +19,7 @@ const (
 	maxEndpoints = 32
 	maxNameBytes = 64
 	maxDay       = 1 << 20 // days since 1970
+	checkDigits  = 6
 )
 
 // record is the CBOR form. Times are Unix milliseconds, 0 for none.
@@ -50,10 +52,12 @@ type record struct {
 	Blocked   bool     `cbor:"26,keyasint,omitempty"`
 	ListenTCP []uint16 `cbor:"27,keyasint,omitempty"`
 	ListenUDP []uint16 `cbor:"28,keyasint,omitempty"`
+	Own       bool     `cbor:"29,keyasint,omitempty"`
+	Check     string   `cbor:"30,keyasint,omitempty"`
 }
 
 // firstUnknown is the first map key that this version does not know.
-const firstUnknown = 29
+const firstUnknown = 31
 
 // unknown are the map entries of a later version, kept as they are.
 type unknown map[uint64]cbor.RawMessage
@@ -109,7 +113,7 @@ func decode(raw []byte) (Device, unknown, error) {
 	}
 	d := Device{
 		PairID: PairID(r.PairID), State: State(r.State), ID: identity.DeviceID(r.ID), WireGuard: [32]byte(r.WireGuard),
-		Name: r.Name, PeerName: r.PeerName, OS: r.OS, Joiner: r.Joiner, Method: r.Method, Verified: r.Verified,
+		Name: r.Name, PeerName: r.PeerName, OS: r.OS, Joiner: r.Joiner, Method: r.Method, Verified: r.Verified, Own: r.Own,
 		Chain: [32]byte(r.Chain), ChainDay: r.ChainDay, CommitJ: [32]byte(r.CommitJ), CommitO: [32]byte(r.CommitO),
 		Deadline: fromMilli(r.Deadline), Created: fromMilli(r.Created), Changed: fromMilli(r.Changed),
 		LastSeen: fromMilli(r.LastSeen), Skew: r.Skew, Rights: Rights{TCP: sorted(r.Ports), UDP: sorted(r.UDP), Files: r.Files, Blocked: r.Blocked,
@@ -117,6 +121,9 @@ func decode(raw []byte) (Device, unknown, error) {
 	}
 	for pair := range slices.Chunk(r.Shares, 2) {
 		_ = d.Rights.AddShare(Share{pair[0], pair[1]}) // one that cannot be used is not given; the pair stays
+	}
+	if len(r.Check) == checkDigits && strings.Trim(r.Check, "0123456789") == "" {
+		d.Check = r.Check
 	}
 	if len(r.VouchedBy) == identity.IDSize {
 		d.VouchedBy = identity.DeviceID(r.VouchedBy)
@@ -134,7 +141,7 @@ func decode(raw []byte) (Device, unknown, error) {
 func encode(d Device, keep unknown) ([]byte, error) {
 	r := record{
 		PairID: d.PairID[:], State: uint8(d.State), ID: d.ID[:], WireGuard: d.WireGuard[:],
-		Name: d.Name, PeerName: d.PeerName, OS: d.OS, Joiner: d.Joiner, Method: d.Method, Verified: d.Verified,
+		Name: d.Name, PeerName: d.PeerName, OS: d.OS, Joiner: d.Joiner, Method: d.Method, Verified: d.Verified, Own: d.Own, Check: d.Check,
 		Chain: d.Chain[:], ChainDay: d.ChainDay, CommitJ: d.CommitJ[:], CommitO: d.CommitO[:],
 		Deadline: milli(d.Deadline), Created: milli(d.Created), Changed: milli(d.Changed), LastSeen: milli(d.LastSeen),
 		Skew: d.Skew, Ports: d.Rights.TCP, UDP: d.Rights.UDP, Files: d.Rights.Files, Blocked: d.Rights.Blocked,
