@@ -191,6 +191,7 @@ func (n *Node) SetOwn(ref string, own bool) (Device, error) {
 	d := n.device(rec)
 	what := "no longer marked as your own device"
 	if own {
+		n.kin.service.Ask(rec.ID)
 		what = "marked as your own device"
 	}
 	n.tell(EventRights, d, what)

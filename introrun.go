@@ -176,7 +176,7 @@ func (n *Node) runIntroduction(ctx context.Context, in kin.Introduction, window 
 	if window <= 0 {
 		return runFailed
 	}
-	role := pairing.Joiner
+	began, role := time.Now(), pairing.Joiner
 	if in.Offers() {
 		role = pairing.Offerer
 	}
@@ -203,8 +203,9 @@ func (n *Node) runIntroduction(ctx context.Context, in kin.Introduction, window 
 			}
 			return runFailed
 		case <-records:
-			if _, there := n.store.ByID(in.Other); there && !prepared && role == pairing.Joiner {
-				p.cancel() // by another way: two pairs with one device must not cross
+			rec, there := n.store.ByID(in.Other)
+			if there && role == pairing.Joiner && (rec.VouchedBy != in.By || rec.Created.Before(began)) {
+				p.cancel() // it is of another way: two pairs with one device must not cross
 				return runTime
 			}
 		case <-timer.C:

@@ -307,7 +307,7 @@ func (b *Book) Take(now time.Time, from identity.DeviceID, l Letter) (Status, *E
 		return b.takeWithdrawal(from, l.ID, l.End)
 	case LetterNotice:
 		return b.takeNotice(now, p, l.Notice)
-	case LetterUndo: // see Undoable
+	case LetterUndo, LetterAsk: // see Undoable and Service
 	}
 	return StatusRefused, nil
 }

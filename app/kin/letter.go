@@ -24,6 +24,7 @@ const (
 	LetterWithdraw  LetterKind = 3 // it is over, from the introducer
 	LetterNotice    LetterKind = 4 // a new pair, or its end, to an own device
 	LetterUndo      LetterKind = 5 // end the pair that was noticed, to the own device that has it
+	LetterAsk       LetterKind = 6 // tell me again what I have refused: its user has changed his mind
 )
 
 // A Letter is one message. On the wire it is length u16 || kind u8 || CBOR map, at most
@@ -106,7 +107,7 @@ func (l Letter) encode(now time.Time) ([]byte, error) {
 	case LetterIntroduce:
 		i := l.Introduction
 		v = wireIntroduce{i.ID[:], i.By[:], i.To[:], i.Other[:], i.WireGuard[:], i.Name, i.Secret[:], i.Expires.Unix(), i.Sig[:]}
-	case LetterAnswer, LetterWithdraw, LetterUndo:
+	case LetterAnswer, LetterWithdraw, LetterUndo, LetterAsk:
 		v = wireID{l.ID[:], uint8(l.End)}
 	case LetterNotice:
 		n := l.Notice
@@ -135,7 +136,7 @@ func decodeLetter(raw []byte, now time.Time) (Letter, error) {
 	switch raw = raw[1:]; l.Kind {
 	case LetterIntroduce:
 		l.Introduction, err = decodeIntroduction(dec, raw)
-	case LetterAnswer, LetterWithdraw, LetterUndo:
+	case LetterAnswer, LetterWithdraw, LetterUndo, LetterAsk:
 		var w wireID
 		if dec.Unmarshal(raw, &w) != nil || len(w.ID) != len(ID{}) || EndState(w.End) > lastEnd {
 			return Letter{}, errLetter

@@ -108,6 +108,7 @@ func (b *Book) Delivered(now time.Time, to identity.DeviceID, l Letter, s Status
 		}
 	case LetterUndo:
 		return b.undone(to, l.ID, s)
+	case LetterAsk:
 	}
 	return nil
 }

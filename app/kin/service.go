@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kithproject/kith/identity"
@@ -60,8 +61,10 @@ type Service struct {
 
 // line is the way to one device that is connected.
 type line struct {
-	wake chan struct{} // holds a token: there may be something to carry
-	stop context.CancelFunc
+	wake  chan struct{} // holds a token: there may be something to carry
+	stop  context.CancelFunc
+	ask   atomic.Bool // the device is to tell again what was refused here
+	again atomic.Bool // it has asked for that
 }
 
 // NewService starts a service that takes letters from cfg.Listener.
@@ -134,6 +137,20 @@ func (s *Service) Changed() {
 	}
 }
 
+// Ask has a connected device tell again what it was refused here: it may tell it now.
+func (s *Service) Ask(peer identity.DeviceID) {
+	s.mark(peer, func(l *line) { l.ask.Store(true) })
+}
+
+func (s *Service) mark(peer identity.DeviceID, set func(*line)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l := s.lines[peer]; l != nil {
+		set(l)
+		l.ring()
+	}
+}
+
 func (l *line) ring() {
 	select {
 	case l.wake <- struct{}{}:
@@ -149,6 +166,7 @@ func (s *Service) carry(ctx context.Context, peer identity.DeviceID, l *line) {
 	defer retry.Stop()
 	wait := firstRetry
 	held := make(map[letterKey]time.Time)
+	var cleared time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -157,9 +175,19 @@ func (s *Service) carry(ctx context.Context, peer identity.DeviceID, l *line) {
 		case <-retry.C:
 		}
 		now := s.cfg.Now()
+		var next time.Time
+		if l.again.Load() && len(held) > 0 {
+			if next = cleared.Add(firstRetry); !now.Before(next) {
+				clear(held)
+				l.again.Store(false)
+				cleared, next = now, time.Time{}
+			}
+		}
 		maps.DeleteFunc(held, func(_ letterKey, until time.Time) bool { return !now.Before(until) })
 		var out []Letter
-		var next time.Time
+		if l.ask.Swap(false) {
+			out = append(out, Letter{Kind: LetterAsk})
+		}
 		for _, letter := range s.cfg.Pending(peer) {
 			if until, ok := held[keyOf(letter)]; ok && now.Before(until) {
 				if next.IsZero() || until.Before(next) {
@@ -204,7 +232,7 @@ func keyOf(l Letter) letterKey {
 		k.id = l.Introduction.ID
 	case LetterNotice:
 		k.id, k.over = l.Notice.ID, l.Notice.Ended
-	case LetterAnswer, LetterWithdraw, LetterUndo:
+	case LetterAnswer, LetterWithdraw, LetterUndo, LetterAsk:
 	}
 	return k
 }
@@ -296,9 +324,14 @@ func (s *Service) take(conn net.Conn, peer identity.DeviceID) {
 			}
 			return
 		}
-		s.taking.Lock()
-		status := s.cfg.Take(s.ctx, peer, l)
-		s.taking.Unlock()
+		status := StatusOK
+		if l.Kind == LetterAsk {
+			s.mark(peer, func(l *line) { l.again.Store(true) })
+		} else {
+			s.taking.Lock()
+			status = s.cfg.Take(s.ctx, peer, l)
+			s.taking.Unlock()
+		}
 		if _, err := conn.Write([]byte{byte(status)}); err != nil {
 			return
 		}
