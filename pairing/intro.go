@@ -61,7 +61,8 @@ func (m *Machine) joinerTick(now time.Time) {
 	m.joinerResend()
 }
 
-// again begins a new handshake, whose m1 goes out at the next tick.
+// again begins a new handshake, whose m1 goes out at the next tick: later each time, so
+// that whoever ends handshakes does not make this side speak fast.
 func (m *Machine) again(now time.Time) {
 	hs, err := newJoinerHandshake(m.cfg.Keys[0], m.cfg.Method, m.cfg.Rand)
 	if err != nil {
@@ -69,6 +70,23 @@ func (m *Machine) again(now time.Time) {
 	}
 	m.joiner, m.sid, m.secrets = &joinerSide{hs: hs}, hs.sid, nil
 	m.resend.start(now, m.slowestHello(), m.cfg.Rand)
+	m.resend.wait = min(firstRetry<<m.tries, slowestCall)
+	m.resend.at = now.Add(jitter(m.resend.wait, m.cfg.Rand))
+	m.tries = min(m.tries+1, maxTries)
+}
+
+// maxTries is how many handshakes it takes to come to slowestCall.
+const maxTries = 11
+
+// refusedBy takes a REJECT of somebody who has not proved to be the pinned device: to a
+// joiner it says that this handshake leads nowhere, and no more. It reports whether that
+// is what it was.
+func (m *Machine) refusedBy(now time.Time) bool {
+	if m.cfg.Method != code.MethodIntro || m.joiner == nil || m.phase != open {
+		return false
+	}
+	m.again(now)
+	return true
 }
 
 // strange says once that another device than the introduced one knows the secret.

@@ -73,6 +73,7 @@ type Machine struct {
 	settled  bool
 
 	answered    time.Time // when a call was answered
+	tries       int       // handshakes that led nowhere
 	strangeSaid bool      // that another device knows the secret
 }
 
@@ -214,7 +215,7 @@ func (m *Machine) Receive(now time.Time, topic int, frame []byte) Verdict {
 	case f.Type == frameCommit:
 		m.receiveCommit(now, f)
 	case f.Type == frameReject:
-		m.receiveReject(f)
+		m.receiveReject(now, f)
 	case m.joiner != nil:
 		m.joinerReceive(now, f)
 	default:
@@ -437,12 +438,15 @@ func (m *Machine) sendRejectTo(topic int, sid wire.SID, key, h []byte, reason Re
 }
 
 // receiveReject takes the other side's no, which only the other side can say.
-func (m *Machine) receiveReject(f wire.Frame) {
+func (m *Machine) receiveReject(now time.Time, f wire.Frame) {
 	if m.secrets == nil || f.SID != m.sid || m.phase >= committing {
 		return
 	}
 	plain, err := openMessage(m.ctlKey(m.cfg.Role.other()), m.secrets.h, f.Body)
 	if err != nil || len(plain) != 1 {
+		return
+	}
+	if m.refusedBy(now) {
 		return
 	}
 	reason := Refused
