@@ -3,6 +3,8 @@ package kith_test
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -177,5 +179,304 @@ func oneHop(ctx context.Context, t *testing.T, s three) {
 		if _, _, err := s.laptop.Introduce(pair[0], pair[1]); !errors.Is(err, kin.ErrMay) {
 			t.Errorf("introduce %v: %v, want ErrMay", pair, err)
 		}
+	}
+}
+
+// introduceAll introduces two devices and says yes on both.
+func introduceAll(ctx context.Context, t *testing.T, s three) {
+	t.Helper()
+	if _, _, err := s.hub.Introduce("laptop", "phone"); err != nil {
+		t.Fatal(err)
+	}
+	accept(t, s.laptop, asked(ctx, t, s.laptop))
+	accept(t, s.at, asked(ctx, t, s.at))
+	s.awaitPaired(ctx, t)
+	untilKin(ctx, t, s.hub, "both sides paired", func() bool { given, _ := s.hub.Introductions(); return given[len(given)-1].Good() })
+}
+
+func (s three) awaitPaired(ctx context.Context, t *testing.T) {
+	t.Helper()
+	untilKin(ctx, t, s.laptop, "paired", func() bool { _, ok := pairedWith(s.laptop, "phone"); return ok })
+	untilKin(ctx, t, s.at, "paired", func() bool { _, ok := pairedWith(s.at, "laptop"); return ok })
+}
+
+// endState waits until an end of the introducer's newest introduction has a state.
+func endState(ctx context.Context, t *testing.T, by, end *kith.Node, want kin.EndState) {
+	t.Helper()
+	untilKin(ctx, t, by, "told "+want.String(), func() bool {
+		given, _ := by.Introductions()
+		for _, e := range given[len(given)-1].Ends {
+			if e.ID == end.ID() {
+				return e.State == want
+			}
+		}
+		return false
+	})
+}
+
+// TestRemovedNeverReturns holds, with whole nodes, that a device that was removed comes
+// back by no introduction, also of an own device, until its user says so or pairs by a code.
+func TestRemovedNeverReturns(t *testing.T) {
+	ctx := testContext(t)
+	s := openThree(ctx, t)
+	introduceAll(ctx, t, s)
+	if _, err := s.laptop.SetOwn("desk", true); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.laptop.Unpair(ctx, "phone"); err != nil {
+		t.Fatal(err)
+	}
+	untilKin(ctx, t, s.at, "unpaired", func() bool { _, ok := pairedWith(s.at, "laptop"); return !ok })
+	if _, begun, err := s.hub.Introduce("laptop", "phone"); err != nil || !begun {
+		t.Fatalf("begun %v, %v", begun, err)
+	}
+	endState(ctx, t, s.hub, s.laptop, kin.EndRemoved)
+	if _, ok := pairedWith(s.laptop, "phone"); ok {
+		t.Fatal("it came back")
+	}
+	// After a restart, too.
+	dir := s.laptop.Dir()
+	if err := s.laptop.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.laptop = openNode(t, s.network, dir, "laptop")
+	if list := s.laptop.Removed(); len(list) != 1 || list[0] != s.at.ID() {
+		t.Fatalf("removed: %v", list)
+	}
+	if _, _, err := s.hub.Introduce("laptop", "phone"); err != nil {
+		t.Fatal(err)
+	}
+	endState(ctx, t, s.hub, s.laptop, kin.EndRemoved)
+	// Its user lets it.
+	if id, err := s.laptop.Forget("phone"); err != nil || id != s.at.ID() {
+		t.Fatalf("forget: %v, %v", id, err)
+	}
+	if _, begun, err := s.hub.Introduce("laptop", "phone"); err != nil || !begun {
+		t.Fatalf("begun %v, %v", begun, err)
+	}
+	untilKin(ctx, t, s.at, "told of the new one alone", func() bool {
+		_, list := s.at.Introductions()
+		return len(list) == 4 && list[2].State == kin.EndWithdrawn && list[3].State == kin.EndDelivered
+	})
+	accept(t, s.at, asked(ctx, t, s.at)) // laptop accepts by itself: desk is its own
+	s.awaitPaired(ctx, t)
+
+	// Pairing by a code lifts it, too, and what was introduced is then paired by a code.
+	if _, err := s.at.Unpair(ctx, "laptop"); err != nil {
+		t.Fatal(err)
+	}
+	untilKin(ctx, t, s.laptop, "unpaired", func() bool { _, ok := pairedWith(s.laptop, "phone"); return !ok })
+	quickPair(ctx, t, s.laptop, s.at)
+	if d, ok := pairedWith(s.at, "laptop"); !ok || d.IntroducedBy != "" || len(s.at.Removed()) != 0 {
+		t.Errorf("after a code: %+v, removed %v", d, s.at.Removed())
+	}
+}
+
+// TestIntroducerGone holds that what was introduced stays when the introducer is unpaired,
+// that the record still says who it was, and that its introductions under way end.
+func TestIntroducerGone(t *testing.T) {
+	ctx := testContext(t)
+	s := openThree(ctx, t)
+	introduceAll(ctx, t, s)
+	tablet := openNode(t, s.network, stateDir(t), "tablet")
+	quickPair(ctx, t, s.hub, tablet)
+	if _, _, err := s.hub.Introduce("laptop", "tablet"); err != nil {
+		t.Fatal(err)
+	}
+	r := asked(ctx, t, s.laptop)
+	accept(t, s.laptop, r)
+	vouched, err := s.laptop.VouchedFor("desk")
+	if err != nil || len(vouched) != 1 || vouched[0].Name != "phone" {
+		t.Errorf("vouched for %+v, %v", vouched, err)
+	}
+	if _, err := s.laptop.Unpair(ctx, "desk"); err != nil {
+		t.Fatal(err)
+	}
+	untilKin(ctx, t, s.laptop, "over", func() bool {
+		_, list := s.laptop.Introductions()
+		return list[len(list)-1].State == kin.EndGone
+	})
+	endState(ctx, t, s.hub, s.laptop, kin.EndGone)
+	if d, ok := pairedWith(s.laptop, "phone"); !ok || d.IntroducedBy != "desk" {
+		t.Errorf("phone is %+v", d)
+	}
+	if _, err := s.laptop.Ping(ctx, "phone"); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestIntroducedWhileAway holds that each side may come alone, with restarts between, and
+// that the pairing needs the introducer no more once both have said yes.
+func TestIntroducedWhileAway(t *testing.T) {
+	ctx := testContext(t)
+	s := openThree(ctx, t)
+	dirs := map[string]string{"laptop": s.laptop.Dir(), "phone": s.at.Dir()}
+	for _, n := range []*kith.Node{s.laptop, s.at} {
+		if err := n.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, _, err := s.hub.Introduce("laptop", "phone"); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"laptop", "phone"} {
+		n := openNode(t, s.network, dirs[name], name)
+		accept(t, n, asked(ctx, t, n))
+		endState(ctx, t, s.hub, n, kin.EndAccepted)
+		if err := n.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hub := s.hub.Dir()
+	if err := s.hub.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.laptop, s.at = openNode(t, s.network, dirs["laptop"], "laptop"), openNode(t, s.network, dirs["phone"], "phone")
+	s.awaitPaired(ctx, t)
+	s.hub = openNode(t, s.network, hub, "desk")
+	untilKin(ctx, t, s.hub, "both sides paired", func() bool { given, _ := s.hub.Introductions(); return given[0].Good() })
+	if _, begun, err := s.hub.Introduce("laptop", "phone"); err != nil || !begun {
+		t.Fatalf("begun %v, %v", begun, err)
+	}
+	endState(ctx, t, s.hub, s.laptop, kin.EndAlready)
+}
+
+// TestOwnDevices holds that a new pair of one device is seen on the other own one, that it
+// undoes it, and that a device that is not marked learns nothing and may nothing.
+func TestOwnDevices(t *testing.T) {
+	ctx := testContext(t)
+	s := openThree(ctx, t)
+	for _, m := range []struct {
+		on *kith.Node
+		of string
+	}{{s.hub, "laptop"}, {s.laptop, "desk"}} {
+		if d, err := m.on.SetOwn(m.of, true); err != nil || !d.Own {
+			t.Fatalf("own: %v, %v", d.Own, err)
+		}
+	}
+	tablet := openNode(t, s.network, stateDir(t), "tablet")
+	quickPair(ctx, t, s.laptop, tablet)
+	var seen kith.NewPair
+	untilKin(ctx, t, s.hub, "told of the tablet", func() bool {
+		for _, p := range s.hub.Recent() {
+			if p.Peer == tablet.ID() {
+				seen = p
+				return true
+			}
+		}
+		return false
+	})
+	if seen.On != "laptop" || seen.Name != "tablet" || seen.Method != "words" || seen.Ended {
+		t.Errorf("desk sees %+v", seen)
+	}
+	for _, p := range s.at.Recent() {
+		if !p.OnID.IsZero() {
+			t.Errorf("the phone, which is nobody's own, was told of %+v", p)
+		}
+	}
+	if done, err := s.hub.Undo(ctx, seen.ID); err != nil || !done {
+		t.Fatalf("undo: %v, %v", done, err)
+	}
+	if _, ok := pairedWith(s.laptop, "tablet"); ok {
+		t.Error("laptop is still paired with it")
+	}
+	untilKin(ctx, t, tablet, "told", func() bool { _, ok := pairedWith(tablet, "laptop"); return !ok })
+	if list := s.laptop.Removed(); len(list) != 1 || list[0] != tablet.ID() {
+		t.Errorf("removed there: %v", list)
+	}
+	// Not when laptop has not marked desk; and desk's own pairs without asking anybody.
+	quickPair(ctx, t, s.laptop, tablet)
+	untilKin(ctx, t, s.hub, "told again", func() bool {
+		for _, p := range s.hub.Recent() {
+			if p.Peer == tablet.ID() && !p.Ended {
+				seen = p
+				return true
+			}
+		}
+		return false
+	})
+	if _, err := s.laptop.SetOwn("desk", false); err != nil {
+		t.Fatal(err)
+	}
+	if done, err := s.hub.Undo(ctx, seen.ID); done || !errors.Is(err, kin.ErrMay) {
+		t.Errorf("undone without the right: %v, %v", done, err)
+	}
+	for _, p := range s.hub.Recent() {
+		if p.OnID.IsZero() && p.Peer == s.at.ID() {
+			if done, err := s.hub.Undo(ctx, p.ID); err != nil || !done {
+				t.Errorf("undo here: %v, %v", done, err)
+			}
+		}
+	}
+	if _, ok := pairedWith(s.hub, "phone"); ok {
+		t.Error("desk is still paired with the phone")
+	}
+}
+
+// TestUndoWaits holds that a request to a device that is away is kept until it returns.
+func TestUndoWaits(t *testing.T) {
+	ctx := testContext(t)
+	s := openThree(ctx, t)
+	for _, m := range []struct {
+		on *kith.Node
+		of string
+	}{{s.hub, "laptop"}, {s.laptop, "desk"}} {
+		if _, err := m.on.SetOwn(m.of, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tablet := openNode(t, s.network, stateDir(t), "tablet")
+	quickPair(ctx, t, s.laptop, tablet)
+	var id kin.ID
+	untilKin(ctx, t, s.hub, "told of the tablet", func() bool {
+		for _, p := range s.hub.Recent() {
+			if p.Peer == tablet.ID() {
+				id = p.ID
+				return true
+			}
+		}
+		return false
+	})
+	dir := s.laptop.Dir()
+	if err := s.laptop.Close(); err != nil {
+		t.Fatal(err)
+	}
+	short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+	defer cancel()
+	if done, err := s.hub.Undo(short, id); done || err != nil {
+		t.Fatalf("undone by a device that is away: %v, %v", done, err)
+	}
+	hub := s.hub.Dir()
+	if err := s.hub.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.hub = openNode(t, s.network, hub, "desk")
+	s.laptop = openNode(t, s.network, dir, "laptop")
+	untilKin(ctx, t, s.laptop, "undone", func() bool { _, ok := pairedWith(s.laptop, "tablet"); return !ok })
+	untilKin(ctx, t, s.hub, "told", func() bool {
+		for _, p := range s.hub.Recent() {
+			if p.ID == id {
+				return p.Ended
+			}
+		}
+		return false
+	})
+}
+
+// TestDamagedBook holds that a file that cannot be read is kept aside and said, and that
+// the node works on.
+func TestDamagedBook(t *testing.T) {
+	dir := stateDir(t)
+	network := rendezvoustest.NewNetwork(1, rendezvoustest.Faults{})
+	n := openNode(t, network, dir, "laptop")
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "kin.cbor"), []byte("no book"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n = openNode(t, network, dir, "laptop")
+	if p := n.Problems(); len(p) != 1 || p[0].KeptAs == "" {
+		t.Errorf("problems: %v", p)
 	}
 }

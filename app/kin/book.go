@@ -198,7 +198,7 @@ func (b *Book) Introduce(now time.Time, one, two identity.DeviceID) (g Given, be
 		ends[i], keys[i] = End{ID: id, Name: p.Name}, p.WireGuard
 	}
 	for _, g := range b.s.given {
-		if !g.Over() && now.Before(g.Expires) && g.between(one, two) {
+		if g.alive() && now.Before(g.Expires) && g.between(one, two) {
 			return g.Given, false, nil
 		}
 	}

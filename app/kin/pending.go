@@ -57,7 +57,9 @@ func (b *Book) toEnd(now time.Time, g given, k int) []Letter {
 		}
 		in.Sig = [64]byte(b.world.Sign(in.statement()))
 		return []Letter{{Kind: LetterIntroduce, Introduction: in}}
-	case mine.State != EndWaiting && !mine.State.over() && other.State.over() && other.State != EndPaired && !g.told[k]:
+	case (mine.State == EndWithdrawn || mine.State != EndWaiting && !mine.State.over()) &&
+		other.State.over() && other.State != EndPaired && !g.told[k] && now.Before(g.Expires):
+		// Also to one that has not answered: what was sent to it may have come.
 		return []Letter{{Kind: LetterWithdraw, ID: g.ID, End: other.State}}
 	}
 	return nil
@@ -345,7 +347,7 @@ func (g *given) tick(now time.Time, w World) bool {
 			g.set(k, EndGone)
 		case g.Ends[k].State == EndWaiting && other == EndAlready: // so it is paired, too
 			g.set(k, EndAlready)
-		case g.Ends[k].State == EndWaiting && other.over() && other != EndPaired: // it need not hear of it
+		case g.Ends[k].State == EndWaiting && other.over() && other != EndPaired:
 			g.set(k, EndWithdrawn)
 		default:
 			continue

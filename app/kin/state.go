@@ -37,6 +37,12 @@ func newSecret() (s [32]byte) {
 
 func (g *given) between(one, two identity.DeviceID) bool { return g.end(one) >= 0 && g.end(two) >= 0 }
 
+// alive reports whether it may still lead to a pair.
+func (g *given) alive() bool {
+	lost := func(e End) bool { return e.State.over() && !e.State.good() }
+	return !g.Over() && !lost(g.Ends[0]) && !lost(g.Ends[1])
+}
+
 // end returns which end a device is, or -1.
 func (g *given) end(id identity.DeviceID) int {
 	return slices.IndexFunc(g.Ends[:], func(e End) bool { return e.ID == id })
