@@ -33,6 +33,22 @@ func (m *Machine) slowestHello() time.Duration {
 	return slowestRetry
 }
 
+// holdsM4 reports whether the offerer's proof waits until its record is durable. Nobody is
+// asked any more in an introduction, so that the joiner's record follows the proof at
+// once; so there is none without one of the offerer's, and a joiner that has none may
+// begin anew at any time.
+func (m *Machine) holdsM4() bool { return m.cfg.Method == code.MethodIntro && m.phase < committing }
+
+// releaseM4 sends the proof that was held.
+func (m *Machine) releaseM4() {
+	if m.cfg.Method != code.MethodIntro || m.offerer == nil {
+		return
+	}
+	if s := m.offerer.sessions[m.sid]; s != nil && s.m4 != nil {
+		m.send(s.topic, frameM4, m.sid, s.m4)
+	}
+}
+
 // call says that the offerer is there.
 func (m *Machine) call() { m.send(0, frameCall, [8]byte{}, nil) }
 

@@ -339,6 +339,7 @@ func (m *Machine) startCommit(now time.Time) {
 		return
 	}
 	m.commit, m.phase = c, committing
+	m.releaseM4()
 	m.tell(Event{Kind: EventPrepared})
 	c.Tick(now)
 	for _, body := range m.early {

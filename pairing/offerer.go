@@ -110,7 +110,9 @@ func (m *Machine) offererM3(now time.Time, topic int, f wire.Frame) {
 	}
 	s.last = now
 	if s.m4 != nil {
-		m.send(topic, frameM4, f.SID, s.m4) // the same m3, or a forgery: the answer is the same
+		if !m.holdsM4() {
+			m.send(topic, frameM4, f.SID, s.m4) // the same m3, or a forgery: the answer is the same
+		}
 		return
 	}
 	joiner, raw, err := s.secrets.readM3(f.Body, s.commitment, m.cfg.Identity.ID())
@@ -138,7 +140,9 @@ func (m *Machine) offererM3(now time.Time, topic int, f wire.Frame) {
 	}
 	s.m4 = m4
 	m.take(topic, f.SID, s, joiner, info)
-	m.send(topic, frameM4, f.SID, m4)
+	if !m.holdsM4() {
+		m.send(topic, frameM4, f.SID, m4)
+	}
 	m.bound()
 }
 
