@@ -306,7 +306,9 @@ func crashAt(t *testing.T, who, at int, restart bool) bool {
 	for _, s := range [][2]*device{{laptop, phone}, {phone, laptop}} {
 		s[0].peers[s[1].Self()] = Peer{ID: s[1].Self(), Name: s[1].name, Vouched: true}
 		step(func() error { return s[0].book.Paired(s[1].Self(), desk.Self()) })
-		step(func() error { return s[0].book.Made([16]byte{5}, Notice{Peer: s[1].Self(), Name: s[1].name, Paired: t0}) })
+		step(func() error {
+			return s[0].book.Made([16]byte{5}, Notice{Peer: s[1].Self(), Name: s[1].name, Paired: t0})
+		})
 	}
 	round()
 	if g := desk.book.Given()[0]; g.Ends[0].State != EndPaired || g.Ends[1].State != EndPaired {
