@@ -215,8 +215,10 @@ var (
 	ErrNumber = errors.New("kith: the check numbers differ")
 )
 
-// CheckNumber returns the six digits of the handshake that made a pair. The other device
-// has the same, unless somebody was between the two. It errs if the reference fits no
+// CheckNumber returns twelve digits of the handshake that made a pair. The other device
+// has the same, unless somebody was between the two. They are more than the six that are
+// compared while a code lives, since an introducer has days to search for handshakes whose
+// numbers are alike. It errs if the reference fits no
 // finished pair, and with ErrNoNumber.
 func (n *Node) CheckNumber(ref string) (Device, string, error) {
 	rec, err := n.find(ref)

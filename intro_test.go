@@ -151,11 +151,11 @@ func verify(t *testing.T, laptop, phone *kith.Node) {
 		t.Fatal(err)
 	}
 	_, there, err := phone.CheckNumber("laptop")
-	if err != nil || here != there || len(here) != 6 {
+	if err != nil || here != there || len(here) != 12 {
 		t.Fatalf("check numbers %q and %q, %v", here, there, err)
 	}
 	wrong := []byte(here)
-	wrong[5] = '0' + (wrong[5]-'0'+1)%10
+	wrong[11] = '0' + (wrong[11]-'0'+1)%10
 	if d, err := laptop.Verify("phone", string(wrong)); !errors.Is(err, kith.ErrNumber) || d.Verified {
 		t.Errorf("a wrong number: %v, %v", d.Verified, err)
 	}

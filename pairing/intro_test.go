@@ -48,7 +48,7 @@ func TestIntroduction(t *testing.T) {
 			t.Errorf("recorded as verified %v, by %v", s.disk.CheckVerified, s.disk.Method)
 		}
 	}
-	if o.disk.Check != j.disk.Check || len(o.disk.Check) != 6 {
+	if o.disk.Check != j.disk.Check || len(o.disk.Check) != 12 {
 		t.Errorf("check numbers %q and %q", o.disk.Check, j.disk.Check)
 	}
 }

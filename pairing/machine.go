@@ -315,7 +315,7 @@ func (m *Machine) storeRecord(s State) {
 	m.actions = append(m.actions, Action{Kind: ActionStore, Record: Record{
 		State: s, PairID: m.keys.id, Role: m.cfg.Role, Peer: m.peer, PeerInfo: m.peerInfo,
 		Chain: m.keys.chainKey(day), CommitJ: m.keys.commitJ, CommitO: m.keys.commitO,
-		Deadline: m.deadline, Method: m.cfg.Method, Check: m.keys.check, CheckVerified: m.verified,
+		Deadline: m.deadline, Method: m.cfg.Method, Check: m.keys.long, CheckVerified: m.verified,
 	}})
 }
 

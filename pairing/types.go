@@ -157,7 +157,7 @@ type Record struct {
 	CommitJ, CommitO [32]byte
 	Deadline         time.Time
 	Method           code.Method
-	Check            string // the check number, six digits: it can be compared later, too
+	Check            string // twelve digits of the handshake, to compare at any time
 	CheckVerified    bool   // the check number was compared here, or the QR code pinned the peer's key
 }
 

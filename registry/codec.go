@@ -19,7 +19,7 @@ const (
 	maxEndpoints = 32
 	maxNameBytes = 64
 	maxDay       = 1 << 20 // days since 1970
-	checkDigits  = 6
+	checkDigits  = 12
 )
 
 // record is the CBOR form. Times are Unix milliseconds, 0 for none.

@@ -47,7 +47,7 @@ type Device struct {
 	Verified  bool              // the check number was compared, or a QR code pinned its key
 	VouchedBy identity.DeviceID // the device that introduced it, if it was not paired by a code
 	Own       bool              // this user's own device: it may introduce others and is told of new pairings
-	Check     string            // the pairing's check number, six digits; "" in records of before there was one
+	Check     string            // twelve digits of the handshake, to compare; "" in records of before there were any
 
 	Chain            [32]byte // key of the pair's chain on ChainDay; secret
 	ChainDay         int64    // days since 1970-01-01 UTC

@@ -286,17 +286,17 @@ undo new pairs of this device. Run it on both devices, naming the other. --off e
 func (e *env) verifyCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: "verify DEVICE [NUMBER]", Short: "Compare the check number of a pair", Args: argsBetween(1, 2),
-		Long: `Show the check number of the pair with a device: kith verify on the other device shows
+		Use: "verify DEVICE [NUMBER]", Short: "Compare the check number of a pair", Args: argsBetween(1, 5),
+		Long: `Show the check number of the pair with a device, twelve digits: kith verify on the other device shows
 the same one, unless somebody is between the two. With the number that the other device
 shows, or on a terminal when you answer yes, the device is marked as verified. That is
 worth doing for a device that was introduced: nobody has compared anything yet.
 ` + exitHelp,
-		Example: "  kith verify phone\n  kith verify phone 123456",
+		Example: "  kith verify phone\n  kith verify phone 123456789012",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			digits := strings.Join(args[1:], "")
 			if digits != "" && strings.Trim(digits, "0123456789 -") != "" {
-				return usage(fmt.Sprintf("%q is not a check number", digits), "it has six digits")
+				return usage(fmt.Sprintf("%q is not a check number", digits), "it has twelve digits")
 			}
 			return e.verify(cmd.Context(), args[0], digits, asJSON)
 		},
@@ -330,7 +330,7 @@ func (e *env) verify(ctx context.Context, device, digits string, asJSON bool) er
 		if r.Device.Verified {
 			state = "verified"
 		}
-		_, err := fmt.Fprintf(e.out, "%s  %s (%s)\n", spaced(r.Kin.Number), r.Device.Name, state)
+		_, err := fmt.Fprintf(e.out, "%s  %s (%s)\n", groups(r.Kin.Number), r.Device.Name, state)
 		return err
 	}
 	if err := show(); err != nil || digits != "" || asJSON || !e.onTerminal() || r.Device.Verified {
@@ -353,6 +353,15 @@ func (e *env) verify(ctx context.Context, device, digits string, asJSON bool) er
 			Hint: "end the pair with kith unpair " + device + ", and pair the two by a code"}
 	}
 	return nil
+}
+
+// groups are digits in threes.
+func groups(digits string) string {
+	var out []string
+	for i := 0; i < len(digits); i += 3 {
+		out = append(out, digits[i:min(i+3, len(digits))])
+	}
+	return strings.Join(out, " ")
 }
 
 // unpair ends a pair. Devices that the other one has introduced stay, unless somebody

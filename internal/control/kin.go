@@ -39,7 +39,7 @@ type KinReply struct {
 	Received []Introduction `json:"received,omitzero"`
 	Removed  []Removed      `json:"removed,omitzero"`
 	Begun    bool           `json:"begun,omitempty"`  // introduce: it was not under way before
-	Number   string         `json:"number,omitempty"` // verify: six digits
+	Number   string         `json:"number,omitempty"` // verify: twelve digits
 	New      []kith.NewPair `json:"new,omitzero"`
 	Undone   bool           `json:"undone,omitempty"`
 	Vouched  []string       `json:"vouched,omitempty"` // unpair: names of devices that it introduced and that stay or went
