@@ -263,7 +263,10 @@ func (s *secrets) readM4(m4 []byte, own identity.DeviceID) (offerer identity.Dev
 // finish derives what lasts.
 func (s *secrets) finish(joiner, offerer identity.DeviceID) *pairKeys {
 	root := wire.Expand(s.ks, "root", s.h, joiner[:], offerer[:])
-	sas := wire.Expand(s.ks, "sas", s.h, s.nJ, s.nO, joiner[:], offerer[:])
+	// Both numbers come from what each side has fixed before it knows the other's nonce, and
+	// from nothing else: an identity is shown only afterwards, and who could choose it then
+	// would search for one whose number fits. Identities are bound to h by the proofs.
+	sas := wire.Expand(s.ks, "sas", s.h, s.nJ, s.nO)
 	long := wire.Expand(s.ks, "sas long", s.h, s.nJ, s.nO)
 	return &pairKeys{
 		root: root, joiner: joiner, offerer: offerer,

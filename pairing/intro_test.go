@@ -440,3 +440,26 @@ func TestOffererRestarts(t *testing.T) {
 	}
 	wantPaired(t, o, j)
 }
+
+// TestNumbersAreFixedEarly holds that the numbers that people compare follow from what both
+// sides have fixed before either nonce is known, the handshake's hash and the nonces: not
+// from identities, which each side shows after it could know the other's nonce. Somebody
+// between the two could otherwise search for an identity whose number fits, a million tries.
+func TestNumbersAreFixedEarly(t *testing.T) {
+	s := &secrets{h: bytes.Repeat([]byte{1}, 32), ks: bytes.Repeat([]byte{2}, 32), nJ: bytes.Repeat([]byte{3}, nonceSize), nO: bytes.Repeat([]byte{4}, nonceSize)}
+	honest := s.finish(testIdentity(t, "phone").ID(), testIdentity(t, "desk").ID())
+	for _, name := range []string{"a", "b", "c"} {
+		for _, k := range []*pairKeys{s.finish(testIdentity(t, name).ID(), honest.offerer), s.finish(honest.joiner, testIdentity(t, name).ID())} {
+			if k.check != honest.check || k.long != honest.long {
+				t.Error("an identity that is chosen late changes a number")
+			}
+			if k.id == honest.id || bytes.Equal(k.root, honest.root) {
+				t.Error("another identity has the same pair")
+			}
+		}
+	}
+	s.nO[0]++
+	if k := s.finish(honest.joiner, honest.offerer); k.check == honest.check || k.long == honest.long {
+		t.Error("the numbers do not depend on the nonces")
+	}
+}
