@@ -129,6 +129,12 @@ func (p *Pairing) introduced(dev *registry.Device) error {
 	if removed.has(dev.ID) {
 		return errors.New("kith: the device was removed here")
 	}
+	old, ok := p.n.store.ByID(dev.ID)
+	if ok && old.PairID != dev.PairID && (dev.Joiner || old.State == registry.Active) {
+		// Of two pairs with one device each side could end the other one. The joiner follows
+		// the offerer, so that it is enough if it has one at a time.
+		return errors.New("kith: there is a pair with this device")
+	}
 	dev.VouchedBy = p.how.vouchedBy
 	if p.how.name != "" {
 		dev.Name = p.how.name

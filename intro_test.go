@@ -463,6 +463,73 @@ func TestUndoWaits(t *testing.T) {
 	})
 }
 
+// TestIntroducedNames holds what an introduced device is called: as the introducer calls it,
+// unless that name is taken here; what it calls itself is known, too.
+func TestIntroducedNames(t *testing.T) {
+	ctx := testContext(t)
+	s := openThree(ctx, t)
+	tablet := openNode(t, s.network, stateDir(t), "pixel")
+	quickPair(ctx, t, s.laptop, tablet)
+	if err := s.hub.Rename("phone", "pixel"); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.hub.Introduce("laptop", "pixel"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.hub.Rename("pixel", "mobile"); err != nil { // too late: it stands as it was signed, or is signed anew
+		t.Fatal(err)
+	}
+	r := asked(ctx, t, s.laptop)
+	accept(t, s.laptop, r)
+	accept(t, s.at, asked(ctx, t, s.at))
+	untilKin(ctx, t, s.laptop, "paired", func() bool { _, ok := pairedWith(s.laptop, s.at.ID().String()); return ok })
+	d, _ := pairedWith(s.laptop, s.at.ID().String())
+	if r.Name != "pixel" || d.Name != "pixel-2" || d.PeerName != "phone" || d.IntroducedBy != "desk" {
+		t.Errorf("introduced as %q, known as %q, which calls itself %q, by %q", r.Name, d.Name, d.PeerName, d.IntroducedBy)
+	}
+	if err := s.laptop.Rename("desk", "table"); err != nil {
+		t.Fatal(err)
+	}
+	if d, _ := pairedWith(s.laptop, "pixel-2"); d.IntroducedBy != "table" {
+		t.Errorf("introduced by %q, want the name that the introducer has now", d.IntroducedBy)
+	}
+}
+
+// TestTwoIntroducersAtOnce holds that two devices that are introduced by two others at the
+// same time end with one pair.
+func TestTwoIntroducersAtOnce(t *testing.T) {
+	ctx := testContext(t)
+	s := openThree(ctx, t)
+	tablet := openNode(t, s.network, stateDir(t), "tablet")
+	quickPair(ctx, t, tablet, s.laptop)
+	quickPair(ctx, t, tablet, s.at)
+	for _, m := range []struct {
+		on *kith.Node
+		of string
+	}{{s.laptop, "desk"}, {s.laptop, "tablet"}, {s.at, "desk"}, {s.at, "tablet"}} {
+		if _, err := m.on.SetOwn(m.of, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, by := range []*kith.Node{s.hub, tablet} {
+		if _, _, err := by.Introduce("laptop", "phone"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.awaitPaired(ctx, t)
+	for _, by := range []*kith.Node{s.hub, tablet} {
+		untilKin(ctx, t, by, "both sides paired", func() bool { given, _ := by.Introductions(); return given[0].Good() })
+	}
+	if _, err := s.laptop.Ping(ctx, "phone"); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []*kith.Node{s.laptop, s.at} {
+		if len(n.Devices()) != 3 {
+			t.Errorf("%s has %d devices, want 3: %+v", n.Name(), len(n.Devices()), n.Devices())
+		}
+	}
+}
+
 // TestDamagedBook holds that a file that cannot be read is kept aside and said, and that
 // the node works on.
 func TestDamagedBook(t *testing.T) {

@@ -26,47 +26,58 @@ const (
 	slowestAgain = 5 * time.Minute
 )
 
-// meetings are the introductions that are being carried out, by device.
+// meetings are the introductions that are being carried out: one for each device that
+// this one offers to, and one for each introduction by which it joins.
 type meetings struct {
 	n   *Node
-	all map[identity.DeviceID]*meeting
+	all map[string]*meeting
 	wg  sync.WaitGroup
 }
 
 // A meeting looks for one device.
 type meeting struct {
-	key    string // names its introductions
 	cancel context.CancelFunc
+	news   chan struct{} // holds a token: its introductions are others than before
+	key    string        // names them
 }
 
 // adjust begins and ends meetings, so that they are those that were accepted.
 func (m *meetings) adjust() {
-	want := make(map[identity.DeviceID][]kin.Introduction)
+	want := make(map[string][]kin.Introduction)
 	for _, in := range m.n.kin.book.Accepted(time.Now()) {
-		want[in.Other] = append(want[in.Other], in)
+		name := "join " + in.ID.String()
+		if in.Offers() {
+			name = "offer " + in.Other.String()
+		}
+		want[name] = append(want[name], in)
 	}
-	for id, now := range m.all {
-		if now.key != keyOf(want[id]) {
+	for name, now := range m.all {
+		switch key := keyOf(want[name]); {
+		case key == "":
 			now.cancel()
-			delete(m.all, id)
+			delete(m.all, name)
+		case key != now.key:
+			now.key = key
+			select {
+			case now.news <- struct{}{}:
+			default:
+			}
 		}
 	}
-	for id, list := range want {
-		if m.all[id] != nil {
+	for name, list := range want {
+		if m.all[name] != nil {
 			continue
 		}
 		ctx, cancel := context.WithCancel(m.n.ctx)
-		m.all[id] = &meeting{key: keyOf(list), cancel: cancel}
+		one := &meeting{key: keyOf(list), cancel: cancel, news: make(chan struct{}, 1)}
+		m.all[name] = one
+		in := list[0]
 		m.wg.Go(func() {
-			if list[0].Offers() {
-				m.n.offerTo(ctx, list)
-				return
+			if in.Offers() {
+				m.n.offerTo(ctx, in.Other, one.news)
+			} else {
+				m.n.joinTo(ctx, in)
 			}
-			var wg sync.WaitGroup
-			for _, in := range list {
-				wg.Go(func() { m.n.joinTo(ctx, in) })
-			}
-			wg.Wait()
 		})
 	}
 }
@@ -87,18 +98,26 @@ func keyOf(list []kin.Introduction) string {
 	return strings.Join(keys, " ")
 }
 
+// accepted returns the introductions to one device that are to be carried out.
+func (n *Node) accepted(id identity.DeviceID) []kin.Introduction {
+	return slices.DeleteFunc(n.kin.book.Accepted(time.Now()), func(in kin.Introduction) bool { return in.Other != id })
+}
+
 // offerTo offers to a device until it is paired, by one introduction at a time. It goes
 // on while a pair with it is not finished: only a device that has no record of that one
 // joins again.
-func (n *Node) offerTo(ctx context.Context, list []kin.Introduction) {
+func (n *Node) offerTo(ctx context.Context, id identity.DeviceID, news <-chan struct{}) {
 	wait := firstAgain
 	for turn := 0; ctx.Err() == nil; turn++ {
-		in := list[turn%len(list)]
-		window := time.Until(in.Expires)
-		if len(list) > 1 {
-			window = min(window, offerTurn)
+		list := n.accepted(id)
+		if len(list) == 0 {
+			select {
+			case <-news:
+			case <-ctx.Done():
+			}
+			continue
 		}
-		switch n.runIntroduction(ctx, in, window) {
+		switch n.runIntroduction(ctx, list[turn%len(list)], news) {
 		case runPaired:
 			return
 		case runTime:
@@ -119,7 +138,7 @@ func (n *Node) joinTo(ctx context.Context, in kin.Introduction) {
 		if !n.awaitNoRecord(ctx, in.Other) {
 			return
 		}
-		switch n.runIntroduction(ctx, in, time.Until(in.Expires)) {
+		switch n.runIntroduction(ctx, in, nil) {
 		case runPaired:
 			return
 		case runTime:
@@ -130,6 +149,15 @@ func (n *Node) joinTo(ctx context.Context, in kin.Introduction) {
 			}
 		}
 	}
+}
+
+// turn is how long an introduction may be tried at a stretch.
+func (n *Node) turn(in kin.Introduction) time.Duration {
+	left := time.Until(in.Expires)
+	if in.Offers() && len(n.accepted(in.Other)) > 1 {
+		left = min(left, offerTurn)
+	}
+	return left
 }
 
 // awaitNoRecord waits until there is no record of a pair with a device. It reports false
@@ -171,8 +199,9 @@ const (
 	runTime // its time was over, here
 )
 
-// runIntroduction runs one handshake of an introduction, no longer than window.
-func (n *Node) runIntroduction(ctx context.Context, in kin.Introduction, window time.Duration) runEnd {
+// runIntroduction runs one handshake of an introduction, for its turn.
+func (n *Node) runIntroduction(ctx context.Context, in kin.Introduction, news <-chan struct{}) runEnd {
+	window := n.turn(in)
 	if window <= 0 {
 		return runFailed
 	}
@@ -196,12 +225,21 @@ func (n *Node) runIntroduction(ctx context.Context, in kin.Introduction, window 
 	for {
 		select {
 		case <-ctx.Done():
-			if !prepared {
+			if rec, ok := n.store.ByID(in.Other); ok && prepared && rec.State == registry.Active {
+				time.AfterFunc(linger, p.cancel) // the other side may still need this side's last message
+			} else {
 				p.cancel()
-			} else { // the other side may still need this side's last message
-				time.AfterFunc(linger, p.cancel)
 			}
 			return runFailed
+		case <-news:
+			list := n.accepted(in.Other)
+			if !slices.ContainsFunc(list, func(now kin.Introduction) bool { return now.ID == in.ID }) {
+				p.cancel()
+				return runTime
+			}
+			if !prepared {
+				timer.Reset(n.turn(in))
+			}
 		case <-records:
 			rec, there := n.store.ByID(in.Other)
 			if there && role == pairing.Joiner && (rec.VouchedBy != in.By || rec.Created.Before(began)) {

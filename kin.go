@@ -25,6 +25,7 @@ type kinship struct {
 	book    *kin.Book
 	service *kin.Service
 	removed removed
+	storing sync.Mutex        // held while the record of an introduced pair is written
 	problem *registry.Problem // with the file of a run before
 }
 
@@ -136,7 +137,7 @@ func (n *Node) followKin() {
 	defer endPairs()
 	news, endNews := n.kin.book.Watch()
 	defer endNews()
-	runs := meetings{n: n, all: make(map[identity.DeviceID]*meeting)}
+	runs := meetings{n: n, all: make(map[string]*meeting)}
 	defer runs.close()
 	timer := time.NewTimer(0)
 	defer timer.Stop()

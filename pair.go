@@ -382,6 +382,10 @@ func (p *Pairing) drain() {
 // store makes a record durable and lets the pair's own peer take part.
 func (p *Pairing) store(rec pairing.Record) error {
 	dev := record(rec, time.Now())
+	if !p.how.vouchedBy.IsZero() { // others may look for the same device
+		p.n.kin.storing.Lock()
+		defer p.n.kin.storing.Unlock()
+	}
 	if err := p.introduced(&dev); err != nil {
 		return err
 	}

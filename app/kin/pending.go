@@ -58,7 +58,7 @@ func (b *Book) toEnd(now time.Time, g given, k int) []Letter {
 		in.Sig = [64]byte(b.world.Sign(in.statement()))
 		return []Letter{{Kind: LetterIntroduce, Introduction: in}}
 	case (mine.State == EndWithdrawn || mine.State != EndWaiting && !mine.State.over()) &&
-		other.State.over() && other.State != EndPaired && !g.told[k] && now.Before(g.Expires):
+		other.State.over() && !other.State.good() && !g.told[k] && now.Before(g.Expires):
 		// Also to one that has not answered: what was sent to it may have come.
 		return []Letter{{Kind: LetterWithdraw, ID: g.ID, End: other.State}}
 	}
