@@ -49,6 +49,7 @@ var mayImport = map[string][]string{
 	"lane":                      {"identity", "internal/wire"},
 	"lane/carry":                {},
 	"app/chat":                  {"identity", "internal/wire"},
+	"app/kin":                   {"identity", "pairing", "internal/wire"},
 	"app/forward":               {},
 	"app/files":                 {},
 	"app/mail":                  {"identity"},
@@ -62,8 +63,8 @@ var mayImport = map[string][]string{
 	"hub":                       {"hub/hubaddr", "app/mail", "rendezvous", "rendezvous/dht", "rendezvous/waku", "internal/train"},
 	".": {
 		"identity", "code", "rendezvous", "rendezvous/lan", "pairing", "registry", "signaling", "link", "tunnel", "lane", "lane/carry",
-		"app/forward", "app/mail", "app/mesh", "internal/netmon", "internal/wire", "link/portmap", "link/punch", "link/relay", "hub/hubaddr",
-		"rendezvous/mqtt", "rendezvous/dht", "rendezvous/waku", "room",
+		"app/forward", "app/kin", "app/mail", "app/mesh", "internal/netmon", "internal/wire", "link/portmap", "link/punch", "link/relay",
+		"hub/hubaddr", "rendezvous/mqtt", "rendezvous/dht", "rendezvous/waku", "room",
 	},
 	"internal/control": {"*"},
 	"internal/cli":     {"*"},
@@ -80,7 +81,7 @@ var testHelpers = []string{"rendezvous/rendezvoustest", "internal/nettest"}
 // delicate one stays behind a few. Tests may import the test libraries anywhere.
 var home = map[string][]string{
 	"github.com/flynn/noise":         {"pairing", "room"},
-	"github.com/fxamacker/cbor/v2":   {"pairing", "registry", "room", "signaling"},
+	"github.com/fxamacker/cbor/v2":   {"pairing", "registry", "room", "signaling", "app/kin"},
 	"github.com/eclipse/paho.golang": {"rendezvous/mqtt"},
 	"github.com/huin/goupnp":         {"link/portmap"},
 	"github.com/makiuchi-d/gozxing":  {"code/scan"},
@@ -130,6 +131,7 @@ var banned = map[string]map[string]string{
 	"tunnel":      {"os/exec": "nothing is run"},
 	"app/chat":    {"os/exec": "nothing is run"}, // os: its store is files in a folder of its own
 	"app/forward": {"os": "an app is given what it needs"},
+	"app/kin":     {"os": "an app is given what it needs"},
 	"app/proxy":   {"os": "an app is given what it needs"},
 	"app/tun":     {"os/exec": "an app is given what it needs"},
 	"app/expose":  {"os": "an app is given what it needs"},

@@ -28,11 +28,16 @@ type Device struct {
 	PeerName string            `json:"calls_itself"` // its own
 	OS       string            `json:"os,omitempty"` // as it said when pairing
 	State    State             `json:"state"`
-	Addr     netip.Addr        `json:"addr"`     // inside the tunnel
-	Verified bool              `json:"verified"` // the check number was compared, or a QR code pinned its key
-	Paired   time.Time         `json:"paired"`
-	LastSeen time.Time         `json:"last_seen,omitzero"`
-	Rights   Rights            `json:"rights"` // what it may do here
+	Addr     netip.Addr        `json:"addr"`          // inside the tunnel
+	Verified bool              `json:"verified"`      // the check number was compared, or a QR code pinned its key
+	Own      bool              `json:"own,omitempty"` // this user's own (SetOwn)
+	// IntroducedBy is what this node calls the device that introduced it; "" for one that
+	// was paired by a code. VouchedBy is that device's ID.
+	IntroducedBy string            `json:"introduced_by,omitempty"`
+	VouchedBy    identity.DeviceID `json:"introduced_by_id,omitzero"`
+	Paired       time.Time         `json:"paired"`
+	LastSeen     time.Time         `json:"last_seen,omitzero"`
+	Rights       Rights            `json:"rights"` // what it may do here
 
 	Connected bool       `json:"connected"`
 	Since     time.Time  `json:"since,omitzero"`    // of the connection, or of being without one
@@ -53,7 +58,7 @@ func (n *Node) device(rec registry.Device) Device {
 	d := Device{
 		ID: rec.ID, Name: rec.Name, PeerName: rec.PeerName, OS: rec.OS, State: NotFinished,
 		Addr: rec.ID.Addr(), Verified: rec.Verified, Paired: rec.Created, LastSeen: rec.LastSeen,
-		Rights: rec.Rights, pairID: rec.PairID,
+		Rights: rec.Rights, pairID: rec.PairID, Own: rec.Own, IntroducedBy: n.introducer(rec), VouchedBy: rec.VouchedBy,
 	}
 	switch {
 	case rec.Member():
@@ -120,7 +125,8 @@ func (n *Node) Rename(ref, name string) error {
 // Unpair ends the pair with a device for both sides. Its rights and connections
 // end at once; the other device is told now if it can be reached, and otherwise
 // whenever it next appears within 90 days. told says whether it has confirmed
-// before ctx ended. It errs if the reference fits no device or the record
+// before ctx ended. The device does not come back by an introduction; pairing with it by
+// a code, or Forget, makes that possible again. It errs if the reference fits no device or the record
 // cannot be written.
 func (n *Node) Unpair(ctx context.Context, ref string) (told bool, err error) {
 	rec, err := n.find(ref)
@@ -131,6 +137,9 @@ func (n *Node) Unpair(ctx context.Context, ref string) (told bool, err error) {
 		if _, err := n.SetRights(rec.ID.String(), func(r *Rights) error { *r = Rights{}; return nil }); err != nil {
 			return false, err
 		}
+	}
+	if err := n.kin.removed.set(rec.ID, true); err != nil {
+		return false, err
 	}
 	p := n.startPeer(rec)
 	if p == nil {

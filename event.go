@@ -19,6 +19,9 @@ const (
 	EventOffer        EventKind = "offer"        // files are offered, and wait for a person
 	EventReceived     EventKind = "received"     // files have come, or a part of them
 	EventRights       EventKind = "rights"       // what the device may do here has changed
+	EventIntroduced   EventKind = "introduced"   // the device introduces another one, or that is over
+	EventNewPair      EventKind = "new-pair"     // the device, an own one, has a new pair, or such a pair is over
+	EventUndone       EventKind = "undone"       // the pair was ended since an own device asked for it
 	EventListening    EventKind = "listening"    // the device begins or ceases to listen on a port of this machine
 	EventRoom         EventKind = "room"         // who is in a room, or what it is called, has changed
 	EventRoomAsked    EventKind = "room-asked"   // a device asks to be let into a room; Detail is its name

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"runtime"
 
+	"github.com/kithproject/kith/identity"
 	"github.com/kithproject/kith/pairing"
 	"github.com/kithproject/kith/rendezvous/lan"
 )
@@ -96,11 +97,14 @@ func kindOf(goos string) string {
 type findHow struct {
 	hidden    bool             // not announced on the LAN
 	endpoints []netip.AddrPort // of the other device, as hints
+
+	vouchedBy identity.DeviceID // the device that introduced it; zero: it is paired by a code
+	name      string            // what that one calls it
 }
 
 // announce lists the pairing nearby until it has a result.
 func (p *Pairing) announce() {
-	if p.hidden {
+	if p.how.hidden {
 		return
 	}
 	stop, err := p.n.announce(p.ctx, p.role == pairing.Offerer)

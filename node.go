@@ -53,6 +53,7 @@ type Node struct {
 	reach     *reach
 	relayed   traffic // of relays that are closed
 	notes     atomic.Pointer[func(from Device, body []byte) bool]
+	kin       kinship
 
 	ctx    context.Context    //nolint:containedctx // ends every goroutine of the node; Close cancels it
 	cancel context.CancelFunc // idempotent
@@ -123,7 +124,10 @@ func (n *Node) open() (err error) {
 	for _, dev := range append(n.store.List(), n.store.Tombs()...) {
 		n.startPeer(dev)
 	}
-	return n.openRooms()
+	if err := n.openRooms(); err != nil {
+		return err
+	}
+	return n.openKin()
 }
 
 // takeDir locks the state directory. The lock ends with the process, so that a
@@ -248,7 +252,13 @@ func (n *Node) Events() (<-chan Event, func()) { return n.events.subscribe() }
 
 // Problems returns the files of the state directory that could not be read and
 // were kept aside.
-func (n *Node) Problems() []registry.Problem { return n.store.Problems() }
+func (n *Node) Problems() []registry.Problem {
+	all := n.store.Problems()
+	if n.kin.problem != nil {
+		all = append(all, *n.kin.problem)
+	}
+	return all
+}
 
 // Close says goodbye to connected devices, ends every connection and waits for
 // the node's goroutines. It is idempotent; the error is that of releasing the
@@ -264,9 +274,12 @@ func (n *Node) Close() error {
 
 	n.sayGoodbye()
 	n.cancel()
+	var errs []error
+	if n.kin.service != nil {
+		errs = append(errs, n.kin.service.Close())
+	}
 	n.wg.Wait()
 	n.events.close()
-	var errs []error
 	errs = append(errs, n.rooms.close())
 	if n.lanes.service != nil {
 		errs = append(errs, n.lanes.service.Close())

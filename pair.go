@@ -94,7 +94,7 @@ var ErrCheck = pairing.ErrCheck
 type Pairing struct {
 	n       *Node
 	code    code.Code
-	hidden  bool // not announced nearby
+	how     findHow
 	role    pairing.Role
 	machine *pairing.Machine
 	box     *mailbox
@@ -139,7 +139,7 @@ func (n *Node) Offer(ctx context.Context, cfg OfferConfig) (*Pairing, error) {
 	}
 	return n.pair(ctx, c, n.mediumOf(cfg.Exchange), pairing.Config{
 		Role: pairing.Offerer, Keys: keys, Method: method, Lifetime: c.Expiry().Sub(now), AutoAccept: cfg.AutoAccept,
-	}, findHow{cfg.Hidden || cfg.Exchange != nil, cfg.Endpoints})
+	}, findHow{hidden: cfg.Hidden || cfg.Exchange != nil, endpoints: cfg.Endpoints})
 }
 
 // Join uses a code that another device shows. The pairing ends with ctx or when
@@ -171,7 +171,7 @@ func (n *Node) Join(ctx context.Context, c code.Code, cfg JoinConfig) (*Pairing,
 	if commit, ok := c.Commit(); ok {
 		pc.Commit = &commit
 	}
-	return n.pair(ctx, c, n.mediumOf(cfg.Exchange), pc, findHow{cfg.Hidden || cfg.Exchange != nil, cfg.Endpoints})
+	return n.pair(ctx, c, n.mediumOf(cfg.Exchange), pc, findHow{hidden: cfg.Hidden || cfg.Exchange != nil, endpoints: cfg.Endpoints})
 }
 
 const (
@@ -197,7 +197,7 @@ func (n *Node) pair(ctx context.Context, c code.Code, medium rendezvous.Exchange
 		return nil, err
 	}
 	p := &Pairing{
-		n: n, code: c, hidden: how.hidden, role: cfg.Role, machine: m, box: newMailbox(), events: make(chan PairEvent, eventQueue),
+		n: n, code: c, how: how, role: cfg.Role, machine: m, box: newMailbox(), events: make(chan PairEvent, eventQueue),
 		done: make(chan struct{}), settled: make(chan struct{}), ended: make(chan struct{}),
 	}
 	p.ctx, p.cancel = context.WithCancel(n.ctx)
@@ -382,6 +382,13 @@ func (p *Pairing) drain() {
 // store makes a record durable and lets the pair's own peer take part.
 func (p *Pairing) store(rec pairing.Record) error {
 	dev := record(rec, time.Now())
+	if !p.how.vouchedBy.IsZero() { // others may look for the same device
+		p.n.kin.storing.Lock()
+		defer p.n.kin.storing.Unlock()
+	}
+	if err := p.introduced(&dev); err != nil {
+		return err
+	}
 	if old, ok := p.n.store.Get(dev.PairID); ok {
 		if old.State == registry.Tomb {
 			return errors.New("kith: the pair was ended")
@@ -411,7 +418,7 @@ func record(rec pairing.Record, now time.Time) registry.Device {
 		Name: rec.PeerInfo.Name, PeerName: rec.PeerInfo.Name, OS: rec.PeerInfo.OS,
 		Joiner: rec.Role == pairing.Joiner, Method: rec.Method.String(), Verified: rec.CheckVerified,
 		Chain: rec.Chain.Key, ChainDay: rec.Chain.Day, CommitJ: rec.CommitJ, CommitO: rec.CommitO,
-		Deadline: rec.Deadline, Created: now, Changed: now, LastSeen: now,
+		Deadline: rec.Deadline, Check: rec.Check, Created: now, Changed: now, LastSeen: now,
 		Skew: rec.PeerInfo.Day - wire.Day(now), Endpoints: rec.PeerInfo.Endpoints[:min(len(rec.PeerInfo.Endpoints), maxEndpoints)],
 	}
 }

@@ -19,10 +19,10 @@ import (
 
 // A hosting lets devices into one room.
 type hosting struct {
-	*meeting
+	*topicLoop
 	r       *rooms
 	id      room.ID
-	machine *room.Host // of the meeting's goroutine
+	machine *room.Host // of the loop's goroutine
 }
 
 // roomInfo is what hosts and members learn of this device when one of them joins.
@@ -60,7 +60,7 @@ func (r *rooms) startHosting(rec room.Record) error {
 		}
 		points = append(points, rendezvous.Point{Topic: k.Topic, Side: side(pairing.Offerer), Announce: true})
 	}
-	if h.meeting, err = r.n.newMeeting(r.n.media, points...); err != nil {
+	if h.topicLoop, err = r.n.newTopicLoop(r.n.media, points...); err != nil {
 		return err
 	}
 	h.receive, h.drain = h.machine.Receive, h.carryOut

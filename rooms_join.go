@@ -34,8 +34,8 @@ func (e *RoomError) Error() string { return "kith: not in the room: " + e.Reason
 
 // A RoomJoin is a device on its way into a room. Its methods are safe for concurrent use.
 type RoomJoin struct {
-	*meeting
-	machine *room.Joiner // of the meeting's goroutine
+	*topicLoop
+	machine *room.Joiner // of the loop's goroutine
 	steps   chan room.EventKind
 	done    chan struct{} // closed when id or err is set
 
@@ -67,7 +67,7 @@ func (n *Node) JoinRoom(ctx context.Context, c code.Room, cfg JoinRoomConfig) (*
 	if err != nil {
 		return nil, err
 	}
-	j.meeting, err = n.newMeeting(n.mediumOf(cfg.Exchange), rendezvous.Point{
+	j.topicLoop, err = n.newTopicLoop(n.mediumOf(cfg.Exchange), rendezvous.Point{
 		Topic: keys.Topic, Side: side(pairing.Joiner), Endpoints: hints(c.Endpoints()),
 	})
 	if err != nil {
@@ -85,7 +85,7 @@ func (n *Node) JoinRoom(ctx context.Context, c code.Room, cfg JoinRoomConfig) (*
 	if err != nil {
 		stop()
 		j.cancel()
-		j.meeting.close()
+		j.topicLoop.close()
 		return nil, err
 	}
 	return j, nil

@@ -104,7 +104,7 @@ func (n *Node) Status() Status {
 	s.Mappings = n.reach.mappings()
 	s.RelaySent, s.RelayReceived = n.relayedBytes()
 	s.Rendezvous = rendezvousStatus(n.media.Each(), n.media.Stats())
-	for _, p := range n.store.Problems() {
+	for _, p := range n.Problems() {
 		s.Problems = append(s.Problems, p.String())
 	}
 	return s

@@ -17,16 +17,18 @@ import (
 // transcript; its numbers are on the wire.
 type Method uint8
 
-// The methods. MethodShort is reserved and not made or read here.
+// The methods. MethodShort is reserved and not made or read here. MethodIntro has no
+// form that a person sees: a device that both sides know gives the secret (IntroKeys).
 const (
 	MethodWords  Method = 1 // 12 words
 	MethodQR     Method = 2 // QR code or URI
 	MethodNumber Method = 3 // 20 digits
 	MethodShort  Method = 4 // reserved for 4 digits and 3 words
+	MethodIntro  Method = 5 // the secret of an introduction
 )
 
-// String returns "words", "qr", "number" or "short", as the transcript names
-// the method, and "method(n)" for a number that is none of them.
+// String returns "words", "qr", "number", "short" or "intro", as the transcript
+// names the method, and "method(n)" for a number that is none of them.
 func (m Method) String() string {
 	switch m {
 	case MethodWords:
@@ -37,6 +39,8 @@ func (m Method) String() string {
 		return "number"
 	case MethodShort:
 		return "short"
+	case MethodIntro:
+		return "intro"
 	}
 	return fmt.Sprintf("method(%d)", uint8(m))
 }

@@ -288,7 +288,7 @@ func TestParseErrorDoesNotRepeatWhatWasTyped(t *testing.T) {
 }
 
 func TestMethodNamesAreThoseOfTheTranscript(t *testing.T) {
-	for m, want := range map[Method]string{1: "words", 2: "qr", 3: "number", 4: "short", 5: "method(5)"} {
+	for m, want := range map[Method]string{1: "words", 2: "qr", 3: "number", 4: "short", 5: "intro", 6: "method(6)"} {
 		if got := m.String(); got != want {
 			t.Errorf("method %d: %q, want %q", uint8(m), got, want)
 		}

@@ -63,6 +63,13 @@ func (c Code) numberKeys(day int64) Keys {
 	return expandKeys(argon2.IDKey(c.get().digits[:], []byte(salt), argonTime, argonMemory, argonThreads, 32))
 }
 
+// IntroKeys returns the keys of an introduction's secret, 32 random bytes that the
+// introducing device gives both others. Whoever has it can meet them and start a
+// handshake; who they are is proved by their own keys alone.
+func IntroKeys(secret [32]byte) Keys {
+	return expandKeys(wire.Extract([]byte(wire.Label("code/intro")), secret[:]))
+}
+
 func expandKeys(ck []byte) Keys {
 	return Keys{
 		Topic: [20]byte(wire.Expand(ck, "topic")),

@@ -253,9 +253,13 @@ func TestVectorsByTheBook(t *testing.T) {
 	root := bookExpand(ks, "root", h, idJ, idO)
 	same("root", root, v.Root)
 	same("pair id", bookExpand(root, "pair-id")[:16], v.PairID)
-	sas := binary.BigEndian.Uint64(bookExpand(ks, "sas", h, nJ, nO, idJ, idO)[:8]) % 1_000_000
+	sas := binary.BigEndian.Uint64(bookExpand(ks, "sas", h, nJ, nO)[:8]) % 1_000_000
 	if got := fmt.Sprintf("%06d", sas); got != v.Check {
 		t.Errorf("check number %s, want %s", got, v.Check)
+	}
+	long := binary.BigEndian.Uint64(bookExpand(ks, "sas long", h, nJ, nO)[:8]) % 1_000_000_000_000
+	if got := fmt.Sprintf("%012d", long); got != v.Long {
+		t.Errorf("number to verify %s, want %s", got, v.Long)
 	}
 	same("commit J", bookExpand(root, "commit J"), v.CommitJ)
 	same("commit O", bookExpand(root, "commit O"), v.CommitO)

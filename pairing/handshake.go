@@ -42,6 +42,7 @@ type pairKeys struct {
 	commitJ  [32]byte
 	commitO  [32]byte
 	check    string // six digits
+	long     string // twelve digits, to compare at any time later
 	joiner   identity.DeviceID
 	offerer  identity.DeviceID
 	chainKey func(day int64) Chain
@@ -262,13 +263,18 @@ func (s *secrets) readM4(m4 []byte, own identity.DeviceID) (offerer identity.Dev
 // finish derives what lasts.
 func (s *secrets) finish(joiner, offerer identity.DeviceID) *pairKeys {
 	root := wire.Expand(s.ks, "root", s.h, joiner[:], offerer[:])
-	sas := wire.Expand(s.ks, "sas", s.h, s.nJ, s.nO, joiner[:], offerer[:])
+	// Both numbers come from what each side has fixed before it knows the other's nonce, and
+	// from nothing else: an identity is shown only afterwards, and who could choose it then
+	// would search for one whose number fits. Identities are bound to h by the proofs.
+	sas := wire.Expand(s.ks, "sas", s.h, s.nJ, s.nO)
+	long := wire.Expand(s.ks, "sas long", s.h, s.nJ, s.nO)
 	return &pairKeys{
 		root: root, joiner: joiner, offerer: offerer,
 		id:      [16]byte(wire.Expand(root, "pair-id")[:16]),
 		commitJ: [32]byte(wire.Expand(root, "commit J")),
 		commitO: [32]byte(wire.Expand(root, "commit O")),
 		check:   fmt.Sprintf("%06d", binary.BigEndian.Uint64(sas[:8])%1_000_000),
+		long:    fmt.Sprintf("%012d", binary.BigEndian.Uint64(long[:8])%1_000_000_000_000),
 		chainKey: func(day int64) Chain {
 			return Chain{Key: [32]byte(wire.Expand(root, "chain", wire.DayItem(day))), Day: day}
 		},

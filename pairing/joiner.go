@@ -9,8 +9,9 @@ import (
 
 // joinerSide is what only the joiner has.
 type joinerSide struct {
-	hs *joinerHandshake
-	m3 []byte // once m2 has come
+	hs      *joinerHandshake
+	m3      []byte    // once m2 has come
+	proving time.Time // since when m3 has been out
 }
 
 func (m *Machine) startJoiner(now time.Time) error {
@@ -20,7 +21,7 @@ func (m *Machine) startJoiner(now time.Time) error {
 	}
 	m.joiner, m.sid = &joinerSide{hs: hs}, hs.sid
 	m.joinerResend()
-	m.resend.start(now, slowestRetry, m.cfg.Rand)
+	m.resend.start(now, m.slowestHello(), m.cfg.Rand)
 	return nil
 }
 
@@ -36,6 +37,10 @@ func (m *Machine) joinerResend() {
 }
 
 func (m *Machine) joinerReceive(now time.Time, f wire.Frame) {
+	if f.Type == frameCall {
+		m.called(now)
+		return
+	}
 	if f.SID != m.sid || m.phase != open {
 		return
 	}
@@ -56,7 +61,7 @@ func (m *Machine) joinerM2(now time.Time, body []byte) {
 	if err != nil {
 		return
 	}
-	m.secrets, m.joiner.m3 = s, m3
+	m.secrets, m.joiner.m3, m.joiner.proving = s, m3, now
 	m.tell(Event{Kind: EventContact})
 	m.joinerResend()
 	m.resend.start(now, slowestRetry, m.cfg.Rand)
@@ -74,6 +79,11 @@ func (m *Machine) joinerM4(now time.Time, body []byte) {
 	}
 	info, err := decodeInfo(raw)
 	if err != nil {
+		return
+	}
+	if !m.cfg.Pin.fits(offerer, info) {
+		m.strange()
+		m.again(now)
 		return
 	}
 	if m.cfg.Commit != nil {

@@ -19,6 +19,7 @@ const (
 	frameM4     = 0x04
 	frameCommit = 0x05 // a commit body
 	frameReject = 0x06
+	frameCall   = 0x0c // an offerer that was introduced is there now; 0x07-0x0b are of rooms
 )
 
 const (
@@ -70,6 +71,10 @@ type Machine struct {
 	commit   *Commit
 	rejects  int // REJECTs still to send
 	settled  bool
+
+	answered    time.Time // when a call was answered
+	tries       int       // handshakes that led nowhere
+	strangeSaid bool      // that another device knows the secret
 }
 
 // New returns a machine that starts at now. It errs with ErrConfig for a
@@ -87,8 +92,10 @@ func New(cfg Config, now time.Time) (*Machine, error) {
 		return nil, fmt.Errorf("%w: no role", ErrConfig)
 	case cfg.Identity == nil || len(cfg.Keys) == 0 || (cfg.Role == Joiner && len(cfg.Keys) != 1):
 		return nil, fmt.Errorf("%w: identity and keys are needed", ErrConfig)
-	case cfg.Method < code.MethodWords || cfg.Method > code.MethodNumber:
+	case (cfg.Method < code.MethodWords || cfg.Method > code.MethodNumber) && cfg.Method != code.MethodIntro:
 		return nil, fmt.Errorf("%w: no such method", ErrConfig)
+	case (cfg.Method == code.MethodIntro) != (cfg.Pin != nil):
+		return nil, fmt.Errorf("%w: an introduction, and nothing else, names its device", ErrConfig)
 	case cfg.AutoAccept && cfg.Role == Offerer && cfg.Method == code.MethodNumber:
 		return nil, fmt.Errorf("%w: a number needs the check number", ErrConfig)
 	}
@@ -113,6 +120,10 @@ func New(cfg Config, now time.Time) (*Machine, error) {
 		return m, m.startJoiner(now)
 	}
 	m.offerer = newOffererSide()
+	if cfg.Method == code.MethodIntro {
+		m.call()
+		m.resend.start(now, slowestCall, cfg.Rand)
+	}
 	return m, nil
 }
 
@@ -159,7 +170,9 @@ func (m *Machine) Tick(now time.Time) {
 	case m.rejects > 0:
 		m.sendReject()
 	case m.phase == open && m.joiner != nil:
-		m.joinerResend()
+		m.joinerTick(now)
+	case m.phase == open && m.cfg.Method == code.MethodIntro:
+		m.call()
 	default:
 		m.resend.stop()
 	}
@@ -202,7 +215,7 @@ func (m *Machine) Receive(now time.Time, topic int, frame []byte) Verdict {
 	case f.Type == frameCommit:
 		m.receiveCommit(now, f)
 	case f.Type == frameReject:
-		m.receiveReject(f)
+		m.receiveReject(now, f)
 	case m.joiner != nil:
 		m.joinerReceive(now, f)
 	default:
@@ -261,7 +274,7 @@ func (m *Machine) Accept(now time.Time, check string) error {
 		return ErrNotAsked
 	}
 	if m.cfg.Role == Offerer {
-		if !sameDigits(check, m.keys.check) {
+		if !SameDigits(check, m.keys.check) {
 			if m.wrong++; m.wrong >= maxWrongChecks {
 				m.reject(now, WrongCheck)
 			}
@@ -302,7 +315,7 @@ func (m *Machine) storeRecord(s State) {
 	m.actions = append(m.actions, Action{Kind: ActionStore, Record: Record{
 		State: s, PairID: m.keys.id, Role: m.cfg.Role, Peer: m.peer, PeerInfo: m.peerInfo,
 		Chain: m.keys.chainKey(day), CommitJ: m.keys.commitJ, CommitO: m.keys.commitO,
-		Deadline: m.deadline, Method: m.cfg.Method, CheckVerified: m.verified,
+		Deadline: m.deadline, Method: m.cfg.Method, Check: m.keys.long, CheckVerified: m.verified,
 	}})
 }
 
@@ -326,6 +339,7 @@ func (m *Machine) startCommit(now time.Time) {
 		return
 	}
 	m.commit, m.phase = c, committing
+	m.releaseM4()
 	m.tell(Event{Kind: EventPrepared})
 	c.Tick(now)
 	for _, body := range m.early {
@@ -425,12 +439,15 @@ func (m *Machine) sendRejectTo(topic int, sid wire.SID, key, h []byte, reason Re
 }
 
 // receiveReject takes the other side's no, which only the other side can say.
-func (m *Machine) receiveReject(f wire.Frame) {
+func (m *Machine) receiveReject(now time.Time, f wire.Frame) {
 	if m.secrets == nil || f.SID != m.sid || m.phase >= committing {
 		return
 	}
 	plain, err := openMessage(m.ctlKey(m.cfg.Role.other()), m.secrets.h, f.Body)
 	if err != nil || len(plain) != 1 {
+		return
+	}
+	if m.refusedBy(now) {
 		return
 	}
 	reason := Refused

@@ -78,8 +78,8 @@ func (m *Machine) offererM1(now time.Time, topic int, f wire.Frame) {
 // allows reports whether a joiner may have entered this offer in that way:
 // words and QR are two forms of one secret.
 func (m *Machine) allows(method code.Method) bool {
-	if m.cfg.Method == code.MethodNumber {
-		return method == code.MethodNumber
+	if m.cfg.Method == code.MethodNumber || m.cfg.Method == code.MethodIntro {
+		return method == m.cfg.Method
 	}
 	return method == code.MethodWords || method == code.MethodQR
 }
@@ -110,7 +110,9 @@ func (m *Machine) offererM3(now time.Time, topic int, f wire.Frame) {
 	}
 	s.last = now
 	if s.m4 != nil {
-		m.send(topic, frameM4, f.SID, s.m4) // the same m3, or a forgery: the answer is the same
+		if !m.holdsM4() {
+			m.send(topic, frameM4, f.SID, s.m4) // the same m3, or a forgery: the answer is the same
+		}
 		return
 	}
 	joiner, raw, err := s.secrets.readM3(f.Body, s.commitment, m.cfg.Identity.ID())
@@ -124,6 +126,10 @@ func (m *Machine) offererM3(now time.Time, topic int, f wire.Frame) {
 	if err != nil {
 		return
 	}
+	if !m.cfg.Pin.fits(joiner, info) {
+		m.strange()
+		return // in silence: it learns nothing of what this device is waiting for
+	}
 	if !m.peer.IsZero() && (m.peer != joiner || m.phase >= preparing) {
 		m.refuseSecond(s, f.SID, joiner)
 		return
@@ -134,7 +140,9 @@ func (m *Machine) offererM3(now time.Time, topic int, f wire.Frame) {
 	}
 	s.m4 = m4
 	m.take(topic, f.SID, s, joiner, info)
-	m.send(topic, frameM4, f.SID, m4)
+	if !m.holdsM4() {
+		m.send(topic, frameM4, f.SID, m4)
+	}
 	m.bound()
 }
 
@@ -186,8 +194,9 @@ func randomUint64(random io.Reader) (uint64, error) {
 	return binary.BigEndian.Uint64(b[:]), err
 }
 
-// sameDigits compares what a user typed, spaces aside, in constant time.
-func sameDigits(typed, want string) bool {
+// SameDigits reports whether a user typed a check number, spaces and dashes aside, in
+// constant time.
+func SameDigits(typed, want string) bool {
 	typed = strings.Join(strings.FieldsFunc(typed, func(r rune) bool { return r == ' ' || r == '-' || r == '\t' }), "")
 	return subtle.ConstantTimeCompare([]byte(typed), []byte(want)) == 1
 }

@@ -58,6 +58,8 @@ type world struct {
 	now   time.Time
 	sides [2]*party
 	sent  [2][]message // by sender
+
+	others bool // an active pair ends every other one, as in package registry, and not only older ones
 }
 
 func (p *party) start(w *world) {
@@ -187,8 +189,12 @@ func (w *world) become(p *party, id pairID, s State, from *Commit) {
 	if p.m != nil && from != nil && p.m.commit != nil && p.m.keys.id == id {
 		p.m.Promoted(w.now)
 	}
-	for _, older := range p.order[:slices.Index(p.order, id)] { // a new pairing replaces an old one
-		if p.disk[older].State != Tomb {
+	others := p.order[:slices.Index(p.order, id)] // a new pairing replaces an old one
+	if w.others {
+		others = p.order
+	}
+	for _, older := range others {
+		if older != id && p.disk[older].State != Tomb {
 			p.ended[older] = true
 			w.become(p, older, Tomb, nil)
 		}

@@ -106,7 +106,7 @@ type EventKind uint8
 const (
 	EventContact      EventKind = 1 // somebody who knows the code answered
 	EventCheck        EventKind = 2 // the other side is proved to know the code; Accept it or not
-	EventSecondDevice EventKind = 3 // another device tried the code after the first
+	EventSecondDevice EventKind = 3 // another device tried the code after the first, or than Config.Pin names
 	EventPrepared     EventKind = 4 // durable here; waiting for the other side
 	EventPaired       EventKind = 5 // durable on both sides
 	EventSettled      EventKind = 6 // the other side is known to be paired, too
@@ -157,7 +157,8 @@ type Record struct {
 	CommitJ, CommitO [32]byte
 	Deadline         time.Time
 	Method           code.Method
-	CheckVerified    bool // the check number was compared here, or the QR code pinned the peer's key
+	Check            string // twelve digits of the handshake, to compare at any time
+	CheckVerified    bool   // the check number was compared here, or the QR code pinned the peer's key
 }
 
 // String returns "redacted".
@@ -197,6 +198,18 @@ var (
 	ErrConfig = errors.New("pairing: bad configuration")
 )
 
+// A Pin is the one device that an introduction is to lead to.
+type Pin struct {
+	ID identity.DeviceID
+	// WireGuard is its X25519 public key, which it has to name itself, too.
+	WireGuard [32]byte
+}
+
+// fits reports whether a device that has proved its identity is the pinned one.
+func (p *Pin) fits(id identity.DeviceID, info Info) bool {
+	return p == nil || p.ID == id && p.WireGuard == info.WireGuard
+}
+
 // Config is what New needs.
 type Config struct {
 	Role     Role
@@ -208,6 +221,9 @@ type Config struct {
 	Method code.Method
 	// Commit is the commitment to the offerer's key from a QR code, or nil.
 	Commit *[identity.CommitmentSize]byte
+	// Pin is the only device to pair with; another one that knows the secret is
+	// ignored. MethodIntro needs it, no other method has it.
+	Pin *Pin
 	// Info is what the other side learns about this device.
 	Info Info
 	// Lifetime is how long the code is valid. Default 10 minutes.

@@ -46,6 +46,7 @@ type vectors struct {
 	Root      string      `json:"root"`
 	PairID    string      `json:"pair_id"`
 	Check     string      `json:"check_number"`
+	Long      string      `json:"verify_number"`
 	CommitJ   string      `json:"commit_joiner"`
 	CommitO   string      `json:"commit_offerer"`
 	Days      []dayVector `json:"days"`
@@ -126,7 +127,7 @@ func runVectors(t *testing.T, frozen *vectors) vectors {
 		Method: "words", PSK: hex.EncodeToString(keys.PSK[:]), M1: hex.EncodeToString(j.m1), SID: hex.EncodeToString(j.sid[:]),
 		M2: hex.EncodeToString(m2), H: hex.EncodeToString(sj.h), KS: hex.EncodeToString(sj.ks),
 		InfoJ: hex.EncodeToString(infoJ), M3: hex.EncodeToString(m3), InfoO: hex.EncodeToString(infoO), M4: hex.EncodeToString(m4),
-		Root: hex.EncodeToString(k.root), PairID: hex.EncodeToString(k.id[:]), Check: k.check,
+		Root: hex.EncodeToString(k.root), PairID: hex.EncodeToString(k.id[:]), Check: k.check, Long: k.long,
 		CommitJ: hex.EncodeToString(k.commitJ[:]), CommitO: hex.EncodeToString(k.commitO[:]),
 	}
 	idJ, idO := phone.ID(), desk.ID()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
@@ -21,6 +22,7 @@ const (
 	maxDay       = 1 << 20 // days since 1970
 	maxMailKeys  = 32
 	mailKeySize  = 8 + 32 + 32 // bytes: day, token, seal
+	checkDigits  = 12
 )
 
 // record is the CBOR form. Times are Unix milliseconds, 0 for none.
@@ -53,6 +55,8 @@ type record struct {
 	Blocked   bool     `cbor:"26,keyasint,omitempty"`
 	ListenTCP []uint16 `cbor:"27,keyasint,omitempty"`
 	ListenUDP []uint16 `cbor:"28,keyasint,omitempty"`
+	Own       bool     `cbor:"29,keyasint,omitempty"`
+	Check     string   `cbor:"30,keyasint,omitempty"`
 	Room      []byte   `cbor:"31,keyasint,omitempty"`
 	MailKeys  [][]byte `cbor:"32,keyasint,omitempty"` // day (8, big endian), token, seal
 }
@@ -114,7 +118,7 @@ func decode(raw []byte) (Device, unknown, error) {
 	}
 	d := Device{
 		PairID: PairID(r.PairID), State: State(r.State), ID: identity.DeviceID(r.ID), WireGuard: [32]byte(r.WireGuard),
-		Name: r.Name, PeerName: r.PeerName, OS: r.OS, Joiner: r.Joiner, Method: r.Method, Verified: r.Verified,
+		Name: r.Name, PeerName: r.PeerName, OS: r.OS, Joiner: r.Joiner, Method: r.Method, Verified: r.Verified, Own: r.Own,
 		Chain: [32]byte(r.Chain), ChainDay: r.ChainDay, CommitJ: [32]byte(r.CommitJ), CommitO: [32]byte(r.CommitO),
 		Deadline: fromMilli(r.Deadline), Created: fromMilli(r.Created), Changed: fromMilli(r.Changed),
 		LastSeen: fromMilli(r.LastSeen), Skew: r.Skew, Rights: Rights{TCP: sorted(r.Ports), UDP: sorted(r.UDP), Files: r.Files, Blocked: r.Blocked,
@@ -129,6 +133,9 @@ func decode(raw []byte) (Device, unknown, error) {
 		d.Room = [16]byte(r.Room)
 	default:
 		return bad("a room's id has the wrong length")
+	}
+	if len(r.Check) == checkDigits && strings.Trim(r.Check, "0123456789") == "" {
+		d.Check = r.Check
 	}
 	if len(r.VouchedBy) == identity.IDSize {
 		d.VouchedBy = identity.DeviceID(r.VouchedBy)
@@ -151,7 +158,7 @@ func decode(raw []byte) (Device, unknown, error) {
 func encode(d Device, keep unknown) ([]byte, error) {
 	r := record{
 		PairID: d.PairID[:], State: uint8(d.State), ID: d.ID[:], WireGuard: d.WireGuard[:],
-		Name: d.Name, PeerName: d.PeerName, OS: d.OS, Joiner: d.Joiner, Method: d.Method, Verified: d.Verified,
+		Name: d.Name, PeerName: d.PeerName, OS: d.OS, Joiner: d.Joiner, Method: d.Method, Verified: d.Verified, Own: d.Own, Check: d.Check,
 		Chain: d.Chain[:], ChainDay: d.ChainDay, CommitJ: d.CommitJ[:], CommitO: d.CommitO[:],
 		Deadline: milli(d.Deadline), Created: milli(d.Created), Changed: milli(d.Changed), LastSeen: milli(d.LastSeen),
 		Skew: d.Skew, Ports: d.Rights.TCP, UDP: d.Rights.UDP, Files: d.Rights.Files, Blocked: d.Rights.Blocked,

@@ -38,14 +38,16 @@ type Device struct {
 	PairID    PairID
 	State     State
 	ID        identity.DeviceID
-	WireGuard [32]byte // its X25519 public key
-	Name      string   // what this device calls it; unique in the store
-	PeerName  string   // what it calls itself
-	OS        string   // as it said when pairing
-	Joiner    bool     // this device entered the code
-	Method    string   // words, qr or number
-	Verified  bool     // the check number was compared, or a QR code pinned its key
-	VouchedBy identity.DeviceID
+	WireGuard [32]byte          // its X25519 public key
+	Name      string            // what this device calls it; unique in the store
+	PeerName  string            // what it calls itself
+	OS        string            // as it said when pairing
+	Joiner    bool              // this device entered the code
+	Method    string            // words, qr, number or intro
+	Verified  bool              // the check number was compared, or a QR code pinned its key
+	VouchedBy identity.DeviceID // the device that introduced it, if it was not paired by a code
+	Own       bool              // this user's own device: it may introduce others and is told of new pairings
+	Check     string            // twelve digits of the handshake, to compare; "" in records of before there were any
 
 	Chain            [32]byte  // key of the pair's chain on ChainDay; secret
 	ChainDay         int64     // days since 1970-01-01 UTC
@@ -103,7 +105,7 @@ func (p Problem) String() string {
 	if p.KeptAs == "" {
 		kept = "left where it is"
 	}
-	return fmt.Sprintf("the record %s cannot be read (%v) and was %s; the other devices are not affected", p.Path, p.Err, kept)
+	return fmt.Sprintf("the file %s cannot be read (%v) and was %s; the other devices are not affected", p.Path, p.Err, kept)
 }
 
 var (

@@ -76,6 +76,25 @@ func (d diskFiles) SyncDir() error {
 	return syncDir(f)
 }
 
+// WriteFile makes data the content of a file of a state directory, mode 0600, durably:
+// a crash leaves the old content or the new. It errs if that cannot be done; then the
+// old content stands, unless only the directory could not be synced.
+func WriteFile(dir, name string, data []byte) error {
+	d := diskFiles{dir}
+	err := d.WriteSync(name+tmpSuffix, data)
+	if err == nil {
+		err = d.Rename(name+tmpSuffix, name)
+	}
+	if err != nil {
+		_ = d.Remove(name + tmpSuffix)
+		return fmt.Errorf("registry: write %s: %w", name, err)
+	}
+	if err := d.SyncDir(); err != nil {
+		return fmt.Errorf("registry: make %s durable: %w", name, err)
+	}
+	return nil
+}
+
 func openDisk(dir string) (diskFiles, error) {
 	path := filepath.Join(dir, "pairs")
 	if err := os.MkdirAll(path, 0o700); err != nil {

@@ -191,17 +191,20 @@ func (s *Store) ByID(id identity.DeviceID) (Device, bool) {
 // characters (four or more), or a pair id in hexadecimal; after those, members of rooms
 // alone. It errs with ErrNotFound, or with an *AmbiguousError if several fit.
 func (s *Store) Find(ref string) (Device, error) {
-	d, err := find(s.List(), ref)
+	d, err := s.find(s.List(), ref)
 	if errors.Is(err, ErrNotFound) {
-		return find(s.Members(), ref)
+		return s.find(s.Members(), ref)
 	}
 	return d, err
 }
 
-func find(list []Device, ref string) (Device, error) {
+func (s *Store) find(list []Device, ref string) (Device, error) {
 	ref = strings.TrimSpace(ref)
 	for _, d := range list {
 		if strings.EqualFold(d.Name, ref) {
+			if best, ok := s.ByID(d.ID); ok && strings.EqualFold(best.Name, ref) {
+				return best, nil
+			}
 			return d, nil
 		}
 	}
@@ -236,7 +239,7 @@ func (s *Store) Put(d Device) (Device, error) {
 	if old := s.devices[d.PairID]; old != nil {
 		keep = old.keep
 	}
-	d.Name = s.freeName(d.Name, d.PairID)
+	d.Name = s.freeName(d.Name, d.ID)
 	if err := s.write(d, keep); err != nil {
 		return Device{}, err
 	}
@@ -314,8 +317,12 @@ func (s *Store) Rename(id PairID, name string) error {
 		strings.ContainsFunc(clean, func(r rune) bool { return !unicode.IsPrint(r) }) || strings.ContainsAny(clean, ":/") {
 		return fmt.Errorf("registry: %w: 1 to %d bytes of printable text without : and / are", ErrName, maxNameBytes)
 	}
+	d, ok := s.Get(id)
+	if !ok {
+		return fmt.Errorf("registry: %w", ErrNotFound)
+	}
 	s.mu.Lock()
-	taken := s.nameTaken(clean, id)
+	taken := s.nameTaken(clean, d.ID)
 	s.mu.Unlock()
 	if taken {
 		return fmt.Errorf("registry: %w: %q is another device's; rename that one first", ErrName, clean)
@@ -324,9 +331,11 @@ func (s *Store) Rename(id PairID, name string) error {
 	return err
 }
 
-func (s *Store) nameTaken(name string, except PairID) bool {
-	for id, e := range s.devices {
-		if id != except && e.dev.State != Tomb && strings.EqualFold(e.dev.Name, name) {
+// nameTaken reports whether another device has a name. Two pairs with one device may have
+// the same: the newer one ends the older.
+func (s *Store) nameTaken(name string, except identity.DeviceID) bool {
+	for _, e := range s.devices {
+		if e.dev.ID != except && e.dev.State != Tomb && strings.EqualFold(e.dev.Name, name) {
 			return true
 		}
 	}
@@ -334,7 +343,7 @@ func (s *Store) nameTaken(name string, except PairID) bool {
 }
 
 // freeName returns a usable name that no other device has.
-func (s *Store) freeName(name string, id PairID) string {
+func (s *Store) freeName(name string, id identity.DeviceID) string {
 	name = strings.TrimSpace(strings.NewReplacer(":", "-", "/", "-").Replace(name))
 	if name == "" {
 		name = "device"

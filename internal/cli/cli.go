@@ -120,6 +120,7 @@ Then:               kith ping laptop
 		commands []*cobra.Command
 	}{
 		{"Pair:", []*cobra.Command{e.pairCommand(), e.joinCommand(), e.nearbyCommand(), e.devicesCommand(), e.renameCommand(), e.unpairCommand()}},
+		{"Introduce:", []*cobra.Command{e.introduceCommand(), e.introductionsCommand(), e.ownCommand(), e.verifyCommand()}},
 		{"Connect:", []*cobra.Command{e.upCommand(), e.downCommand(), e.statusCommand(), e.pingCommand(), e.chatCommand()}},
 		{"Rooms:", []*cobra.Command{e.roomCommand()}},
 		{"Files:", []*cobra.Command{e.sendCommand(), e.inboxCommand(), e.getCommand(), e.shareCommand(), e.unshareCommand()}},

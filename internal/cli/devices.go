@@ -3,7 +3,9 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -21,13 +23,22 @@ func asParse(err error) (*code.ParseError, bool) {
 }
 
 func (e *env) devicesCommand() *cobra.Command {
-	var asJSON bool
+	var asJSON, fresh bool
+	var undo string
 	cmd := &cobra.Command{
 		Use:   "devices",
 		Short: "List the paired devices",
-		Long:  "List the paired devices, and pairings that are not finished.\n" + exitHelp,
-		Args:  noArgs,
+		Long: `List the paired devices, and pairings that are not finished.
+
+With --new: the pairs of the last 24 hours, of this device and of those that are marked
+as your own (kith own). On a terminal one key undoes one; elsewhere --undo ID does. A pair
+of another own device is ended by that one: it is asked to, within the next 24 hours.
+` + exitHelp,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if fresh || undo != "" {
+				return e.newPairs(cmd.Context(), undo, asJSON)
+			}
 			r, err := e.do(cmd.Context(), control.Request{Op: control.OpStatus})
 			if err != nil {
 				return err
@@ -39,7 +50,21 @@ func (e *env) devicesCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON array")
+	cmd.Flags().BoolVar(&fresh, "new", false, "the pairs of the last 24 hours, also of your own other devices")
+	cmd.Flags().StringVar(&undo, "undo", "", "end the new pair with this `id`")
 	return cmd
+}
+
+// remarks are what is special about a device.
+func remarks(d kith.Device) string {
+	var all []string
+	if d.Own {
+		all = append(all, "own")
+	}
+	if d.IntroducedBy != "" {
+		all = append(all, "introduced by "+d.IntroducedBy)
+	}
+	return strings.Join(all, ", ")
 }
 
 func (e *env) listDevices(devices []kith.Device) error {
@@ -48,7 +73,12 @@ func (e *env) listDevices(devices []kith.Device) error {
 		return nil
 	}
 	w := tabwriter.NewWriter(e.out, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "NAME\tID\tSTATE\tLAST SEEN\tMAY REACH")
+	special := slices.ContainsFunc(devices, func(d kith.Device) bool { return remarks(d) != "" })
+	head := "NAME\tID\tSTATE\tLAST SEEN\tMAY REACH"
+	if special {
+		head += "\tREMARKS"
+	}
+	fmt.Fprintln(w, head)
 	for _, d := range devices {
 		state := string(d.State)
 		switch {
@@ -57,7 +87,11 @@ func (e *env) listDevices(devices []kith.Device) error {
 		case d.Connected:
 			state = "connected"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", d.Name, d.ID.Short(), state, ago(d.LastSeen), mayReach(d.Rights))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s", d.Name, d.ID.Short(), state, ago(d.LastSeen), mayReach(d.Rights))
+		if special {
+			fmt.Fprint(w, "\t", remarks(d))
+		}
+		fmt.Fprintln(w)
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -106,25 +140,21 @@ func (e *env) renameCommand() *cobra.Command {
 const unpairWait = 3 * time.Second
 
 func (e *env) unpairCommand() *cobra.Command {
-	return &cobra.Command{
+	var vouched string
+	cmd := &cobra.Command{
 		Use: "unpair DEVICE", Short: "End the pair with a device, on both sides", Args: exactArgs(1),
 		Long: `End the pair with a device. Its rights and connections end at once. The other
 device learns of it now if it can be reached, and otherwise whenever it next
-appears within 90 days. The two can be paired again with a new code.
+appears within 90 days. The two can be paired again with a new code; the device does
+not come back by an introduction. Devices that it has introduced to this one stay, unless
+you answer otherwise or give --vouched remove.
 ` + exitHelp,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			r, err := e.do(cmd.Context(), control.Request{Op: control.OpUnpair, Device: args[0], Wait: unpairWait})
-			if err != nil {
-				return err
-			}
-			told := "It will be told when it next appears while kith runs here."
-			if r.Told {
-				told = "It has been told."
-			}
-			_, err = fmt.Fprintf(e.out, "Unpaired from %s. %s\n", r.Device.Name, told)
-			return err
+			return e.unpair(cmd.Context(), args[0], vouched)
 		},
 	}
+	cmd.Flags().StringVar(&vouched, "vouched", "", "keep or remove the devices that it has introduced: `what` (default keep)")
+	return cmd
 }
 
 func parsePort(text string) (uint16, error) {

@@ -37,8 +37,8 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			env.Defer(func() { os.RemoveAll(dir) })
-			for _, name := range []string{"a", "b"} {
-				s := settings{Name: map[string]string{"a": "desk", "b": "laptop"}[name], Loopback: true, NoDHT: true}
+			for _, name := range []string{"a", "b", "c"} {
+				s := settings{Name: map[string]string{"a": "desk", "b": "laptop", "c": "phone"}[name], Loopback: true, NoDHT: true}
 				if err := s.save(filepath.Join(dir, name)); err != nil {
 					return err
 				}
@@ -56,6 +56,8 @@ func TestScripts(t *testing.T) {
 			"echo":   serveEcho,
 			"udp":    askUDP,
 
+			"newpair":  newPair,
+			"introno":  introNumber,
 			"freeport": freePort,
 			"freetcp":  freeTCP,
 			"gone":     awaitGone,

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/kithproject/kith"
+	"github.com/kithproject/kith/app/kin"
 	"github.com/kithproject/kith/internal/control"
 	"github.com/kithproject/kith/internal/netif"
 )
@@ -150,6 +152,9 @@ func (e *env) hello(node *kith.Node, i *control.Interface, asJSON bool) error {
 			line = r.Error
 		}
 		fmt.Fprintf(e.out, "meets on %s: %s\n", r.Name, line)
+	}
+	if _, received := node.Introductions(); slices.ContainsFunc(received, func(r kin.Received) bool { return r.State == kin.EndDelivered }) {
+		fmt.Fprintln(e.out, "an introduction waits for your answer: kith introductions")
 	}
 	switch n := len(st.Devices); n {
 	case 0:

@@ -118,6 +118,8 @@ type Request struct {
 	Dir       string   `json:"dir,omitempty"`       // get, accept: where to; absolute
 	Overwrite bool     `json:"overwrite,omitempty"` // get, accept
 	Number    uint64   `json:"number,omitempty"`    // accept, decline: number of the offer or transfer
+
+	Kin *KinRequest `json:"kin,omitempty"` // introductions, own devices, new pairs
 }
 
 // A Change is what becomes of a device's rights: what is named is given or taken.
@@ -236,6 +238,8 @@ type Reply struct {
 	Mail   *Mail       `json:"mail,omitempty"` // status: of letters
 
 	Nearby []kith.NearbyDevice `json:"nearby,omitempty"` // nearby: all of them
+
+	Kin *KinReply `json:"kin,omitempty"` // introductions, own devices, new pairs
 }
 
 // A Note is to be carried to the other device.

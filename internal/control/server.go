@@ -280,6 +280,8 @@ func (s *Server) answer(st *stream, req Request) (Reply, error) {
 		return s.waiting(st)
 	case OpEvents:
 		return s.follow(st)
+	case OpIntroduce, OpIntroductions, OpIntroAccept, OpIntroDecline, OpIntroForget, OpOwn, OpVerify, OpRecent, OpUndo:
+		return s.kin(ctx, st, req)
 	case OpStop: // carried out after the reply, in serve
 		return Reply{}, nil
 	}
@@ -305,10 +307,7 @@ func (s *Server) unpair(ctx context.Context, req Request) (Reply, error) {
 	if err != nil {
 		return Reply{}, err
 	}
-	s.dismiss(ctx, req.Device, endUnpaired)
-	told, err := s.node.Unpair(ctx, req.Device)
-	s.expose.Recheck()
-	return Reply{Device: &d, Told: told}, err
+	return s.unpairDevice(ctx, d, req)
 }
 
 func (s *Server) ask(ctx context.Context, req Request) error {

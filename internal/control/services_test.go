@@ -22,6 +22,7 @@ import (
 	"github.com/kithproject/kith/app/expose"
 	"github.com/kithproject/kith/app/files"
 	"github.com/kithproject/kith/app/forward"
+	"github.com/kithproject/kith/app/kin"
 	"github.com/kithproject/kith/app/mesh"
 	"github.com/kithproject/kith/code"
 	"github.com/kithproject/kith/lane"
@@ -130,6 +131,9 @@ func services(b *Server, from string) map[uint16]func(ctx context.Context, a *Se
 			}
 			return nil
 		},
+		kin.Port: func(ctx context.Context, a *Server) error { // not an own device: no notices, no undoing
+			return kinNothing(ctx, a.node, to)
+		},
 		kith.CarryPort: func(ctx context.Context, a *Server) error { return carryNothing(ctx, a.node, to) },
 		mesh.Port: func(ctx context.Context, a *Server) error { // nothing without a room in common
 			own, other := a.node.ID(), b.node.ID()
@@ -211,6 +215,35 @@ func carryNothing(ctx context.Context, a *kith.Node, to string) error {
 	}
 	if n, err := conn.Read(make([]byte, 100)); n > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
 		return fmt.Errorf("nonsense is answered: %d bytes, %w", n, err)
+	}
+	return nil
+}
+
+// kinNothing gives a notice and asks for one to be undone, and says what is no letter.
+func kinNothing(ctx context.Context, a *kith.Node, to string) error {
+	id := append([]byte{0x50}, make([]byte, 16)...) // CBOR: 16 bytes
+	undo := append([]byte{5, 0xa1, 1}, id...)
+	notice := append(append([]byte{4, 0xa5, 1}, id...), append([]byte{2, 0x58, 32}, make([]byte, 32)...)...)
+	notice = append(notice, 3, 0x61, 'x', 5, 0x61, 'y', 7, 0)
+	for _, letter := range [][]byte{undo, notice} {
+		conn, err := a.Dial(ctx, "tcp", net.JoinHostPort(to, strconv.Itoa(kin.Port)))
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		if _, err := conn.Write(append([]byte{0, byte(len(letter))}, letter...)); err != nil {
+			return err
+		}
+		answer := make([]byte, 1)
+		if _, err := io.ReadFull(conn, answer); err != nil || kin.Status(answer[0]) != kin.StatusRefused {
+			return fmt.Errorf("letter %d is answered by %d, %w, want refused", letter[0], answer[0], err)
+		}
+		if _, err := conn.Write([]byte{0, 1, 99}); err != nil {
+			return err
+		}
+		if n, err := conn.Read(answer); n > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+			return fmt.Errorf("nonsense is answered: %d bytes, %w", n, err)
+		}
 	}
 	return nil
 }

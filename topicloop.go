@@ -10,12 +10,12 @@ import (
 	"github.com/kithproject/kith/rendezvous"
 )
 
-// A meeting is one state machine at work on topics of the media: it gets every frame, the
+// A topicLoop is one state machine at work on topics of the media: it gets every frame, the
 // time, and what its mailbox brings, on one goroutine.
-type meeting struct {
+type topicLoop struct {
 	n        *Node
 	box      *mailbox
-	ctx      context.Context //nolint:containedctx // ends the meeting
+	ctx      context.Context //nolint:containedctx // ends the loop
 	cancel   context.CancelFunc
 	sessions []rendezvous.Session
 	receive  func(now time.Time, topic int, frame []byte) pairing.Verdict
@@ -25,9 +25,9 @@ type meeting struct {
 	ended    chan struct{}    // closed when the goroutine is gone
 }
 
-// newMeeting joins the topics on a medium. It errs as Join does, and has left them then.
-func (n *Node) newMeeting(medium rendezvous.Exchange, points ...rendezvous.Point) (*meeting, error) {
-	m := &meeting{n: n, box: newMailbox(), ended: make(chan struct{})}
+// newTopicLoop joins the topics on a medium. It errs as Join does, and has left them then.
+func (n *Node) newTopicLoop(medium rendezvous.Exchange, points ...rendezvous.Point) (*topicLoop, error) {
+	m := &topicLoop{n: n, box: newMailbox(), ended: make(chan struct{})}
 	m.ctx, m.cancel = context.WithCancel(n.ctx)
 	for _, p := range points {
 		s, err := medium.Join(m.ctx, p)
@@ -41,7 +41,7 @@ func (n *Node) newMeeting(medium rendezvous.Exchange, points ...rendezvous.Point
 	return m, nil
 }
 
-func (m *meeting) close() {
+func (m *topicLoop) close() {
 	for _, s := range m.sessions {
 		if err := s.Close(); err != nil {
 			m.n.cfg.Logger.Debug("session not closed", "err", err)
@@ -50,7 +50,7 @@ func (m *meeting) close() {
 }
 
 // run works until the context ends.
-func (m *meeting) run() {
+func (m *topicLoop) run() {
 	defer close(m.ended)
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -85,7 +85,7 @@ func (m *meeting) run() {
 	}
 }
 
-func (m *meeting) take(topic int, s rendezvous.Session, in chan<- arrival) {
+func (m *topicLoop) take(topic int, s rendezvous.Session, in chan<- arrival) {
 	for {
 		msg, err := s.Receive(m.ctx)
 		if err != nil {
@@ -99,14 +99,14 @@ func (m *meeting) take(topic int, s rendezvous.Session, in chan<- arrival) {
 	}
 }
 
-func (m *meeting) publish(topic int, frame []byte) {
+func (m *topicLoop) publish(topic int, frame []byte) {
 	if err := m.sessions[topic].Publish(m.ctx, frame); err != nil {
 		m.n.cfg.Logger.Debug("frame not sent", "err", err)
 	}
 }
 
-// call runs f on the meeting's goroutine and waits for it; false: it has ended.
-func (m *meeting) call(f func()) bool {
+// call runs f on the loop's goroutine and waits for it; false: it has ended.
+func (m *topicLoop) call(f func()) bool {
 	ran := make(chan struct{})
 	m.box.post(func() { defer close(ran); f() })
 	select {
