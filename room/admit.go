@@ -113,6 +113,9 @@ func (h *Host) repeat(now time.Time, s *session) {
 		if s.request != nil {
 			if w := h.waiting[s.request.ID]; w != nil && w.session == s {
 				w.last = now
+				if w.yes && !h.inHand(s) {
+					h.admit(now, w)
+				}
 			}
 		}
 		h.send(s.topic, frameJ4, s.sid, s.j4)
@@ -168,6 +171,11 @@ func (h *Host) ask(now time.Time, s *session) {
 	}
 	fresh := w == nil
 	h.waiting[id] = &waiter{req: *s.request, session: s, last: now}
+	if !fresh && w.yes {
+		h.waiting[id].yes = true
+		h.admit(now, h.waiting[id])
+		return
+	}
 	s.waiting = true
 	h.answer(now, s, answerWire{Status: uint8(Waiting)})
 	if fresh {
@@ -189,7 +197,8 @@ func (h *Host) dropStale(now time.Time) bool {
 	return oldest != nil
 }
 
-// Decide is the user's decision about a device that waits. It errs with
+// Decide is the user's decision about a device that waits; a yes is remembered
+// until it is durable. It errs with
 // ErrNoRequest if it does not, and with ErrFull if the room is full meanwhile.
 func (h *Host) Decide(now time.Time, id identity.DeviceID, admit bool) error {
 	w := h.waiting[id]
@@ -210,6 +219,7 @@ func (h *Host) Decide(now time.Time, id identity.DeviceID, admit bool) error {
 		return ErrFull
 	}
 	delete(h.declined, id)
+	w.yes = true
 	h.admit(now, w)
 	return nil
 }
