@@ -245,11 +245,20 @@ func TestTwoHosts(t *testing.T) {
 	// Two kicks at once, of another each: after the merge both are out, the secret is new.
 	other, err := base.Remove(ann, true, nil)
 	other = next(t, base, other, "host", err)
+	if err := other.Verify(kick, r.Room); !errors.Is(err, ErrBack) {
+		t.Errorf("after ann's kick of bob, the founder's roster with bob: %v", err)
+	}
+	if err := other.Authentic(kick, r.Room); err != nil {
+		t.Errorf("for the merge it is good: %v", err)
+	}
 	both, err := Merge(other, kick, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	both = next(t, other, both, "host", nil)
+	if err := both.Verify(kick, r.Room); err != nil {
+		t.Errorf("the merged one after ann's: %v", err)
+	}
 	_, inA := both.Member(ann)
 	_, inB := both.Member(bob)
 	if inA || inB || both.IsHost(ann) || !both.Banned(ann) || both.Secret == other.Secret || both.Secret == kick.Secret {
