@@ -134,9 +134,6 @@ func (h *Host) inHand(s *session) bool {
 func (h *Host) consider(now time.Time, s *session) {
 	id := s.request.ID
 	_, member := h.roster.Member(id)
-	if s.seq < h.latest[id] {
-		return // a later handshake of this device has been taken: its keys count
-	}
 	switch {
 	case id == h.cfg.Identity.ID(): // the answer tells it whom it met
 		h.refuse(now, s, id, Declined)
@@ -227,7 +224,7 @@ func (h *Host) Decide(now time.Time, id identity.DeviceID, admit bool) error {
 // admit asks the driver to make an admission durable, one at a time.
 func (h *Host) admit(now time.Time, w *waiter) {
 	if w.session != nil && w.session.seq < h.latest[w.req.ID] {
-		return
+		return // a later handshake of this device has been taken: its keys count
 	}
 	if h.storing != nil {
 		if len(h.queue) < maxQueue && !slices.ContainsFunc(h.queue, func(q *waiter) bool { return q.req.ID == w.req.ID && q.session == w.session }) {
