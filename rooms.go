@@ -211,13 +211,22 @@ func (r *rooms) version(id [16]byte) (uint64, bool) {
 	return rosterVersion(rec), ok
 }
 
-func (r *rooms) rosterFor(id [16]byte, to identity.DeviceID) ([]byte, bool) {
+func (r *rooms) rosterFor(id [16]byte, to identity.DeviceID) ([][]byte, bool) {
 	rec, ok := r.get(id)
 	if !ok || rec.Roster == nil || !inRoom(rec, to) {
 		return nil, false
 	}
 	raw, err := rec.Roster.Encode()
-	return raw, err == nil
+	if err != nil {
+		return nil, false
+	}
+	out := [][]byte{raw}
+	if rec.Base != nil {
+		if base, err := rec.Base.Encode(); err == nil {
+			out = [][]byte{base, raw}
+		}
+	}
+	return out, true
 }
 
 // allows reports whether a port is open to a member of a room.
@@ -295,17 +304,30 @@ func (r *rooms) adopt(id room.ID, next *room.Roster) (changed bool, err error) {
 	if !ok {
 		return false, room.ErrNoMember
 	}
-	hosts := rec.Host && rec.Roster != nil
-	if err := next.Verify(rec.Roster, id); err != nil && (!hosts || !errors.Is(err, room.ErrOlder)) {
+	switch err := next.Verify(rec.Roster, id); {
+	case err == nil:
+	case rec.Host && rec.Roster != nil && (errors.Is(err, room.ErrOlder) || errors.Is(err, room.ErrBack)):
+		if err := next.Authentic(rec.Roster, id); err != nil {
+			return false, err
+		}
+	default:
 		return false, err
 	}
-	if hosts {
+	if rec.Host && rec.Roster != nil {
 		return r.merge(rec, next)
 	}
-	return true, r.store.Update(id, func(rec *room.Record) error {
-		rec.Roster, rec.Host = next, next.IsHost(r.n.ID())
-		return nil
-	})
+	return true, r.store.Update(id, func(rec *room.Record) error { r.follow(rec, next); return nil })
+}
+
+// follow makes a record that of a newer roster.
+func (r *rooms) follow(rec *room.Record, next *room.Roster) {
+	switch {
+	case next.Signer == next.Founder():
+		rec.Base = nil
+	case rec.Roster != nil && rec.Roster.Signer == rec.Roster.Founder():
+		rec.Base = rec.Roster // who has not heard of the host that signed next takes this first
+	}
+	rec.Roster, rec.Host = next, next.IsHost(r.n.ID())
 }
 
 // merge is what a host does with another host's roster. r.change is held.
@@ -325,10 +347,7 @@ func (r *rooms) merge(rec room.Record, next *room.Roster) (changed bool, err err
 	} else if both != next {
 		both = next
 	}
-	err = r.store.Update(rec.Room, func(rec *room.Record) error {
-		rec.Roster, rec.Host = both, both.IsHost(r.n.ID())
-		return nil
-	})
+	err = r.store.Update(rec.Room, func(rec *room.Record) error { r.follow(rec, both); return nil })
 	if err == nil {
 		r.tellHost(rec.Room, both)
 	}

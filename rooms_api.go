@@ -261,7 +261,7 @@ func (n *Node) edit(ref string, change func(*room.Roster) (*room.Roster, error))
 		if err = next.Sign(n.id); err != nil {
 			return err
 		}
-		now.Roster = next
+		r.follow(now, next)
 		return nil
 	})
 	r.change.Unlock()

@@ -177,7 +177,7 @@ func (h *hosting) takeIn(a room.Admission) error {
 		if a.New && !a.Roster.Beats(now.Roster) {
 			return room.ErrBusy // another host's came in between: the joiner asks again
 		}
-		now.Roster = a.Roster
+		h.r.follow(now, a.Roster)
 		now.Waiting = slices.DeleteFunc(now.Waiting, func(q room.Request) bool { return q.ID == a.Member.ID })
 		rec = *now
 		return nil

@@ -113,6 +113,9 @@ func (h *Host) repeat(now time.Time, s *session) {
 		if s.request != nil {
 			if w := h.waiting[s.request.ID]; w != nil && w.session == s {
 				w.last = now
+				if w.yes && !h.inHand(s) {
+					h.admit(now, w)
+				}
 			}
 		}
 		h.send(s.topic, frameJ4, s.sid, s.j4)
@@ -131,9 +134,6 @@ func (h *Host) inHand(s *session) bool {
 func (h *Host) consider(now time.Time, s *session) {
 	id := s.request.ID
 	_, member := h.roster.Member(id)
-	if s.seq < h.latest[id] {
-		return // a later handshake of this device has been taken: its keys count
-	}
 	switch {
 	case id == h.cfg.Identity.ID(): // the answer tells it whom it met
 		h.refuse(now, s, id, Declined)
@@ -168,6 +168,11 @@ func (h *Host) ask(now time.Time, s *session) {
 	}
 	fresh := w == nil
 	h.waiting[id] = &waiter{req: *s.request, session: s, last: now}
+	if !fresh && w.yes {
+		h.waiting[id].yes = true
+		h.admit(now, h.waiting[id])
+		return
+	}
 	s.waiting = true
 	h.answer(now, s, answerWire{Status: uint8(Waiting)})
 	if fresh {
@@ -189,7 +194,8 @@ func (h *Host) dropStale(now time.Time) bool {
 	return oldest != nil
 }
 
-// Decide is the user's decision about a device that waits. It errs with
+// Decide is the user's decision about a device that waits; a yes is remembered
+// until it is durable. It errs with
 // ErrNoRequest if it does not, and with ErrFull if the room is full meanwhile.
 func (h *Host) Decide(now time.Time, id identity.DeviceID, admit bool) error {
 	w := h.waiting[id]
@@ -210,6 +216,7 @@ func (h *Host) Decide(now time.Time, id identity.DeviceID, admit bool) error {
 		return ErrFull
 	}
 	delete(h.declined, id)
+	w.yes = true
 	h.admit(now, w)
 	return nil
 }
@@ -217,7 +224,7 @@ func (h *Host) Decide(now time.Time, id identity.DeviceID, admit bool) error {
 // admit asks the driver to make an admission durable, one at a time.
 func (h *Host) admit(now time.Time, w *waiter) {
 	if w.session != nil && w.session.seq < h.latest[w.req.ID] {
-		return
+		return // a later handshake of this device has been taken: its keys count
 	}
 	if h.storing != nil {
 		if len(h.queue) < maxQueue && !slices.ContainsFunc(h.queue, func(q *waiter) bool { return q.req.ID == w.req.ID && q.session == w.session }) {

@@ -141,6 +141,7 @@ type waiter struct {
 	req     Request
 	session *session // nil after a restart
 	last    time.Time
+	yes     bool // the user has said it; it is not durable yet
 }
 
 // An admitting is an admission that the driver makes durable.

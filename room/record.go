@@ -167,6 +167,11 @@ func decodeRecord(raw []byte) (Record, error) {
 		w.Fails > ShortGuesses || len(w.List) > maxListed || len(w.TCP) > maxPorts || len(w.UDP) > maxPorts || len(w.Waiting) > maxWaiting {
 		return bad("a field is out of bounds")
 	}
+	if w.Password != "" {
+		if _, err := normalPassword(w.Password); err != nil {
+			return bad("its password")
+		}
+	}
 	r := Record{
 		Room: ID(w.Room), Host: w.Host, Password: w.Password, Left: fromMilli(w.Left),
 		Guard: Guard{Spent: w.Spent, Since: fromMilli(w.Since), Short: w.Fails, Void: w.Void},

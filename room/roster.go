@@ -76,6 +76,9 @@ var (
 	ErrRoster = errors.New("room: not a valid roster")
 	// ErrOlder reports a roster that the known one beats.
 	ErrOlder = errors.New("room: the roster is older than the known one")
+	// ErrBack reports a roster in which somebody is who is known to be gone: its
+	// signer has not heard of it.
+	ErrBack = errors.New("room: the roster has a member that is known to be gone")
 	// ErrFull reports a room with as many members, hosts or bans as it can have.
 	ErrFull = errors.New("room: the room is full")
 	// ErrBanned reports a banned device.

@@ -211,13 +211,14 @@ func (r *Roster) takeGone(in []goneWire, bans [][]byte) bool {
 	return true
 }
 
-// Verify says whether r may take the place of prev, the roster known so far; nil
-// if none is known, when only the room's id is. It must be of the room, its
-// founder the one that the id binds, its signer a host in prev and in r itself,
-// every WireGuard key signed by its device, and it must beat prev; the list of
-// hosts changes by the founder's hand only, except that anybody on it may be
-// taken off. It errs with ErrRoster, ErrNotHost and ErrOlder.
-func (r *Roster) Verify(prev *Roster, room ID) error {
+// Authentic says whether r is a roster of the room that a host has signed, given
+// prev, the roster known so far, or nil if only the room's id is known. Its
+// founder must be the one that the id binds, its signer a host in prev and in r
+// itself, and every WireGuard key signed by its device; the list of hosts changes
+// by the founder's hand only, except that anybody on it may be taken off. Whether
+// r is to be taken instead of prev, Verify says. It errs with ErrRoster and
+// ErrNotHost.
+func (r *Roster) Authentic(prev *Roster, room ID) error {
 	if r.Room != room || NewID(r.Founder(), r.Salt) != room {
 		return fmt.Errorf("%w: it is another room's", ErrRoster)
 	}
@@ -246,18 +247,33 @@ func (r *Roster) Verify(prev *Roster, room ID) error {
 	if !r.IsHost(r.Signer) || (prev != nil && !prev.IsHost(r.Signer)) {
 		return ErrNotHost
 	}
-	if prev == nil {
-		return nil
-	}
-	if r.Signer != r.Founder() {
+	if prev != nil && r.Signer != r.Founder() {
 		for _, h := range r.Hosts {
 			if !slices.Contains(prev.Hosts, h) {
 				return fmt.Errorf("%w: only the founder names hosts", ErrNotHost)
 			}
 		}
 	}
+	return nil
+}
+
+// Verify says whether r is to take the place of prev, the roster known so far,
+// or nil if only the room's id is known: it must be authentic, it must beat prev,
+// and nobody may be back in it under a number that prev says is gone. The last
+// is so for a moment if two hosts act at once; a host then signs what Merge
+// returns, and a member waits for that. It errs as Authentic does, and with
+// ErrOlder and ErrBack.
+func (r *Roster) Verify(prev *Roster, room ID) error {
+	if err := r.Authentic(prev, room); err != nil || prev == nil {
+		return err
+	}
 	if !r.Beats(prev) {
 		return ErrOlder
+	}
+	for _, g := range prev.Gone {
+		if m, in := r.Member(g.ID); in && m.Number == g.Number {
+			return ErrBack
+		}
 	}
 	return nil
 }

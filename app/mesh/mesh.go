@@ -30,8 +30,9 @@ type Config struct {
 	Rooms func(peer identity.DeviceID) []State
 	// Version is that of this device's roster of a room; false: it is in no such room.
 	Version func(room [16]byte) (uint64, bool)
-	// Roster is this device's roster of a room, for a member of it; false: it is none.
-	Roster func(room [16]byte, to identity.DeviceID) ([]byte, bool)
+	// Roster is this device's roster of a room, for a member of it, after those that the
+	// member may have to take first; false: it is none.
+	Roster func(room [16]byte, to identity.DeviceID) ([][]byte, bool)
 	// TakeRoster judges and takes a roster that another member has.
 	TakeRoster func(from identity.DeviceID, room [16]byte, roster []byte)
 	// Removed are notices for a device that is no member any more.

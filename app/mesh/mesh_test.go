@@ -107,10 +107,10 @@ func (m *member) config() Config {
 			v, ok := m.rooms[room]
 			return v, ok
 		},
-		Roster: func(room [16]byte, to identity.DeviceID) ([]byte, bool) {
+		Roster: func(room [16]byte, to identity.DeviceID) ([][]byte, bool) {
 			m.w.mu.Lock()
 			defer m.w.mu.Unlock()
-			return []byte{byte(m.rooms[room])}, slices.Contains(m.in[room], m.w.index(to))
+			return [][]byte{{0}, {byte(m.rooms[room])}}, slices.Contains(m.in[room], m.w.index(to))
 		},
 		TakeRoster: func(_ identity.DeviceID, room [16]byte, roster []byte) {
 			m.w.mu.Lock()

@@ -237,8 +237,11 @@ func (ses *session) compare(theirs []State) {
 }
 
 func (ses *session) give(room [16]byte) {
-	if roster, ok := ses.s.cfg.Roster(room, ses.peer); ok && len(roster) <= MaxRoster {
-		ses.send(message(msgRoster, room[:], roster))
+	rosters, ok := ses.s.cfg.Roster(room, ses.peer)
+	for _, roster := range rosters {
+		if ok && len(roster) <= MaxRoster {
+			ses.send(message(msgRoster, room[:], roster))
+		}
 	}
 }
 
