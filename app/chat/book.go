@@ -39,6 +39,7 @@ type ref struct {
 	arrived      int64 // milliseconds since 1970
 	size         uint32
 	late, ahead  bool
+	hidden       bool // nobody is shown anything of it
 }
 
 // A logState is what is known of a log.
@@ -120,6 +121,7 @@ func (b *book) take(p place, kind byte, body []byte) {
 			k, n := decodeKey(body)
 			if l := b.logs[k]; l != nil {
 				l.read = max(l.read, n(0))
+				b.skip(l)
 			}
 		}
 	case itemProgress:
@@ -175,9 +177,10 @@ func (b *book) add(p place, arrived int64, e *entry, size int) *ref {
 	n := uint32(len(b.refs))
 	b.refs = append(b.refs, ref{
 		place: p, log: l.index, seq: e.seq, lamport: e.lamport, arrived: arrived, size: uint32(size),
-		ahead: int64(e.time) > arrived+clockSlack,
+		ahead: int64(e.time) > arrived+clockSlack, hidden: !e.shown(),
 	})
 	l.refs = append(l.refs, n)
+	b.skip(l)
 	at := len(b.order)
 	if at > 0 && b.compare(n, b.order[at-1]) < 0 {
 		at = b.search(e.lamport, e.logKey, e.seq)
@@ -185,6 +188,13 @@ func (b *book) add(p place, arrived int64, e *entry, size int) *ref {
 	}
 	b.order = slices.Insert(b.order, at, n)
 	return &b.refs[n]
+}
+
+// skip has what nobody is shown not wait to be shown.
+func (b *book) skip(l *logState) {
+	for l.read >= l.base && l.read < l.last && b.refs[l.refs[l.read-l.base]].hidden {
+		l.read++
+	}
 }
 
 // begin takes a start of which the signature was looked at: the log goes on there, if

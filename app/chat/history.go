@@ -86,11 +86,16 @@ func (s *Service) History(conv ConvID, before *Message, n int) ([]Message, error
 		end = c.book.search(before.Lamport, logKey{before.Author, before.Log}, before.Seq)
 	}
 	var spots []spot
-	for _, i := range c.book.order[max(0, end-min(max(n, 0), maxPage)):end] {
-		spots = append(spots, c.book.spot(i))
+	for _, i := range slices.Backward(c.book.order[:end]) {
+		if len(spots) >= min(n, maxPage) {
+			break
+		}
+		if !c.book.refs[i].hidden {
+			spots = append(spots, c.book.spot(i))
+		}
 	}
 	s.mu.Unlock()
-	return s.messages(c, spots), nil
+	return s.messages(c, backward(spots)), nil
 }
 
 // Search returns the last n entries that contain the text, whatever its case, in the
@@ -150,8 +155,9 @@ func (s *Service) Unread(conv ConvID, n int) ([]Message, error) {
 		}
 		r := &c.book.refs[i]
 		if l := c.book.list[r.log]; l.author != s.self && r.seq > max(l.read, l.base) {
-			spots = append(spots, c.book.spot(i))
-			left--
+			if left--; !r.hidden {
+				spots = append(spots, c.book.spot(i))
+			}
 		}
 	}
 	s.mu.Unlock()
@@ -186,7 +192,8 @@ func (s *Service) MarkRead(conv ConvID, upTo Message) error {
 		})
 		if to := l.base + uint64(n); n > 0 && to > l.read {
 			l.read = to
-			body = appendKey(body, l.logKey, to)
+			c.book.skip(l)
+			body = appendKey(body, l.logKey, l.read)
 			s.dirty(c, l.logKey)
 		}
 	}

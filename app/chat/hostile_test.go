@@ -398,3 +398,89 @@ func TestWhoGoesAhead(t *testing.T) {
 		}
 	})
 }
+
+// TestTwin has a line come that this device has signed, by a number that it has not
+// written: somebody runs a copy of it. Its next line is in another log.
+func TestTwin(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, l *lab) {
+		c := l.room()
+		a := l.nodes[0]
+		a.start()
+		mine := a.send(t, c, "mine")
+		f := foeOf(t, l, 1, 0)
+		defer f.close()
+		e := f.entry(c, 0, 2, 2, "of the twin")
+		e.logKey = logKey{a.id.ID(), mine.Log}
+		e.sign(a.id)
+		f.say(entryFrame(e))
+		synctest.Wait()
+		next := a.send(t, c, "mine, too")
+		if got := a.texts(t, c); next.Log == mine.Log || !slices.Equal(got, []string{"mine", "of the twin", "mine, too"}) {
+			t.Errorf("got %q, in log %s after %s", got, next.Log, mine.Log)
+		}
+	})
+}
+
+// TestWhoIsNoMore has the lines of a member that is removed be refused, and a device that
+// is no partner any more be hung up on.
+func TestWhoIsNoMore(t *testing.T) {
+	inBubble(t, 3, func(t *testing.T, l *lab) {
+		c := l.room()
+		a := l.nodes[0]
+		a.start()
+		f := foeOf(t, l, 1, 0)
+		defer f.close()
+		f.say(entryFrame(f.entry(c, 1, 1, 1, "as a member")))
+		if f.hungUp() || len(a.texts(t, c)) != 1 {
+			t.Fatal("a member is not heard")
+		}
+		l.mu.Lock()
+		l.nodes[1] = newLab(t, 9).nodes[8] // another device in its place
+		l.mu.Unlock()
+		a.svc.Changed()
+		if !f.hungUp() {
+			t.Error("who is no member is still talked to")
+		}
+		if got := a.texts(t, c); !slices.Equal(got, []string{"as a member"}) {
+			t.Errorf("what it has said is gone: %q", got)
+		}
+	})
+}
+
+// TestNothingToShow has a member write much of which nobody is shown anything. It hides
+// nothing of what others write.
+func TestNothingToShow(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, l *lab) {
+		c := l.room()
+		a := l.nodes[0]
+		a.start()
+		f := foeOf(t, l, 1, 0)
+		defer f.close()
+		var want []string
+		for i := range uint64(300) {
+			text := "\u202e"
+			if i%100 == 50 {
+				text = fmt.Sprint("line ", i)
+				want = append(want, text)
+			}
+			f.say(entryFrame(f.entry(c, 1, i+1, i+1, text)))
+		}
+		synctest.Wait()
+		lines, err := a.svc.Unread(c, 10)
+		if err != nil || len(lines) != 3 {
+			t.Errorf("unread: %+v, %v", lines, err)
+		}
+		if page, err := a.svc.History(c, nil, 2); err != nil || len(page) != 2 || page[0].Text != want[1] {
+			t.Errorf("%+v, %v", page, err)
+		}
+		if got := a.texts(t, c); !slices.Equal(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		if err := a.svc.MarkRead(c, lines[2]); err != nil {
+			t.Fatal(err)
+		}
+		if convs, err := a.svc.Convs(); err != nil || convs[0].Unread != 0 {
+			t.Errorf("%+v, %v", convs, err)
+		}
+	})
+}

@@ -247,8 +247,9 @@ func TestHostileLetters(t *testing.T) {
 		forged := f.entry(c, 1, 1, 1, "forged")
 		forged.author = l.nodes[2].id.ID()
 		elsewhere := f.entry(l.pair(0, 2), 1, 1, 1, "elsewhere")
+		stranger := &foe{n: newLab(t, 9).nodes[8]}
 		for _, body := range [][]byte{
-			nil, []byte("junk"), {0xff, 0xff, 0xff, 0xff}, entryFrame(forged), entryFrame(elsewhere),
+			entryFrame(stranger.entry(c, 1, 1, 1, "of no member")), nil, []byte("junk"), {0xff, 0xff, 0xff, 0xff}, entryFrame(forged), entryFrame(elsewhere),
 			appendFrame(nil, frameVector, []byte{1}), appendFrame(nil, frameStart, make([]byte, startSize)),
 			append(entryFrame(f.entry(c, 1, 1, 1, "fine, but then")), entryFrame(forged)...),
 			appendVector(nil, c, true, []claim{{logKey{a.id.ID(), LogID{1}}, 100, 100}}),

@@ -140,3 +140,76 @@ func play(t *testing.T, devices int, deeds []deed, all bool) string {
 	}
 	return ""
 }
+
+// TestTenThousandLines has two devices write 10,000 lines through about 200 power cuts and 5
+// moves. What a cut takes before it was kept is written again, as a person would.
+func TestTenThousandLines(t *testing.T) {
+	lines := 10_000
+	if testing.Short() {
+		lines = 1000
+	}
+	inBubble(t, 2, func(t *testing.T, l *lab) {
+		c := l.pair(0, 1)
+		l.startAll()
+		l.connectAll()
+		rnd := l.nodes[0].disk.rnd
+		kept := make([][]string, 2)
+		cuts := 0
+		for i := range lines {
+			n := rnd.IntN(2)
+			text := fmt.Sprintf("line %d", i)
+			if i%(lines/200) == 7 { // at some write soon, of either's
+				d := l.nodes[rnd.IntN(2)].disk
+				d.mu.Lock()
+				d.left = 1 + rnd.IntN(8)
+				d.mu.Unlock()
+			}
+			if i%(lines/5) == 11 {
+				l.move(0, 1)
+			}
+			for try := 0; ; try++ {
+				if _, err := l.nodes[n].svc.Send(t.Context(), c, fmt.Sprint(text, " ", try)); err == nil {
+					kept[n] = append(kept[n], fmt.Sprint(text, " ", try))
+					break
+				}
+				l.nodes[n].kill()
+				cuts++
+			}
+			if i%10 == 0 {
+				synctest.Wait()
+			}
+		}
+		for _, n := range l.nodes {
+			n.kill()
+		}
+		pass(5 * time.Minute)
+		if diff := l.difference(t, c); diff != "" {
+			t.Fatal(diff[:min(len(diff), 2000)])
+		}
+		shown := l.nodes[1].all(t, c)
+		times := make(map[string]int, len(shown))
+		for _, m := range shown {
+			times[m.Text]++
+		}
+		for n, want := range kept {
+			at := 0
+			for _, m := range shown {
+				if m.Author == l.nodes[n].id.ID() && at < len(want) && m.Text == want[at] {
+					at++
+				}
+			}
+			if at != len(want) {
+				t.Errorf("of device %d, %q is out of order or lost", n, want[at])
+			}
+		}
+		for text, n := range times {
+			if n != 1 {
+				t.Errorf("%q is there %d times", text, n)
+			}
+		}
+		if cuts < 150 && !testing.Short() {
+			t.Errorf("only %d power cuts", cuts)
+		}
+		t.Logf("%d lines are there, after %d power cuts; %d and %d writes", len(shown), cuts, l.nodes[0].disk.ops, l.nodes[1].disk.ops)
+	})
+}

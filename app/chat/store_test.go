@@ -152,7 +152,7 @@ func TestBound(t *testing.T) {
 		check("after a restart")
 		pass(time.Minute)
 		check("after a while with the other one") // who does not bring it back
-		if convs, err := a.svc.Convs(); err != nil || convs[0].Kept != 0 || convs[0].Unread != 10 {
+		if convs, err := a.svc.Convs(); err != nil || convs[0].Kept != 0 || convs[0].Unread != 10 || convs[0].Last.IsZero() {
 			t.Errorf("%+v, %v", convs, err)
 		}
 		a.await(t, a.send(t, c, "more"), StateDelivered)
@@ -387,4 +387,44 @@ func TestEvents(t *testing.T) {
 			lost = ev.Kind == EventLost
 		}
 	})
+}
+
+// TestRecordsStay changes the places of two records, and puts a file in the place of
+// another.
+func TestRecordsStay(t *testing.T) {
+	d := newMemDisk(1)
+	load := func(conv ConvID) int {
+		v, err := newVault(d, [32]byte{1}, conv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		if _, err := v.load(func(int64, int, byte, []byte) { n++ }); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	v, err := newVault(d, [32]byte{1}, ConvID{1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 {
+		if _, err := v.write([]item{{9, []byte{byte(i)}}}, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := load(ConvID{1}); n != 2 {
+		t.Fatalf("%d records", n)
+	}
+	b := d.now[v.name]
+	records := b[len(vaultMagic):]
+	half := len(records) / 2
+	d.now[v.name] = slices.Concat(b[:len(vaultMagic)], records[half:], records[:half])
+	if n := load(ConvID{1}); n != 0 {
+		t.Errorf("%d records open at other places", n)
+	}
+	d.now[ConvID{2}.String()+vaultExt] = b
+	if n := load(ConvID{2}); n != 0 {
+		t.Errorf("%d records open in another conversation", n)
+	}
 }
