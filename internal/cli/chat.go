@@ -21,6 +21,7 @@ import (
 
 // chatFlags are those of kith chat.
 type chatFlags struct {
+	plain   bool
 	json    bool
 	wait    time.Duration
 	stay    bool
@@ -33,16 +34,18 @@ type chatFlags struct {
 func (e *env) chatCommand() *cobra.Command {
 	var f chatFlags
 	cmd := &cobra.Command{
-		Use:   "chat DEVICE",
-		Short: "Exchange lines of text with a device",
-		Long: `Exchange lines of text with a device. Each line of standard input is sent; each
+		Use:   "chat [DEVICE|ROOM]",
+		Short: "Exchange lines of text with devices and in rooms",
+		Long: `Exchange lines of text with a device, or with all members of a room. On a terminal
+it takes the whole screen and shows all conversations: F1 or /help says how to use it,
+Ctrl-C ends it. Otherwise, and with --plain, each line of standard input is sent; each
 line that comes is printed, those first that came while nobody read.
 
 A line is kept, sealed, on this device's disk before it is sent, and on the other one's
 before it counts as delivered. If the other device is away, it is delivered once both
 are there, exactly once and in order; kith chat then ends with exit status 5 and says so.
 
-On a terminal it ends with Ctrl-D. When standard input is not a terminal it ends
+On a terminal --plain ends with Ctrl-D. When standard input is not a terminal it ends
 at the end of the input, when all lines are delivered or --wait is over, unless --stay
 is given.
 
@@ -59,9 +62,19 @@ they took.
   kith chat --history 20 laptop
   kith chat --search invoice laptop
   kith chat --via multicast laptop`,
-		Args: exactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return e.runChat(cmd, f, args[0]) },
+		Args: atMostArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			plain := f.plain || f.json || f.via != "tunnel" || f.forget || cmd.Flags().Changed("history") || cmd.Flags().Changed("search")
+			switch {
+			case !plain && e.fullScreen():
+				return e.chatScreen(cmd.Context(), strings.Join(args, ""))
+			case len(args) == 0:
+				return usage("which device or room?", "usage: "+cmd.UseLine())
+			}
+			return e.runChat(cmd, f, args[0])
+		},
 	}
+	cmd.Flags().BoolVar(&f.plain, "plain", false, "lines alone, also on a terminal")
 	cmd.Flags().BoolVar(&f.json, "json", false, "print a JSON object per event, and take JSON objects as lines")
 	cmd.Flags().BoolVar(&f.stay, "stay", false, "go on receiving at the end of the input, until interrupted")
 	cmd.Flags().DurationVar(&f.wait, "wait", 15*time.Second, "how `long` to wait at the end until lines are delivered; 10s by multicast, unless given")
