@@ -104,7 +104,8 @@ func (s *station) untilRoom(ctx context.Context, t *testing.T, what string, ok f
 	}
 }
 
-func all(n int) func(kith.Room, bool) bool {
+// everybody is there, connected or by way of others.
+func everybody(n int) func(kith.Room, bool) bool {
 	return func(r kith.Room, in bool) bool { return in && members(n, false)(r) }
 }
 
@@ -121,7 +122,7 @@ func TestNetworkRoom(t *testing.T) {
 	l.open(ctx, t)
 	anna, ben := l.members[0], l.members[1]
 	for _, s := range []*station{l.host, anna, ben} {
-		s.untilRoom(ctx, t, "all there", all(3))
+		s.untilRoom(ctx, t, "all there", everybody(3))
 	}
 	reachPortOf(ctx, t, ben, anna, "anna@friends", "room", "share", "friends", "8099")
 	if out := ben.run(ctx, "room", "show", "friends"); !strings.Contains(out, "by way of others") {
@@ -129,7 +130,7 @@ func TestNetworkRoom(t *testing.T) {
 	}
 	l.host.run(ctx, "room", "kick", "friends", "ben")
 	ben.untilRoom(ctx, t, "out", func(_ kith.Room, in bool) bool { return !in })
-	anna.untilRoom(ctx, t, "without ben", all(2))
+	anna.untilRoom(ctx, t, "without ben", everybody(2))
 	l.host.up.Stop()
 	l.host.daemon(ctx)
 	for _, s := range []*station{l.host, anna} {
