@@ -325,3 +325,27 @@ func TestMailVectors(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 }
+
+// TestHandshakesAreCounted begins handshake after handshake with the code, as somebody
+// between the two devices would until a check number fits: one code serves for few.
+func TestHandshakesAreCounted(t *testing.T) {
+	offerer, joiner := configs(t)
+	o := newSide(t, offerer)
+	now := t0
+	for n := range maxBegun + 1 {
+		if _, ended := o.event(EventFailed); ended {
+			t.Fatalf("it ended after %d", n)
+		}
+		j := newSide(t, joiner) // whose first frame is an m1
+		o.out = nil
+		o.m.Receive(now, 0, j.out[0].frame)
+		o.drain(now)
+		if answered := len(o.out) > 0; answered != (n < maxBegun) {
+			t.Fatalf("handshake %d: answered %v", n, answered)
+		}
+		now = now.Add(sessionIdle) // or there is no room for so many at once
+	}
+	if ev, _ := o.event(EventFailed); ev.Reason != TooOften {
+		t.Errorf("%+v", o.events)
+	}
+}

@@ -16,6 +16,10 @@ import (
 
 const (
 	maxSessions = 16               // handshakes under way at once
+	// maxBegun is how many handshakes one code serves for. Who has the code and stands
+	// between the two devices learns the check number of each that it begins, and would
+	// begin them until one fits that of the other side.
+	maxBegun = 32
 	sessionIdle = 10 * time.Second // after which one may make room for another
 )
 
@@ -23,6 +27,7 @@ const (
 // valid m1, until one of them has proved itself.
 type offererSide struct {
 	sessions map[wire.SID]*session
+	begun    int // handshakes
 	contact  bool // told to the user
 }
 
@@ -63,10 +68,17 @@ func (m *Machine) offererM1(now time.Time, topic int, f wire.Frame) {
 	if !m.allows(method) || !o.room(now, m.sid) {
 		return
 	}
+	if o.begun >= maxBegun && m.cfg.Method != code.MethodIntro { // whose number is compared otherwise
+		if m.phase == open {
+			m.fail(TooOften)
+		}
+		return
+	}
 	m2, commitment, s, err := answerM1(m.cfg.Keys[topic], method, f.Body[1:], m.cfg.Rand)
 	if err != nil {
 		return
 	}
+	o.begun++
 	o.sessions[f.SID] = &session{topic: topic, m2: m2, commitment: commitment, secrets: s, last: now}
 	if !o.contact && m.phase == open {
 		o.contact = true

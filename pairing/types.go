@@ -63,15 +63,16 @@ type Reason uint8
 // The reasons. A wrong code that passes its own checksum cannot be told from
 // nobody being there: its topic is another one.
 const (
-	Expired     Reason = 1 // the code's time is over
-	CodeUsed    Reason = 2 // another device has used the code
-	NobodyThere Reason = 3 // nobody answered
-	Refused     Reason = 4 // the other side's user said no
-	Cancelled   Reason = 5 // this side's user said no
-	WrongCheck  Reason = 6 // three times other digits than the other side's
-	StoreFailed Reason = 7 // the pair could not be made durable here
-	WrongDevice Reason = 8 // not the device whose key the QR code pins
-	Self        Reason = 9 // the code was made by this very device
+	Expired     Reason = 1  // the code's time is over
+	CodeUsed    Reason = 2  // another device has used the code
+	NobodyThere Reason = 3  // nobody answered
+	Refused     Reason = 4  // the other side's user said no
+	Cancelled   Reason = 5  // this side's user said no
+	WrongCheck  Reason = 6  // three times other digits than the other side's
+	StoreFailed Reason = 7  // the pair could not be made durable here
+	WrongDevice Reason = 8  // not the device whose key the QR code pins
+	Self        Reason = 9  // the code was made by this very device
+	TooOften    Reason = 10 // too many handshakes were begun with this code
 )
 
 // String returns a few words for a person.
@@ -95,6 +96,8 @@ func (r Reason) String() string {
 		return "the device is not the one that made the QR code"
 	case Self:
 		return "the code was made by this device"
+	case TooOften:
+		return "the code was tried too often"
 	}
 	return "unknown reason"
 }

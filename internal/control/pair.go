@@ -176,6 +176,8 @@ func explainPair(e *kith.PairError) *Error {
 		out.Text, out.Hint = "the device that answered is not the one that made the QR code", "somebody else may have seen the code: make a new one"
 	case pairing.Self:
 		out.Text, out.Hint = "the code was made by this very device", "enter it on the other one"
+	case pairing.TooOften:
+		out.Text, out.Hint = "the code was tried too often", "somebody else may have it: make a new one with kith pair"
 	case pairing.StoreFailed:
 		out.Kind, out.Text, out.Hint = KindOther, "the pair could not be saved", "free disk space and check that the state directory can be written"
 	default:
