@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,8 +23,9 @@ import (
 // A chatter is a member who writes lines while its daemon is killed again and again.
 type chatter struct {
 	*station
-	mu   sync.Mutex // held while the daemon starts
-	next int        // the line that is to be written
+	mu    sync.Mutex // held while the daemon starts
+	next  int        // the line that is to be written
+	total *atomic.Int64
 }
 
 // text is the n-th line of a member.
@@ -59,28 +61,37 @@ func (c *chatter) chat(ctx context.Context, input string, args ...string) (strin
 // write writes the member's lines up to most, in batches. When the daemon was killed
 // meanwhile it looks how many of a batch are kept, as a person would.
 func (c *chatter) write(ctx context.Context, most int) error {
-	const batch = 40
 	for c.next < most {
-		var lines strings.Builder
-		upTo := min(c.next+batch, most)
-		for n := c.next; n < upTo; n++ {
-			lines.WriteString(c.text(n) + "\n")
+		if err := c.writeSome(ctx, most); err != nil {
+			return err
 		}
-		if _, err := c.chat(ctx, lines.String(), "friends"); err == nil {
-			c.next = upTo
-			continue
+	}
+	return nil
+}
+
+func (c *chatter) writeSome(ctx context.Context, most int) error {
+	const batch = 10
+	var lines strings.Builder
+	upTo := min(c.next+batch, most)
+	for n := c.next; n < upTo; n++ {
+		lines.WriteString(c.text(n) + "\n")
+	}
+	from := c.next
+	defer func() { c.total.Add(int64(c.next - from)) }()
+	if _, err := c.chat(ctx, lines.String(), "friends"); err == nil {
+		c.next = upTo
+		return nil
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	for ; c.next < upTo; c.next++ {
+		kept, err := c.has(ctx, c.text(c.next))
+		if err != nil {
+			return err
 		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		for ; c.next < upTo; c.next++ {
-			kept, err := c.has(ctx, c.text(c.next))
-			if err != nil {
-				return err
-			}
-			if !kept {
-				break
-			}
+		if !kept {
+			break
 		}
 	}
 	return nil
@@ -120,20 +131,21 @@ type storm struct{ lines, kills, moves int }
 // once and in order, and in the same order on every side. KITH_CHAT_STORM=LINES,KILLS,MOVES
 // makes it longer.
 func TestNetworkChat(t *testing.T) {
-	work, limit := storm{lines: 400, kills: 9, moves: 2}, netTimeout
+	work, limit := storm{lines: 900, kills: 12, moves: 2}, netTimeout
 	if text := os.Getenv("KITH_CHAT_STORM"); text != "" {
 		if _, err := fmt.Sscanf(text, "%d,%d,%d", &work.lines, &work.kills, &work.moves); err != nil {
 			t.Fatal(err)
 		}
-		limit = 30 * time.Minute
+		limit = 2 * time.Minute
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	l := newRoomLab(ctx, t, nettest.NATEasy, nettest.NATHard)
 	l.open(ctx, t)
 	var all []*chatter
+	var total atomic.Int64 // lines that are written
 	for _, s := range append([]*station{l.host}, l.members...) {
-		all = append(all, &chatter{station: s})
+		all = append(all, &chatter{station: s, total: &total})
 	}
 	for _, c := range all {
 		c.untilRoom(ctx, t, "all there", everybody(len(all)))
@@ -148,8 +160,15 @@ func TestNetworkChat(t *testing.T) {
 		})
 	}
 	homes := []*nettest.Site{l.inet.Site("cafe", nettest.NATEasy), l.inet.Site("train", nettest.NATHard)}
-	start := time.Now()
-	for k := range work.kills + work.moves {
+	start, steps := time.Now(), work.kills+work.moves
+	for k := range steps {
+		for total.Load() < int64(each*len(all)*k/steps) { // spread over the writing
+			select {
+			case <-time.After(5 * time.Millisecond):
+			case <-ctx.Done():
+				t.Fatalf("%d lines are written, after %d kills and moves", total.Load(), k)
+			}
+		}
 		c := all[rand.IntN(len(all))]
 		if k%(work.kills/max(1, work.moves)+1) == 1 {
 			c = all[1+k%2]
