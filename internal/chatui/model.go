@@ -202,7 +202,9 @@ func (m *model) update(msg tea.Msg) tea.Cmd {
 	case tea.WindowSizeMsg:
 		m.w, m.h = max(msg.Width, 0), max(msg.Height, 0)
 		clear(m.wraps)
-		return m.fill()
+		// What a terminal makes of wide characters when it is resized is not what the
+		// renderer remembers: everything is drawn anew.
+		return tea.Batch(tea.ClearScreen, m.fill())
 	case tea.KeyPressMsg:
 		return m.key(msg)
 	case tea.PasteMsg:
