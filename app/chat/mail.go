@@ -154,7 +154,7 @@ func (m *mailer) due(p *peer) bool {
 			return true // to be read, and looked at
 		}
 		for _, log := range c.book.list {
-			if log.author == m.s.self && c.book.unmailed(p.id, log) < log.last {
+			if log.author == m.s.self && max(c.book.unmailed(p.id, log), log.base) < log.last {
 				return true
 			}
 		}
@@ -187,6 +187,9 @@ func (m *mailer) leave(p *peer) {
 	}
 	body, sent := m.compose(p)
 	if len(body) == 0 {
+		if len(sent) > 0 { // none of it can be read
+			m.failed(p, ErrNotKept)
+		}
 		return
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, leaveTime)
@@ -251,8 +254,8 @@ func (m *mailer) compose(p *peer) (body []byte, sent []mailed) {
 			from := c.book.unmailed(p.id, log) + 1
 			if from <= log.base && log.base < log.last && log.started != nil {
 				body = appendFrame(body, frameStart, log.started.encode())
-				from = log.base + 1
 			}
+			from = max(from, log.base+1)
 			if from <= log.last {
 				plan = append(plan, mailed{c, log.log, from, log.last})
 			}

@@ -1,0 +1,117 @@
+package chat
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// unsigned is a start of a device's log that the device has not signed.
+func unsigned(c ConvID, k logKey, seq, lamport uint64) []byte {
+	st := start{conv: c, logKey: k, seq: seq, lamport: lamport}
+	return appendFrame(nil, frameStart, st.encode())
+}
+
+// TestOwnStart has a member say that the log which a device writes starts far ahead. Its
+// lines stay, and it goes on with them; letters with them are written, too.
+func TestOwnStart(t *testing.T) {
+	for name, number := range map[string]uint64{"at the end": maxSeq, "soon": 3} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, 2, func(t *testing.T, l *lab) {
+				post := newKeeper()
+				l.mailAt(post)
+				c := l.pair(0, 1)
+				a := l.nodes[0]
+				a.start()
+				a.send(t, c, "one")
+				mine := a.send(t, c, "two")
+				f := foeOf(t, l, 1, 0)
+				f.say(unsigned(c, logKey{a.id.ID(), mine.Log}, number, number))
+				f.say(unsigned(c, logKey{a.id.ID(), LogID{7}}, number, min(number, maxFirst))) // of one that may have been lost
+				synctest.Wait()
+				a.send(t, c, "three")
+				f.close()
+				pass(10 * time.Second) // a letter is left
+				want := []string{"one", "two", "three"}
+				if got := a.texts(t, c); !slices.Equal(got, want) {
+					t.Errorf("got %q, want %q", got, want)
+				}
+				if len(post.boxes[f.n.id.ID()]) == 0 {
+					t.Error("no letter is left")
+				}
+				a.stop()
+				a.start()
+				if got := a.texts(t, c); !slices.Equal(got, want) {
+					t.Errorf("after a restart: %q, want %q", got, want)
+				}
+			})
+		})
+	}
+}
+
+// TestStartAhead has a member sign that a log of its own starts far ahead of all others.
+// What others write is shown at the end all the same.
+func TestStartAhead(t *testing.T) {
+	inBubble(t, 3, func(t *testing.T, l *lab) {
+		c := l.room()
+		a := l.nodes[0]
+		a.start()
+		f := foeOf(t, l, 1, 0)
+		defer f.close()
+		at := uint64(maxFirst)
+		for i, lamport := range []uint64{maxSeq - 10, at + maxAhead + 1, at + maxAhead} { // the last one is taken
+			st := start{conv: c, logKey: logKey{f.n.id.ID(), LogID{byte(i)}}, seq: 1 << 40, lamport: lamport}
+			st.sign(f.n.id)
+			f.say(appendFrame(nil, frameStart, st.encode()))
+			f.say(entryFrame(f.entry(c, byte(i), 1<<40+1, lamport+1, fmt.Sprint("far ", i))))
+		}
+		if f.hungUp() {
+			t.Error("hung up")
+		}
+		for i := range 20 {
+			a.send(t, c, fmt.Sprint("mine ", i))
+		}
+		got := a.texts(t, c)
+		if len(got) != 21 || got[20] != "mine 19" || !slices.Contains(got, "far 2") {
+			t.Errorf("got %q", got)
+		}
+	})
+}
+
+// TestThousandRuns has a device that has written in as many logs as it may come back with
+// an old store, while the one that knows more is away.
+func TestThousandRuns(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, l *lab) {
+		c := l.pair(0, 1)
+		a, b := l.nodes[0], l.nodes[1]
+		for i := range ownLogs {
+			a.start()
+			a.send(t, c, fmt.Sprint("run ", i))
+			a.stop()
+		}
+		a.start()
+		b.start()
+		l.connect(0, 1, true)
+		pass(time.Minute)
+		a.stop()
+		a.disk, a.real = a.disk.copyOf(), a.disk // the later one first
+		a.start()
+		a.await(t, a.send(t, c, "late 0"), StateDelivered)
+		l.connect(0, 1, false)
+		a.stop()
+		a.real = nil
+		pass(time.Minute)
+		a.start()
+		a.send(t, c, "late 1")
+		if logs := a.svc.convs[c].book.perAuth[a.id.ID()]; logs > ownLogs {
+			t.Errorf("%d logs", logs)
+		}
+		l.connect(0, 1, true)
+		pass(time.Minute)
+		if got := b.texts(t, c); len(got) != ownLogs+2 || !slices.Contains(got, "late 0") || !slices.Contains(got, "late 1") {
+			t.Errorf("the other one has %d lines, the last %q", len(got), got[len(got)-3:])
+		}
+	})
+}
