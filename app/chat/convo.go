@@ -37,6 +37,7 @@ type convo struct {
 	waiting int // entries in pending
 	unbound int // entries up to which it is not tried to let go of some, as that has failed
 	pulls   map[logKey]*pull
+	watched bool                       // pulls are
 	kept    map[receiptKey]*receipt    // of members of a room for those who are away
 	stale   map[identity.DeviceID]bool // authors of whom there is something newer to say than in the receipt
 }

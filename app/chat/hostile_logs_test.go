@@ -115,3 +115,118 @@ func TestThousandRuns(t *testing.T) {
 		}
 	})
 }
+
+// TestManyClaims has a device say ever anew that it has logs of this one that nobody
+// knows. It is asked for few, and what it says takes no memory.
+func TestManyClaims(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, l *lab) {
+		c := l.pair(0, 1)
+		a := l.nodes[0]
+		a.rate = 1e9
+		a.start()
+		f := foeOf(t, l, 1, 0)
+		defer f.close()
+		claims := make([]claim, maxHas)
+		for n := range 100 {
+			for i := range claims {
+				claims[i] = claim{logKey{a.id.ID(), LogID{byte(n), byte(i >> 8), byte(i)}}, 1, 0}
+			}
+			f.say(appendVector(nil, c, true, claims))
+		}
+		if f.hungUp() {
+			t.Error("hung up")
+		}
+		a.svc.mu.Lock()
+		pulls := len(a.svc.convs[c].pulls)
+		a.svc.mu.Unlock()
+		f.mu.Lock()
+		wants := 0
+		for _, kind := range f.got {
+			if kind == fmt.Sprint(frameWant) {
+				wants++
+			}
+		}
+		f.mu.Unlock()
+		if pulls > maxPulls || wants > maxPulls {
+			t.Errorf("%d logs are waited for, and %d were asked for", pulls, wants)
+		}
+		for i := range claims {
+			claims[i] = claim{logKey{a.id.ID(), LogID{200, byte(i >> 8), byte(i)}}, 1, 0}
+		}
+		for range 3 {
+			for i := range claims {
+				claims[i].log[0]++
+			}
+			f.say(appendVector(nil, c, false, claims))
+		}
+		if !f.hungUp() {
+			t.Errorf("%d logs of one author", 4*maxHas)
+		}
+	})
+}
+
+// TestManyPulls has a device fetch more logs from one who passes them on than it asks for
+// at once.
+func TestManyPulls(t *testing.T) {
+	inBubble(t, 3, func(t *testing.T, l *lab) {
+		c := l.room()
+		a, b, author := l.nodes[0], l.nodes[1], l.nodes[2]
+		b.start()
+		l.connect(1, 2, true)
+		const runs = 3*maxPulls + 5
+		for i := range runs {
+			author.start()
+			author.send(t, c, fmt.Sprint("run ", i))
+			pass(time.Second)
+			author.stop()
+		}
+		a.start()
+		l.connect(0, 1, true)
+		pass(pullTimeout / 2)
+		if got := a.texts(t, c); len(got) != runs {
+			t.Errorf("%d lines have come, want %d", len(got), runs)
+		}
+	})
+}
+
+// TestStatesOnce has a member read lines one after the other. Of each it is told once
+// that it was delivered and once that it was read.
+func TestStatesOnce(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, l *lab) {
+		c := l.pair(0, 1)
+		a := l.nodes[0]
+		a.start()
+		const lines = 300
+		var m Message
+		for i := range lines {
+			m = a.send(t, c, fmt.Sprint(i))
+		}
+		events, stop := a.svc.Events()
+		defer stop()
+		f := foeOf(t, l, 1, 0)
+		defer f.close()
+		k := logKey{a.id.ID(), m.Log}
+		claims := []claim{{k, lines, 0}}
+		for i := range uint64(lines) {
+			claims = append(claims, claim{k, lines, i + 1})
+		}
+		f.say(appendVector(nil, c, true, claims))
+		synctest.Wait()
+		count := make(map[State]int)
+		for {
+			synctest.Wait()
+			select {
+			case ev := <-events:
+				if ev.Kind == EventState {
+					count[ev.Message.State]++
+				}
+				continue
+			default:
+			}
+			break
+		}
+		if count[StateRead] < lines || count[StateRead]+count[StateDelivered] > 2*lines {
+			t.Errorf("%v events of %d lines", count, lines)
+		}
+	})
+}
