@@ -34,8 +34,9 @@ type convo struct {
 	running bool          // the writer
 	changed chan struct{} // closed and made anew when something changes
 	pending map[logKey]map[uint64]*entry
-	waiting int // entries in pending
-	unbound int // entries up to which it is not tried to let go of some, as that has failed
+	waiting int   // entries in pending
+	anew    int64 // bytes of the file when it was written anew by this run; only the writer uses it
+	unbound int   // entries up to which it is not tried to let go of some, as that has failed
 	pulls   map[logKey]*pull
 	watched bool                       // pulls are
 	kept    map[receiptKey]*receipt    // of members of a room for those who are away

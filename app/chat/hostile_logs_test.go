@@ -1,6 +1,7 @@
 package chat
 
 import (
+	"encoding/binary"
 	"fmt"
 	"slices"
 	"testing"
@@ -227,6 +228,53 @@ func TestStatesOnce(t *testing.T) {
 		}
 		if count[StateRead] < lines || count[StateRead]+count[StateDelivered] > 2*lines {
 			t.Errorf("%v events of %d lines", count, lines)
+		}
+	})
+}
+
+// TestManyStarts has members begin as many logs as they may. A line costs no more to write
+// then, and what is known of their logs goes when they are no members any more.
+func TestManyStarts(t *testing.T) {
+	inBubble(t, 13, func(t *testing.T, l *lab) {
+		c := l.room()
+		a := l.nodes[0]
+		a.rate = 1e9
+		a.start()
+		for n := 1; n < 13; n++ {
+			f := foeOf(t, l, n, 0)
+			for i := range maxLogs {
+				st := start{conv: c, logKey: logKey{author: f.n.id.ID()}, seq: 1, lamport: 1}
+				binary.BigEndian.PutUint32(st.log[:], uint32(i+1))
+				st.sign(f.n.id)
+				f.say(appendFrame(nil, frameStart, st.encode()))
+			}
+			synctest.Wait()
+			f.close()
+		}
+		synctest.Wait()
+		was := a.disk.bytes
+		for range 3 {
+			a.send(t, c, "hello")
+			synctest.Wait()
+		}
+		if wrote := a.disk.bytes - was; wrote > slack {
+			t.Errorf("3 lines wrote %d bytes", wrote)
+		}
+		l.mu.Lock()
+		l.nodes = l.nodes[:2]
+		l.mu.Unlock()
+		a.svc.Changed()
+		if err := a.svc.Forget(c); err != nil {
+			t.Fatal(err)
+		}
+		a.stop()
+		a.start()
+		a.send(t, c, "bye")
+		a.svc.mu.Lock()
+		logs := len(a.svc.convs[c].book.list)
+		a.svc.mu.Unlock()
+		if logs != maxLogs+2 {
+			t.Errorf("%d logs are known", logs)
 		}
 	})
 }
