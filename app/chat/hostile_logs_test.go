@@ -278,3 +278,35 @@ func TestManyStarts(t *testing.T) {
 		}
 	})
 }
+
+// TestReceiptWhenTheAuthorGoes has an author leave who may not have heard that its line is
+// here: whoever may meet it is given the receipt.
+func TestReceiptWhenTheAuthorGoes(t *testing.T) {
+	inBubble(t, 3, func(t *testing.T, l *lab) {
+		c := l.room()
+		l.nodes[0].start()
+		other, author := foeOf(t, l, 1, 0), foeOf(t, l, 2, 0)
+		defer other.close()
+		other.say(appendVector(nil, c, true, nil))
+		author.say(entryFrame(author.entry(c, 1, 1, 1, "hello")))
+		pass(time.Second)
+		receipts := func() (n int) {
+			other.mu.Lock()
+			defer other.mu.Unlock()
+			for _, kind := range other.got {
+				if kind == fmt.Sprint(frameReceipt) {
+					n++
+				}
+			}
+			return n
+		}
+		if n := receipts(); n != 0 {
+			t.Errorf("%d receipts while the author is there", n)
+		}
+		author.close()
+		synctest.Wait()
+		if n := receipts(); n != 1 {
+			t.Errorf("%d receipts when it has gone, want 1", n)
+		}
+	})
+}
