@@ -219,7 +219,7 @@ func (c *chatter) untilLines(ctx context.Context, t *testing.T, want int) []stri
 		select {
 		case <-time.After(100 * time.Millisecond):
 		case <-ctx.Done():
-			t.Fatalf("%s has %d of %d lines", c.host.Name, len(got), want)
+			t.Fatalf("%s wrote %d lines and has %d of %d, the last %q", c.host.Name, c.next, len(got), want, got[max(0, len(got)-3):])
 		}
 	}
 }

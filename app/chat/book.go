@@ -334,13 +334,14 @@ func decodeKey(b []byte) (logKey, func(i int) uint64) {
 	return k, func(i int) uint64 { return binary.BigEndian.Uint64(b[keySize+8*i:]) }
 }
 
-// states are the items that say all that is known without the entries.
+// states are the items that say all that is known of some logs without the entries after
+// their bases.
 func (b *book) states(base map[*logState]head) []item {
 	var out []item
 	for _, l := range b.list {
 		h, ok := base[l]
 		if !ok {
-			h = head{l.base, l.baseLamport}
+			continue
 		}
 		out = append(out, item{itemState, appendKey(nil, l.logKey, h.seq, h.lamport, l.read)})
 		if l.started != nil && l.started.seq == h.seq {

@@ -9,7 +9,8 @@ import (
 )
 
 const (
-	// slack is how many bytes of other items a file may have beyond its entries.
+	// slack is how many bytes a file may have beyond twice its entries, or twice what was
+	// left when it was written anew.
 	slack = 4 << 20
 	// copyAtOnce is how many entries are written anew in one part.
 	copyAtOnce = 512
@@ -25,7 +26,7 @@ func (s *Service) bound(c *convo, forget bool) error {
 	s.mu.Lock()
 	b := c.book
 	many := len(b.refs) > s.cfg.MaxEntries || b.bytes > s.cfg.MaxBytes
-	large := size > 2*b.bytes+slack
+	large := size > 2*max(b.bytes, c.anew)+slack
 	if !forget && (!many && !large || len(b.refs) < c.unbound) {
 		s.mu.Unlock()
 		return nil
@@ -42,6 +43,7 @@ func (s *Service) bound(c *convo, forget bool) error {
 
 	err := s.copyTo(c, keep)
 	if err == nil {
+		c.anew = c.vault.length()
 		return nil
 	}
 	s.mu.Lock()
@@ -53,7 +55,9 @@ func (s *Service) bound(c *convo, forget bool) error {
 // follow takes what has been said and shown while the index was made from another.
 func (b *book) follow(old *book) {
 	for _, l := range old.list {
-		b.log(l.logKey).read = l.read
+		if of := b.logs[l.logKey]; of != nil {
+			of.read = l.read
+		}
 	}
 	for member, logs := range old.members {
 		for log, p := range logs {
@@ -159,6 +163,11 @@ func (s *Service) copyTo(c *convo, keep []uint32) error {
 		bases[l] = h
 	}
 	s.mu.Lock()
+	for l, h := range bases { // those of who is no member any more are not taken again
+		if l.author != s.self && !c.ids[l.author] && h.seq == l.last {
+			delete(bases, l)
+		}
+	}
 	items, last := old.states(bases), old.progressItems() // these are of entries that must be there
 	s.mu.Unlock()
 	for l, h := range bases { // who lacks them is told that they will not come

@@ -51,7 +51,7 @@ const (
 	defaultBytes   = 64 << 20
 
 	// ownLogs is how many logs this device writes in one conversation before it goes on
-	// with the last; maxLogs is how many of an author are known.
+	// with one of them; maxLogs is how many of an author are known.
 	ownLogs = 1024
 	maxLogs = 2048
 )

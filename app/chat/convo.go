@@ -34,9 +34,11 @@ type convo struct {
 	running bool          // the writer
 	changed chan struct{} // closed and made anew when something changes
 	pending map[logKey]map[uint64]*entry
-	waiting int // entries in pending
-	unbound int // entries up to which it is not tried to let go of some, as that has failed
+	waiting int   // entries in pending
+	anew    int64 // bytes of the file when it was written anew by this run; only the writer uses it
+	unbound int   // entries up to which it is not tried to let go of some, as that has failed
 	pulls   map[logKey]*pull
+	watched bool                       // pulls are
 	kept    map[receiptKey]*receipt    // of members of a room for those who are away
 	stale   map[identity.DeviceID]bool // authors of whom there is something newer to say than in the receipt
 }
@@ -223,16 +225,22 @@ func (p *plan) compose(j *job) error {
 }
 
 // beginLog chooses the log that this device writes: one of its own for each run, so that
-// an old store never goes on with a log that others know more of.
+// an old store never goes on with a log that others know more of. After ownLogs it is one
+// that all others have whole, from a number on that is the time, so that none is used
+// twice.
 func (p *plan) beginLog() error {
 	if p.c.book.perAuth[p.s.self] >= ownLogs {
 		for _, l := range p.c.book.list {
-			if l.author == p.s.self && !p.claimed(l) {
-				p.own = l.log // the last one
+			h, _ := p.head(l.logKey)
+			st := &start{conv: p.c.id, logKey: l.logKey, seq: max(h.seq+1, uint64(max(p.s.cfg.Now().UnixMilli(), 0))), lamport: h.lamport}
+			if l.author != p.s.self || h.seq == 0 || st.seq > maxSeq/2 || !p.whole(l) {
+				continue
 			}
-		}
-		if p.own != (LogID{}) {
-			return nil
+			st.sign(p.s.cfg.Self)
+			if p.begin(st); p.heads[l.logKey].seq == st.seq {
+				p.own = l.log
+				return nil
+			}
 		}
 	}
 	if _, err := rand.Read(p.own[:]); err != nil {
@@ -241,16 +249,20 @@ func (p *plan) beginLog() error {
 	return nil
 }
 
-// claimed reports whether a device says that it has more of a log of this device.
-func (p *plan) claimed(l *logState) bool {
+// whole reports whether all others have a log of this device, or whether there are so many
+// that it matters no more.
+func (p *plan) whole(l *logState) bool {
 	p.s.mu.Lock()
 	defer p.s.mu.Unlock()
-	for _, link := range p.s.links() {
-		if sh := link.shared[p.c.id]; sh != nil && sh.has[l.logKey] > l.last {
-			return true
+	if p.c.book.perAuth[p.s.self] >= maxLogs {
+		return true
+	}
+	for _, m := range p.c.conv.Members {
+		if m.ID != p.s.self && p.c.book.members[m.ID][l.log].delivered < l.last {
+			return false
 		}
 	}
-	return false
+	return true
 }
 
 // keep appends an entry that is the next of its log.
@@ -295,10 +307,16 @@ func (p *plan) enter(e *entry, from *link) (gap, ok bool) {
 	}
 }
 
-// begin takes where a log starts.
+// begin takes where a log starts. What this device has lost of its own logs nobody has to
+// sign, but for a log that it knows: otherwise others could void its lines.
 func (p *plan) begin(st *start) bool {
 	h, known := p.head(st.logKey)
 	if h.seq >= st.seq || !p.may(st.logKey, known) {
+		return true
+	}
+	mine := st.author == p.s.self
+	signed := !mine || st.genuine()
+	if known && !signed {
 		return true
 	}
 	from, steps := uint64(maxFirst), st.seq-1
@@ -308,11 +326,17 @@ func (p *plan) begin(st *start) bool {
 	if st.lamport > from && (st.lamport-from)/maxStep > steps {
 		return false
 	}
-	if st.author == p.s.self { // nobody has to sign what this device has lost
-		p.items = append(p.items, item{itemState, appendKey(nil, st.logKey, st.seq, st.lamport, 0)})
-	} else {
-		p.items = append(p.items, item{itemStart, st.encode()})
+	if st.lamport > max(from, p.highest)+maxAhead {
+		return true
 	}
+	if mine && st.log == p.own {
+		p.own = LogID{} // as in enter
+	}
+	it := item{itemStart, st.encode()}
+	if !signed {
+		it = item{itemState, appendKey(nil, st.logKey, st.seq, st.lamport, 0)}
+	}
+	p.items = append(p.items, it)
 	p.put(st.logKey, head{st.seq, st.lamport}, known)
 	p.sync = true
 	return true

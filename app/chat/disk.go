@@ -19,7 +19,8 @@ type disk interface {
 	// fs.ErrNotExist.
 	ReadAt(name string, p []byte, off int64) (int, error)
 	// WriteAt makes the file if need be, cuts it to off bytes and writes there. What is
-	// written is durable when it returns, if sync is set: then all before it is, too.
+	// written is durable when it returns, if sync is set: then all before it is, too. A
+	// file that it has made is not there if it errs.
 	WriteAt(name string, p []byte, off int64, sync bool) error
 	// Rename replaces a file durably.
 	Rename(from, to string) error
@@ -67,12 +68,22 @@ func (d folder) ReadAt(name string, p []byte, off int64) (int, error) {
 }
 
 func (d folder) WriteAt(name string, p []byte, off int64, sync bool) error {
-	made := false
 	f, err := os.OpenFile(d.path(name), os.O_WRONLY, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		made = true
-		f, err = os.OpenFile(d.path(name), os.O_WRONLY|os.O_CREATE, 0o600)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return writeAt(f, err, p, off, sync)
 	}
+	f, err = os.OpenFile(d.path(name), os.O_WRONLY|os.O_CREATE, 0o600)
+	if err = writeAt(f, err, p, off, sync); err == nil {
+		err = d.syncDir()
+	}
+	if err != nil { // so that its name is synced the next time
+		err = errors.Join(err, d.Remove(name))
+	}
+	return err
+}
+
+// writeAt is WriteAt of a file that was opened, or could not be.
+func writeAt(f *os.File, err error, p []byte, off int64, sync bool) error {
 	if err != nil {
 		return err
 	}
@@ -85,10 +96,7 @@ func (d folder) WriteAt(name string, p []byte, off int64, sync bool) error {
 	if err == nil && sync {
 		err = f.Sync()
 	}
-	if err = errors.Join(err, f.Close()); err == nil && made {
-		err = d.syncDir()
-	}
-	return err
+	return errors.Join(err, f.Close())
 }
 
 func (d folder) Rename(from, to string) error {

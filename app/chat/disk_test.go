@@ -3,11 +3,13 @@ package chat
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -51,6 +53,12 @@ func TestFolder(t *testing.T) {
 		step("remove again", d.Remove("a"))
 		step("make again", d.WriteAt("a", []byte("x"), 0, true))
 	}
+	if err := folder.WriteAt("c", []byte("x"), -1, true); err == nil { // made, and not written
+		t.Error("written at -1")
+	}
+	if _, err := folder.ReadAt("c", make([]byte, 1), 0); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a file of which nobody knows whether its name is durable stays: %v", err)
+	}
 	if runtime.GOOS == "windows" {
 		return // modes are those of the folder's owner there
 	}
@@ -62,4 +70,35 @@ func TestFolder(t *testing.T) {
 	if _, err := openFolder(filepath.Join(dir, "a", "b")); err == nil {
 		t.Error("a folder in a file")
 	}
+}
+
+// TestDamagedTwice damages a file, and later again: what was cut off is kept aside, all of
+// it and once.
+func TestDamagedTwice(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, l *lab) {
+		a, c := l.nodes[0], l.pair(0, 1)
+		name := c.String() + vaultExt
+		var want []byte
+		for range 2 {
+			a.start()
+			for i := range 40 {
+				a.send(t, c, fmt.Sprint(i, strings.Repeat("x", 4000)))
+			}
+			a.stop()
+			at := len(vaultMagic) + 1000
+			a.disk.now[name] = slices.Clone(a.disk.now[name])
+			a.disk.now[name][at] ^= 1
+			want = append(want, a.disk.now[name][len(vaultMagic):]...)
+			for range 2 {
+				a.start()
+				if got := a.texts(t, c); len(got) != 0 {
+					t.Errorf("%d lines are left", len(got))
+				}
+				a.stop()
+			}
+		}
+		if got := a.disk.now[name+damagedExt]; !bytes.Equal(got, want) {
+			t.Errorf("%d bytes are kept aside, want %d", len(got), len(want))
+		}
+	})
 }

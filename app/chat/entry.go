@@ -22,6 +22,9 @@ const (
 	// one before it, so that everybody keeps up with whoever goes ahead.
 	maxFirst = 1 << 40 // Lamport number
 	maxStep  = 1 << 20 // Lamport numbers
+	// A start stands for lines that nobody has to have written: it goes no further ahead
+	// of all that is known than a few lines do.
+	maxAhead = 16 * maxStep // Lamport numbers
 
 	year10000 = 253402300800000 // milliseconds since 1970: later times have no JSON form
 )

@@ -9,9 +9,6 @@ import (
 	"github.com/kithproject/kith/identity"
 )
 
-// maxPage is how many entries are returned at once.
-const maxPage = 1000
-
 // raw returns an entry as it is carried; false if it is not here.
 func (s *Service) raw(c *convo, k logKey, seq uint64) ([]byte, bool) {
 	for range 3 { // the file may be written anew in between
@@ -73,8 +70,8 @@ func (b *book) spot(n uint32) spot {
 	return spot{b.list[r.log].logKey, r.seq}
 }
 
-// History returns the n entries before one, or the last n, in the order of display; at
-// most 1000. It errs with ErrNoConv, after Close, and if the conversation cannot be read.
+// History returns the n entries before one, or the last n, in the order of display. It
+// errs with ErrNoConv, after Close, and if the conversation cannot be read.
 func (s *Service) History(conv ConvID, before *Message, n int) ([]Message, error) {
 	c, err := s.open(conv)
 	if err != nil {
@@ -87,7 +84,7 @@ func (s *Service) History(conv ConvID, before *Message, n int) ([]Message, error
 	}
 	var spots []spot
 	for _, i := range slices.Backward(c.book.order[:end]) {
-		if len(spots) >= min(n, maxPage) {
+		if len(spots) >= n {
 			break
 		}
 		if !c.book.refs[i].hidden {
@@ -99,13 +96,12 @@ func (s *Service) History(conv ConvID, before *Message, n int) ([]Message, error
 }
 
 // Search returns the last n entries that contain the text, whatever its case, in the
-// order of display; at most 1000. It errs as History does, and with ctx.
+// order of display. It errs as History does, and with ctx.
 func (s *Service) Search(ctx context.Context, conv ConvID, query string, n int) ([]Message, error) {
 	c, err := s.open(conv)
 	if err != nil {
 		return nil, err
 	}
-	n = min(max(n, 0), maxPage)
 	query = strings.ToLower(CleanText(query))
 	s.mu.Lock()
 	spots := make([]spot, len(c.book.order))
@@ -140,7 +136,7 @@ func (m *Message) matches(query string) bool {
 }
 
 // Unread returns the first n entries of others that MarkRead has not reached, in the
-// order of display; at most 1000. It errs as History does.
+// order of display. It errs as History does.
 func (s *Service) Unread(conv ConvID, n int) ([]Message, error) {
 	c, err := s.open(conv)
 	if err != nil {
@@ -162,7 +158,7 @@ func (s *Service) Unread(conv ConvID, n int) ([]Message, error) {
 	}
 	s.mu.Unlock()
 	spots = backward(spots)
-	return s.messages(c, spots[:min(len(spots), min(max(n, 0), maxPage))]), nil
+	return s.messages(c, spots[:min(len(spots), max(n, 0))]), nil
 }
 
 // MarkRead says that everything up to an entry has been shown here. The authors are

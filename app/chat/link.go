@@ -55,18 +55,20 @@ type link struct {
 // shared is a conversation in which both sides of a link are.
 type shared struct {
 	c        *convo
-	tellAll  bool                  // a whole vector is to go
-	theirs   bool                  // theirs has come
-	has      map[logKey]uint64     // what they say they have
-	told     map[logKey]claim      // what they were told
-	now      map[logKey]struct{}   // of which they are to be told at once
-	later    map[logKey]struct{}   // or with other news
-	push     map[logKey]struct{}   // logs of this device that have more for them
-	sent     map[logKey]uint64     // up to where; until they say that they have it
-	serve    map[logKey]sending    // what they have asked for
-	receipts bool                  // there may be receipts for them
-	stamps   map[receiptKey]uint64 // of those that they were given
-	asked    time.Time             // when a gap was told last
+	tellAll  bool                      // a whole vector is to go
+	theirs   bool                      // theirs has come
+	has      map[logKey]uint64         // what they say they have
+	claimed  map[identity.DeviceID]int // logs in has, by author
+	pulls    int                       // parts of logs that they are asked for
+	told     map[logKey]claim          // what they were told
+	now      map[logKey]struct{}       // of which they are to be told at once
+	later    map[logKey]struct{}       // or with other news
+	push     map[logKey]struct{}       // logs of this device that have more for them
+	sent     map[logKey]uint64         // up to where; until they say that they have it
+	serve    map[logKey]sending        // what they have asked for
+	receipts bool                      // there may be receipts for them
+	stamps   map[receiptKey]uint64     // of those that they were given
+	asked    time.Time                 // when a gap was told last
 }
 
 // sending is a part of a log: entries from next up to upto.
@@ -84,7 +86,7 @@ func newLink(s *Service, p *peer, conn net.Conn, lesserCalled bool) *link {
 // share begins a conversation on the link. s.mu is held.
 func (l *link) share(c *convo) {
 	l.shared[c.id] = &shared{
-		c: c, tellAll: true, has: make(map[logKey]uint64), told: make(map[logKey]claim), now: make(map[logKey]struct{}),
+		c: c, tellAll: true, has: make(map[logKey]uint64), claimed: make(map[identity.DeviceID]int), told: make(map[logKey]claim), now: make(map[logKey]struct{}),
 		later: make(map[logKey]struct{}), push: make(map[logKey]struct{}), sent: make(map[logKey]uint64),
 		serve: make(map[logKey]sending), stamps: make(map[receiptKey]uint64),
 	}

@@ -3,9 +3,11 @@ package chat
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,7 +40,10 @@ const (
 	mailRetry  = 5 * time.Second
 	mailSlow   = 10 * time.Minute
 	leaveTime  = time.Minute
-	fetchTurns = 3 // how often letters are gone through that came in the wrong order
+	fetchTurns = 3 // how often letters are gone through of which one waits for another
+	// maxGaps is how many letters of a device may wait for one before them, that somebody
+	// else may keep. What is in others comes when the two meet.
+	maxGaps = 16
 )
 
 // mailing is what a mailer knows of a device. Service.mu guards it.
@@ -154,7 +159,7 @@ func (m *mailer) due(p *peer) bool {
 			return true // to be read, and looked at
 		}
 		for _, log := range c.book.list {
-			if log.author == m.s.self && c.book.unmailed(p.id, log) < log.last {
+			if log.author == m.s.self && max(c.book.unmailed(p.id, log), log.base) < log.last {
 				return true
 			}
 		}
@@ -187,6 +192,9 @@ func (m *mailer) leave(p *peer) {
 	}
 	body, sent := m.compose(p)
 	if len(body) == 0 {
+		if len(sent) > 0 { // none of it can be read
+			m.failed(p, ErrNotKept)
+		}
 		return
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, leaveTime)
@@ -251,8 +259,8 @@ func (m *mailer) compose(p *peer) (body []byte, sent []mailed) {
 			from := c.book.unmailed(p.id, log) + 1
 			if from <= log.base && log.base < log.last && log.started != nil {
 				body = appendFrame(body, frameStart, log.started.encode())
-				from = log.base + 1
 			}
+			from = max(from, log.base+1)
 			if from <= log.last {
 				plan = append(plan, mailed{c, log.log, from, log.last})
 			}
@@ -291,31 +299,56 @@ func (s *Service) FetchMail(ctx context.Context) error {
 	if err != nil && len(letters) == 0 {
 		return fmt.Errorf("chat: fetch mail: %w", err)
 	}
+	var left []opened
+	for _, l := range letters {
+		o, err := s.openLetter(l)
+		if err != nil {
+			return err
+		}
+		left = append(left, o)
+	}
+	slices.SortStableFunc(left, func(x, y opened) int { return cmp.Compare(x.first, y.first) })
 	for range fetchTurns {
-		var waiting []Letter
-		for _, l := range letters {
-			gap, err := s.takeLetter(l)
+		var waiting []opened
+		for _, o := range left {
+			gap, err := s.takeLetter(o)
 			if err != nil {
 				return err
 			}
 			if gap {
-				waiting = append(waiting, l)
+				waiting = append(waiting, o)
 				continue
 			}
-			if err := l.Done(ctx); err != nil { // it comes again, which is no harm
-				s.cfg.Logger.Debug("letter not deleted", "err", err)
-			}
+			s.done(ctx, o.Letter)
 		}
-		if letters = waiting; len(waiting) == 0 {
-			break
+		left = waiting
+	}
+	gaps := make(map[identity.DeviceID]int)
+	for _, o := range left {
+		if gaps[o.From]++; gaps[o.From] > maxGaps {
+			s.done(ctx, o.Letter)
 		}
 	}
 	return nil
 }
 
-// takeLetter keeps what is in a letter. It reports whether something before it is
-// missing. Its error is that of the disk; a letter that is none is nothing.
-func (s *Service) takeLetter(letter Letter) (gap bool, err error) {
+// done has a letter deleted.
+func (s *Service) done(ctx context.Context, l Letter) {
+	if err := l.Done(ctx); err != nil { // it comes again, which is no harm
+		s.cfg.Logger.Debug("letter not deleted", "err", err)
+	}
+}
+
+// opened is a letter, and what it has that is genuine and not here yet.
+type opened struct {
+	Letter
+	jobs  map[*convo]*job
+	first uint64 // the lowest Lamport number
+}
+
+// openLetter opens a letter. Its error is that of the disk; a letter that is none has
+// nothing.
+func (s *Service) openLetter(letter Letter) (opened, error) {
 	in := bufio.NewReader(bytes.NewReader(letter.Body))
 	jobs := make(map[*convo]*job)
 	for {
@@ -325,12 +358,24 @@ func (s *Service) takeLetter(letter Letter) (gap bool, err error) {
 		}
 		if err := s.takeFrame(letter.From, kind, body, jobs); errors.Is(err, errHostile) || errors.Is(err, errFrame) || errors.Is(err, errEntry) {
 			s.cfg.Logger.Warn("letter refused", "peer", letter.From.Short(), "err", err)
-			return false, nil
+			return opened{Letter: letter}, nil
 		} else if err != nil {
-			return false, err
+			return opened{}, err
 		}
 	}
-	for c, j := range jobs {
+	o := opened{letter, jobs, maxSeq}
+	for _, j := range jobs {
+		for _, e := range j.entries {
+			o.first = min(o.first, e.lamport)
+		}
+	}
+	return o, nil
+}
+
+// takeLetter keeps what is in a letter. It reports whether something before it is
+// missing. Its error is that of the disk.
+func (s *Service) takeLetter(o opened) (gap bool, err error) {
+	for c, j := range o.jobs {
 		s.mu.Lock()
 		err := s.submit(c, j)
 		s.mu.Unlock()
@@ -363,6 +408,14 @@ func (s *Service) partnerIn(id ConvID, member identity.DeviceID) (*convo, error)
 	return c, nil
 }
 
+// knows reports whether a log is here up to an entry.
+func (s *Service) knows(c *convo, k logKey, seq uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	log := c.book.logs[k]
+	return log != nil && log.last >= seq
+}
+
 func (s *Service) takeFrame(from identity.DeviceID, kind byte, body []byte, jobs map[*convo]*job) error {
 	switch kind {
 	case frameEntry:
@@ -371,7 +424,7 @@ func (s *Service) takeFrame(from identity.DeviceID, kind byte, body []byte, jobs
 			return err
 		}
 		c, err := s.partnerIn(e.conv, from)
-		if c == nil || err != nil {
+		if c == nil || err != nil || s.knows(c, e.logKey, e.seq) {
 			return err
 		}
 		if !e.genuine() {
@@ -385,7 +438,7 @@ func (s *Service) takeFrame(from identity.DeviceID, kind byte, body []byte, jobs
 			return err
 		}
 		c, err := s.partnerIn(st.conv, from)
-		if c == nil || err != nil {
+		if c == nil || err != nil || s.knows(c, st.logKey, st.seq) {
 			return err
 		}
 		if !st.genuine() {

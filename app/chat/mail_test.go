@@ -203,6 +203,56 @@ func TestMailLost(t *testing.T) {
 	})
 }
 
+// TestMailTurned has many letters be given back in the wrong order.
+func TestMailTurned(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, l *lab) {
+		k := newKeeper()
+		k.random = true
+		l.mailAt(k)
+		a, b, c := l.nodes[0], l.nodes[1], l.pair(0, 1)
+		a.start()
+		const lines = 10_000
+		var last Message
+		for i := range lines {
+			last = a.send(t, c, fmt.Sprint(i))
+		}
+		a.await(t, last, StateSent)
+		b.start()
+		b.fetch(t)
+		if got := b.texts(t, c); len(got) != lines || len(k.boxes[b.id.ID()]) != 0 {
+			t.Errorf("%d of %d lines have come, %d of %d letters stay", len(got), lines, len(k.boxes[b.id.ID()]), k.left)
+		}
+	})
+}
+
+// TestGapLetters has a device leave many letters for which something is missing. Few stay.
+func TestGapLetters(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, l *lab) {
+		k := newKeeper()
+		l.mailAt(k)
+		c := l.pair(0, 1)
+		a := l.nodes[0]
+		a.start()
+		f := &foe{n: l.nodes[1]}
+		for n := range uint64(3 * maxGaps) {
+			var body []byte
+			for i := range uint64(10) {
+				body = append(body, entryFrame(f.entry(c, 1, 2+n*20+i, 2+n*20+i, "x"))...)
+			}
+			k.boxes[a.id.ID()] = append(k.boxes[a.id.ID()], kept{f.n.id.ID(), body})
+		}
+		a.fetch(t)
+		if n := len(k.boxes[a.id.ID()]); n != maxGaps {
+			t.Errorf("%d letters stay, want %d", n, maxGaps)
+		}
+		k.boxes[a.id.ID()] = append(k.boxes[a.id.ID()], kept{f.n.id.ID(), entryFrame(f.entry(c, 1, 1, 1, "first"))})
+		a.fetch(t)
+		if got := a.texts(t, c); len(got) != 11 || got[0] != "first" {
+			t.Errorf("got %q", got)
+		}
+	})
+}
+
 // TestMailDown has the keeper be away for a while.
 func TestMailDown(t *testing.T) {
 	inBubble(t, 2, func(t *testing.T, l *lab) {

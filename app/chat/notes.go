@@ -35,31 +35,32 @@ type pendingNote struct {
 
 // SendNotes writes a line for the other device of a conversation of two and sends it as
 // notes, after those that it lacks, by send, which returns when the device has one. It
-// errs as Send does, and then nothing is kept; with ErrNoConv for a conversation of more
-// than two; and with what send says: the line is then kept and goes by itself when the
+// errs as Send does, and with ErrNoConv for a conversation of more than two, and then
+// nothing is kept; and with what send says: the line is then kept and goes by itself when the
 // two are connected.
 func (s *Service) SendNotes(ctx context.Context, conv ConvID, text string, send func(ctx context.Context, note []byte) error) (Message, error) {
+	s.mu.Lock()
+	c := s.convs[conv]
+	var peer identity.DeviceID
+	two := c != nil && len(c.ids) == 2 && !c.conv.Room
+	if two {
+		for id := range c.ids {
+			if id != s.self {
+				peer = id
+			}
+		}
+	}
+	s.mu.Unlock()
+	if !two {
+		return Message{}, ErrNoConv
+	}
 	m, err := s.Send(ctx, conv, text)
 	if err != nil {
 		return m, err
 	}
 	s.mu.Lock()
-	c := s.convs[conv]
-	var peer identity.DeviceID
-	for id := range c.ids {
-		if id != s.self {
-			peer = id
-		}
-	}
-	two := len(c.ids) == 2 && !c.conv.Room
-	var spots []spot
-	if two {
-		spots = c.book.behind(peer)
-	}
+	spots := c.book.behind(peer)
 	s.mu.Unlock()
-	if !two {
-		return m, ErrNoConv
-	}
 	for _, at := range spots {
 		raw, ok := s.raw(c, at.logKey, at.seq)
 		if !ok {

@@ -75,6 +75,9 @@ func TestNotesOfRooms(t *testing.T) {
 		if _, err := l.nodes[0].svc.SendNotes(t.Context(), c, "x", noteTo(t, l.nodes[0], l.nodes[1])); !errors.Is(err, ErrNoConv) {
 			t.Errorf("got %v", err)
 		}
+		if got := l.nodes[0].texts(t, c); len(got) != 0 {
+			t.Errorf("it is kept all the same: %q", got)
+		}
 	})
 }
 

@@ -287,6 +287,8 @@ func (s *Service) leave(l *link) {
 				for k := range sh.has {
 					s.consider(c, k)
 				}
+				sh.receipts = true // for an author who was there, and may not have heard
+				o.poke()
 			}
 		}
 	}

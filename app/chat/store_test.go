@@ -336,6 +336,26 @@ func TestHistoryAndSearch(t *testing.T) {
 	})
 }
 
+// TestMoreThanAThousand asks for more lines than a screen or a page would have.
+func TestMoreThanAThousand(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, l *lab) {
+		a, c := l.nodes[0], l.pair(0, 1)
+		a.start()
+		const lines = 1100
+		for i := range lines {
+			a.send(t, c, fmt.Sprint("line ", i))
+		}
+		page, err := a.svc.History(c, nil, 2*lines)
+		if err != nil || len(page) != lines || page[0].Text != "line 0" {
+			t.Errorf("history: %d lines, want %d: %v", len(page), lines, err)
+		}
+		found, err := a.svc.Search(t.Context(), c, "line", 2*lines)
+		if err != nil || len(found) != lines || found[0].Text != "line 0" {
+			t.Errorf("search: %d lines, want %d: %v", len(found), lines, err)
+		}
+	})
+}
+
 func found0(t *testing.T, n *node, c ConvID, text string) []Message {
 	t.Helper()
 	found, err := n.svc.Search(t.Context(), c, text, 1)

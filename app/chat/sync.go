@@ -11,11 +11,14 @@ const (
 	pullTimeout = 10 * time.Second
 	// gapPause is how long it is not told again that something is missing.
 	gapPause = time.Second
+	// maxPulls is how many logs of a conversation one device is asked for at once.
+	maxPulls = 64
 )
 
 // A pull is a part of a log that a device was asked for.
 type pull struct {
 	link *link
+	sh   *shared // of the link
 	upto uint64
 	at   time.Time // of the last that came
 }
@@ -48,6 +51,7 @@ func (l *link) takeVector(conv ConvID, flags byte, claims []claim) error {
 	s.mu.Lock()
 	if flags&vectorBegin != 0 {
 		clear(sh.has)
+		clear(sh.claimed)
 		clear(sh.sent)
 		sh.theirs = false
 	}
@@ -55,9 +59,12 @@ func (l *link) takeVector(conv ConvID, flags byte, claims []claim) error {
 		if cl.author != s.self && !c.ids[cl.author] {
 			continue
 		}
-		if _, ok := sh.has[cl.logKey]; !ok && len(sh.has) >= maxClaims {
-			s.mu.Unlock()
-			return errHostile
+		if _, ok := sh.has[cl.logKey]; !ok {
+			if len(sh.has) >= maxClaims || sh.claimed[cl.author] >= maxLogs {
+				s.mu.Unlock()
+				return errHostile
+			}
+			sh.claimed[cl.author]++
 		}
 		has := max(sh.has[cl.logKey], cl.has)
 		sh.has[cl.logKey] = has
@@ -94,7 +101,7 @@ func (l *link) takeVector(conv ConvID, flags byte, claims []claim) error {
 func (s *Service) takeClaims(c *convo, member identity.DeviceID, claims []claim) {
 	type news struct {
 		log      LogID
-		from, to uint64
+		from, to uint64 // after from
 	}
 	var states []news
 	var moved []item
@@ -107,11 +114,7 @@ func (s *Service) takeClaims(c *convo, member identity.DeviceID, claims []claim)
 		if c.book.advance(member, cl.log, progress{delivered: cl.has, read: cl.read}) {
 			is := c.book.members[member][cl.log]
 			moved = append(moved, progressItem(member, cl.log, is))
-			from := was.delivered
-			if is.read > was.read {
-				from = was.read
-			}
-			states = append(states, news{cl.log, from + 1, max(is.delivered, is.read)})
+			states = append(states, news{cl.log, was.read, is.read}, news{cl.log, max(was.delivered, is.read), is.delivered})
 		}
 	}
 	if len(moved) > 0 {
@@ -121,7 +124,7 @@ func (s *Service) takeClaims(c *convo, member identity.DeviceID, claims []claim)
 	}
 	s.mu.Unlock()
 	for _, n := range states {
-		s.publishStates(c, n.log, n.from, n.to)
+		s.publishStates(c, n.log, n.from+1, n.to)
 	}
 }
 
@@ -144,7 +147,8 @@ func (l *link) takeWant(conv ConvID, k logKey, has uint64) {
 }
 
 // consider asks somebody for a log of which others have more, unless its author is there
-// and sends it by itself. s.mu is held.
+// and sends it by itself. Of those who are asked for much already it asks when that is
+// over. s.mu is held.
 func (s *Service) consider(c *convo, k logKey) {
 	if c.book == nil || c.pulls[k] != nil {
 		return
@@ -164,24 +168,38 @@ func (s *Service) consider(c *convo, k logKey) {
 		if l.id == k.author {
 			return
 		}
-		if best == nil || sh.has[k] > best.shared[c.id].has[k] {
+		if sh.pulls < maxPulls && (best == nil || sh.has[k] > best.shared[c.id].has[k]) {
 			best = l
 		}
 	}
 	if best == nil {
 		return
 	}
-	if len(c.pulls) == 0 {
+	if !c.watched {
 		s.watchPulls(c)
 	}
-	c.pulls[k] = &pull{link: best, upto: best.shared[c.id].has[k], at: time.Now()}
+	sh := best.shared[c.id]
+	c.pulls[k] = &pull{link: best, sh: sh, upto: sh.has[k], at: time.Now()}
+	sh.pulls++
 	best.out = appendWant(best.out, c.id, k, last)
 	best.poke()
+}
+
+// pulled ends a pull. After the last one of a link it is asked for more. s.mu is held.
+func (s *Service) pulled(c *convo, k logKey, pl *pull) {
+	delete(c.pulls, k)
+	if pl.sh.pulls--; pl.sh.pulls == 0 && !pl.link.left {
+		for k := range pl.sh.has {
+			s.consider(c, k)
+		}
+	}
+	s.consider(c, k)
 }
 
 // watchPulls has others asked when a device does not give what it says it has. s.mu is
 // held.
 func (s *Service) watchPulls(c *convo) {
+	c.watched = true
 	time.AfterFunc(pullTimeout, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -192,13 +210,13 @@ func (s *Service) watchPulls(c *convo) {
 			if time.Since(pl.at) < pullTimeout {
 				continue
 			}
-			delete(c.pulls, k)
-			if sh := pl.link.shared[c.id]; sh != nil {
-				delete(sh.has, k) // it was not true
+			if _, ok := pl.sh.has[k]; ok { // it was not true
+				delete(pl.sh.has, k)
+				pl.sh.claimed[k.author]--
 			}
-			s.consider(c, k)
+			s.pulled(c, k, pl)
 		}
-		if len(c.pulls) > 0 {
+		if c.watched = len(c.pulls) > 0; c.watched {
 			s.watchPulls(c)
 		}
 	})
@@ -210,8 +228,7 @@ func (s *Service) stored(c *convo, p *plan) {
 	for k, h := range p.heads {
 		if pl := c.pulls[k]; pl != nil {
 			if pl.at = time.Now(); h.seq >= pl.upto {
-				delete(c.pulls, k)
-				s.consider(c, k)
+				s.pulled(c, k, pl)
 			}
 		}
 		if k.author != s.self {

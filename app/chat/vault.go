@@ -99,33 +99,34 @@ func (v *vault) load(each func(off int64, at int, kind byte, body []byte)) (cut 
 	}
 }
 
-// cut ends the file at off. What was there is kept aside if it was more than a
-// record that was not finished.
+// cut ends the file at off. What was there is kept aside, after what is there already, if
+// it was more than a record that was not finished.
 func (v *vault) cut(r *window, off int64) (int64, error) {
 	v.size = off
-	total := off
-	for {
-		p, err := r.bytes(total, 64<<10)
-		if err != nil {
-			return 0, fmt.Errorf("chat: %w", err)
-		}
-		total += int64(len(p))
-		if len(p) < 64<<10 {
-			break
-		}
+	total, err := r.end(off)
+	if err != nil {
+		return 0, fmt.Errorf("chat: %w", err)
 	}
 	if total-off <= maxRecord {
 		return total - off, nil // the next write cuts it
 	}
+	aside := &window{read: func(p []byte, off int64) (int, error) { return v.disk.ReadAt(v.name+damagedExt, p, off) }}
+	to, err := aside.end(0)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, fmt.Errorf("chat: %w", err)
+	}
 	for at := off; at < total; {
 		p, err := r.bytes(at, 64<<10)
 		if err == nil {
-			err = v.disk.WriteAt(v.name+damagedExt, p, at-off, at+int64(len(p)) >= total)
+			err = v.disk.WriteAt(v.name+damagedExt, p, to+at-off, at+int64(len(p)) >= total)
 		}
 		if err != nil {
 			return 0, fmt.Errorf("chat: keep a damaged file aside: %w", err)
 		}
 		at += int64(len(p))
+	}
+	if err := v.disk.WriteAt(v.name, nil, off, true); err != nil { // so that it is kept aside once
+		return 0, fmt.Errorf("chat: %w", err)
 	}
 	return total - off, nil
 }
@@ -345,6 +346,19 @@ func (w *window) bytes(off int64, n int) ([]byte, error) {
 	}
 	b := w.buf[off-w.off:]
 	return b[:min(n, len(b))], nil
+}
+
+// end returns where the file ends, which is at off or later.
+func (w *window) end(off int64) (int64, error) {
+	for {
+		p, err := w.bytes(off, 64<<10)
+		if err != nil {
+			return 0, err
+		}
+		if off += int64(len(p)); len(p) < 64<<10 {
+			return off, nil
+		}
+	}
 }
 
 // length returns how many bytes the file has.

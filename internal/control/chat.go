@@ -188,11 +188,18 @@ type talk struct {
 	st   *stream
 	one  *chat.Conv // nil: all conversations
 
-	out    sync.Mutex // orders writes to the client
-	shown  map[chat.LogID]uint64
+	out    sync.Mutex                   // orders writes to the client
+	shown  map[logOf]uint64             // up to which line
 	mu     sync.Mutex                   // guards sent
 	latest map[chat.ConvID]chat.Message // the last line of each that this request wrote
 	number int                          // of lines that it wrote
+}
+
+// logOf names a log for good: who writes one may have chosen the LogID of another's.
+type logOf struct {
+	conv   chat.ConvID
+	author identity.DeviceID
+	log    chat.LogID
 }
 
 // converse is OpChat.
@@ -200,7 +207,7 @@ func (s *Server) converse(st *stream, req Request, wait time.Duration) (Reply, e
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
 	t := &talk{
-		s: s, req: req, wait: wait, ctx: ctx, st: st, shown: make(map[chat.LogID]uint64), latest: make(map[chat.ConvID]chat.Message),
+		s: s, req: req, wait: wait, ctx: ctx, st: st, shown: make(map[logOf]uint64), latest: make(map[chat.ConvID]chat.Message),
 	}
 	first := Reply{}
 	if req.Device != "" {
@@ -443,10 +450,11 @@ func (t *talk) event(ev chat.Event) bool {
 func (t *talk) show(ev chat.Event) bool {
 	m := ev.Message
 	if ev.Kind == chat.EventMessage && !m.Mine {
-		if t.shown[m.Log] >= m.Seq {
+		log := logOf{m.Conv, m.Author, m.Log}
+		if t.shown[log] >= m.Seq {
 			return true
 		}
-		t.shown[m.Log] = m.Seq
+		t.shown[log] = m.Seq
 	}
 	switch {
 	case t.req.Events:
