@@ -100,7 +100,12 @@ type Heard struct {
 	From   identity.DeviceID `json:"from"`
 	Notice Notice            `json:"notice"`
 	Undo   UndoState         `json:"undo,omitempty"`
+
+	asked time.Time // since when it is to be undone; zero: it is not
 }
+
+// is reports whether it is a device's notice: others may have given theirs the same ID.
+func (h Heard) is(from identity.DeviceID, id ID) bool { return h.From == from && h.Notice.ID == id }
 
 // An UndoState is how far a request to undo a pair of another device is.
 type UndoState uint8

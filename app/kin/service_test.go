@@ -403,7 +403,7 @@ func FuzzState(f *testing.F) {
 	carry(t0, desk, laptop, phone)
 	laptop.pairs(3, t0)
 	carry(t0, desk, laptop)
-	if _, err := desk.book.AskUndo(t0, desk.heard(t0)[0].Notice.ID); err != nil {
+	if _, err := desk.book.AskUndo(t0, laptop.Self(), desk.heard(t0)[0].Notice.ID); err != nil {
 		f.Fatal(err)
 	}
 	f.Add(desk.disk)
