@@ -31,8 +31,22 @@ type disk interface {
 	SyncDir() error
 }
 
-// dirDisk is a directory.
+// dirDisk is a directory. Its errors do not name files: a file's name is who wrote how
+// much to whom, and errors get into logs.
 type dirDisk struct{ dir string }
+
+// unnamed is an error of package os without the names of files.
+func unnamed(err error) error {
+	var path *fs.PathError
+	var link *os.LinkError
+	switch {
+	case errors.As(err, &path):
+		return fmt.Errorf("%s: %w", path.Op, path.Err)
+	case errors.As(err, &link):
+		return fmt.Errorf("%s: %w", link.Op, link.Err)
+	}
+	return err
+}
 
 func openDir(dir string) (dirDisk, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -60,23 +74,24 @@ func (d dirDisk) List() ([]found, error) {
 func (d dirDisk) Read(name string) ([]byte, error) {
 	f, err := os.Open(filepath.Join(d.dir, name))
 	if err != nil {
-		return nil, err
+		return nil, unnamed(err)
 	}
 	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, MaxBlob+1))
+	raw, err := io.ReadAll(io.LimitReader(f, MaxBlob+1))
+	return raw, unnamed(err)
 }
 
 func (d dirDisk) WriteSync(name string, data []byte) error {
 	f, err := os.OpenFile(filepath.Join(d.dir, name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
-		return err
+		return unnamed(err)
 	}
 	_, err = f.Write(data)
-	return errors.Join(err, f.Sync(), f.Close())
+	return errors.Join(unnamed(err), unnamed(f.Sync()), unnamed(f.Close()))
 }
 
 func (d dirDisk) Rename(from, to string) error {
-	return os.Rename(filepath.Join(d.dir, from), filepath.Join(d.dir, to))
+	return unnamed(os.Rename(filepath.Join(d.dir, from), filepath.Join(d.dir, to)))
 }
 
 func (d dirDisk) Remove(name string) error {
@@ -84,7 +99,7 @@ func (d dirDisk) Remove(name string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	return err
+	return unnamed(err)
 }
 
 func (d dirDisk) SyncDir() error {
@@ -93,9 +108,9 @@ func (d dirDisk) SyncDir() error {
 	}
 	f, err := os.Open(d.dir)
 	if err != nil {
-		return err
+		return unnamed(err)
 	}
-	return errors.Join(f.Sync(), f.Close())
+	return errors.Join(unnamed(f.Sync()), unnamed(f.Close()))
 }
 
 // ownerSize is how much of the hash of a depositor's name is kept, in bytes.
