@@ -349,7 +349,7 @@ func (n *Node) undoHere(ctx context.Context, id kin.ID) (done bool, err error) {
 
 // undoFor ends a pair since an own device asks for it.
 func (n *Node) undoFor(from identity.DeviceID, id kin.ID) kin.Status {
-	pair, status := n.kin.book.Undoable(from, id)
+	pair, status := n.kin.book.Undoable(time.Now(), from, id)
 	if status != kin.StatusOK {
 		return status
 	}

@@ -371,7 +371,9 @@ func (b *Book) takeIntroduction(now time.Time, by Peer, in Introduction) (Status
 			ID: in.ID, By: in.By, Other: in.Other, Name: clean(in.Name), State: EndDelivered, Got: now.UTC(),
 			Expires: earlier(in.Expires, now.Add(Life)).UTC().Truncate(time.Second),
 		},
-		wireguard: in.WireGuard, secret: in.Secret, sig: in.Sig, acked: EndDelivered, until: in.Expires.Add(slack),
+		wireguard: in.WireGuard, secret: in.Secret, sig: in.Sig, acked: EndDelivered,
+		// Also one that expires at once counts among its introducer's for seven days.
+		until: later(in.Expires, now.Add(Life)).Add(slack),
 	}
 	if by.Own {
 		r.State, r.Auto = EndAccepted, true
@@ -499,6 +501,13 @@ func (b *Book) takeNotice(now time.Time, from Peer, n Notice) (Status, *Event) {
 
 func earlier(a, b time.Time) time.Time {
 	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
 		return a
 	}
 	return b

@@ -124,12 +124,12 @@ func TestUndo(t *testing.T) {
 	if _, err := phone.book.AskUndo(later, laptop.Self(), ID{1}); !errors.Is(err, ErrNotFound) {
 		t.Errorf("what there is not: %v", err)
 	}
-	if _, s := laptop.book.Undoable(phone.Self(), id); s != StatusOver {
+	if _, s := laptop.book.Undoable(later, phone.Self(), id); s != StatusOver {
 		t.Errorf("a copy of the request: %v, want over", s)
 	}
 	// A new pair with the same device is another one.
 	laptop.pairs(2, later)
-	if pair, s := laptop.book.Undoable(phone.Self(), id); s != StatusOver {
+	if pair, s := laptop.book.Undoable(later, phone.Self(), id); s != StatusOver {
 		t.Errorf("the old request undoes the new pair %v", pair)
 	}
 }
@@ -152,9 +152,16 @@ func TestUndoExpires(t *testing.T) {
 			t.Errorf("after %v: %d letters wait, want %d", d.after, got, d.want)
 		}
 		if d.want > 0 { // it still works that late
-			if _, s := laptop.book.Undoable(phone.Self(), phone.book.s.heard[0].Notice.ID); s != StatusOK {
+			if _, s := laptop.book.Undoable(now, phone.Self(), phone.book.s.heard[0].Notice.ID); s != StatusOK {
 				t.Errorf("after %v: %v", d.after, s)
 			}
+		}
+	}
+	// The device that has the pair holds to that, too, whoever asks it.
+	id := laptop.book.s.made[0].ID
+	for at, want := range map[time.Duration]Status{2*NoticeLife - time.Second: StatusOK, 2 * NoticeLife: StatusOver} {
+		if _, s := laptop.book.Undoable(t0.Add(at), phone.Self(), id); s != want {
+			t.Errorf("asked %v after it was made: %v, want %v", at, s, want)
 		}
 	}
 }
@@ -167,10 +174,10 @@ func TestUndoIsDenied(t *testing.T) {
 	carry(t0, laptop, phone)
 	id := phone.heard(t0)[0].Notice.ID
 	tablet.mark(laptop, own)
-	if _, s := laptop.book.Undoable(tablet.Self(), id); s != StatusRefused {
+	if _, s := laptop.book.Undoable(t0, tablet.Self(), id); s != StatusRefused {
 		t.Errorf("a device that is not marked: %v", s)
 	}
-	if _, s := laptop.book.Undoable(somebody, id); s != StatusRefused {
+	if _, s := laptop.book.Undoable(t0, somebody, id); s != StatusRefused {
 		t.Errorf("a stranger: %v", s)
 	}
 	laptop.mark(phone, func(p *Peer) { p.Own = false })
@@ -182,7 +189,7 @@ func TestUndoIsDenied(t *testing.T) {
 		t.Errorf("phone: %+v", h)
 	}
 	laptop.mark(phone, func(p *Peer) { p.Own, p.Blocked = true, true })
-	if _, s := laptop.book.Undoable(phone.Self(), id); s != StatusRefused {
+	if _, s := laptop.book.Undoable(t0, phone.Self(), id); s != StatusRefused {
 		t.Errorf("a blocked device: %v", s)
 	}
 	phone.mark(laptop, func(p *Peer) { p.Own = false })

@@ -233,8 +233,9 @@ func (b *Book) Recent(now time.Time) (own []Notice, pairs [][16]byte, heard []He
 }
 
 // Undoable returns the pair of a notice that a device asks to have undone. Only a device
-// that is marked as an own one here may.
-func (b *Book) Undoable(from identity.DeviceID, id ID) ([16]byte, Status) {
+// that is marked as an own one here may, and while a request that was made in time can
+// still come: for two days.
+func (b *Book) Undoable(now time.Time, from identity.DeviceID, id ID) ([16]byte, Status) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	p, ok := b.world.Peer(from)
@@ -242,7 +243,7 @@ func (b *Book) Undoable(from identity.DeviceID, id ID) ([16]byte, Status) {
 		return [16]byte{}, StatusRefused
 	}
 	for _, m := range b.s.made {
-		if m.ID == id && !m.Ended {
+		if m.ID == id && !m.Ended && now.Sub(m.Paired) < 2*NoticeLife {
 			return m.pair, StatusOK
 		}
 	}
