@@ -430,3 +430,38 @@ func FuzzState(f *testing.F) {
 		}
 	})
 }
+
+// TestPace holds that a device that writes as fast as it can, over as many connections as
+// it likes, has only so many letters taken.
+func TestPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newPost(t, nil)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		var wg sync.WaitGroup
+		for range maxConnsFrom {
+			wg.Go(func() {
+				for ctx.Err() == nil {
+					conn, err := b.ln.dial(ctx)
+					if err != nil {
+						return
+					}
+					for err == nil && ctx.Err() == nil {
+						if err = writeLetter(conn, undoLetter(1), time.Now()); err == nil {
+							_, err = io.ReadFull(conn, make([]byte, 1))
+						}
+					}
+					conn.Close()
+				}
+			})
+		}
+		wg.Wait()
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+		_, _, took := b.counts()
+		if want := letterBurst + 60*letterRate; took < want || took > want+maxConnsFrom {
+			t.Errorf("%d letters were taken in a minute, want %d", took, want)
+		}
+	})
+}
