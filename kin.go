@@ -89,14 +89,15 @@ func (n *Node) aside(name string, why error) *registry.Problem {
 	}
 }
 
-// pairedCaller returns the paired device behind a remote address.
+// pairedCaller returns the paired device behind a remote address. A member of a room is
+// none.
 func (n *Node) pairedCaller(addr net.Addr) (identity.DeviceID, bool) {
 	id, ok := n.caller(addr)
 	if !ok {
 		return id, false
 	}
-	_, ok = n.mayUse(id)
-	return id, ok
+	rec, ok := n.mayUse(id)
+	return id, ok && !rec.Member()
 }
 
 // kinWorld is the node as the book sees it.
