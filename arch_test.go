@@ -97,7 +97,7 @@ var home = map[string][]string{
 	"github.com/vishvananda/netlink": {"internal/netif", "internal/netmon", "internal/nettest"},
 	"github.com/vishvananda/netns":   {"internal/nettest"},
 	"golang.org/x/term":              {"internal/cli"},
-	"golang.org/x/time":              {"rendezvous/dns"},
+	"golang.org/x/time":              {"rendezvous/dns", "app/kin"},
 	"golang.org/x/crypto":            {"code", "pairing", "room", "internal/wire", "link", "app/mail", "app/chat"},
 	"golang.org/x/net":               {"rendezvous/lan", "link", "link/portmap", "link/punch", "hub", "app/tun"},
 	"golang.org/x/sys":               {".", "app/files", "rendezvous/lan", "link", "link/portmap", "link/punch", "internal/cli", "internal/netif", "internal/nettest", "internal/train", "internal/wan"},
