@@ -12,6 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/kithproject/kith/internal/durable"
 )
 
 // TestCloseOfAPacedClient holds that Close and End do not wait for a client that has to
@@ -89,7 +91,7 @@ func TestNoNamesInLogs(t *testing.T) {
 		}
 	}
 	owner := ownerOf("anna")
-	for _, secret := range []string{hex.EncodeToString(box[:]), hex.EncodeToString(owner[:]), tmpPrefix, dir} {
+	for _, secret := range []string{hex.EncodeToString(box[:]), hex.EncodeToString(owner[:]), durable.TmpSuffix, dir} {
 		if strings.Contains(got, secret) {
 			t.Errorf("%s is in\n%s", secret, got)
 		}
