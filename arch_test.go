@@ -38,8 +38,8 @@ var mayImport = map[string][]string{
 	"rendezvous/dns":            {"rendezvous", "internal/wire"},
 	"pairing":                   {"identity", "code", "internal/wire"},
 	"pairing/cpace":             {},
-	"room":                      {"identity", "code", "pairing", "pairing/cpace", "internal/wire"},
-	"registry":                  {"identity"},
+	"room":                      {"identity", "code", "pairing", "pairing/cpace", "internal/durable", "internal/wire"},
+	"registry":                  {"identity", "internal/durable"},
 	"signaling":                 {"identity", "rendezvous", "pairing", "internal/wire"},
 	"link/punch":                {},
 	"link/relay":                {"internal/train"},
@@ -52,9 +52,11 @@ var mayImport = map[string][]string{
 	"app/kin":                   {"identity", "pairing", "internal/wire"},
 	"app/forward":               {},
 	"app/files":                 {},
-	"app/mail":                  {"identity"},
+	"app/mail":                  {"identity", "internal/durable"},
 	"app/proxy":                 {"app/forward"},
 	"app/tun":                   {"app/forward"},
+	"internal/durable":          {},
+	"internal/durable/disktest": {"internal/durable"},
 	"internal/netif":            {},
 	"app/expose":                {"app/forward"},
 	"app/mesh":                  {"identity", "rendezvous"},
@@ -63,7 +65,7 @@ var mayImport = map[string][]string{
 	"hub":                       {"hub/hubaddr", "app/mail", "rendezvous", "rendezvous/dht", "rendezvous/waku", "internal/train"},
 	".": {
 		"identity", "code", "rendezvous", "rendezvous/lan", "pairing", "registry", "signaling", "link", "tunnel", "lane", "lane/carry",
-		"app/forward", "app/kin", "app/mail", "app/mesh", "internal/netmon", "internal/wire", "link/portmap", "link/punch", "link/relay",
+		"app/forward", "app/kin", "app/mail", "app/mesh", "internal/durable", "internal/netmon", "internal/wire", "link/portmap", "link/punch", "link/relay",
 		"hub/hubaddr", "rendezvous/mqtt", "rendezvous/dht", "rendezvous/waku", "room",
 	},
 	"internal/control": {"*"},
@@ -75,7 +77,7 @@ var mayImport = map[string][]string{
 }
 
 // testHelpers may be imported by any test.
-var testHelpers = []string{"rendezvous/rendezvoustest", "internal/nettest"}
+var testHelpers = []string{"internal/durable/disktest", "rendezvous/rendezvoustest", "internal/nettest"}
 
 // home says which packages may import a third-party module: each heavy or
 // delicate one stays behind a few. Tests may import the test libraries anywhere.
@@ -97,7 +99,7 @@ var home = map[string][]string{
 	"github.com/vishvananda/netlink": {"internal/netif", "internal/netmon", "internal/nettest"},
 	"github.com/vishvananda/netns":   {"internal/nettest"},
 	"golang.org/x/term":              {"internal/cli"},
-	"golang.org/x/time":              {"rendezvous/dns"},
+	"golang.org/x/time":              {"rendezvous/dns", "app/kin"},
 	"golang.org/x/crypto":            {"code", "pairing", "room", "internal/wire", "link", "app/mail", "app/chat"},
 	"golang.org/x/net":               {"rendezvous/lan", "link", "link/portmap", "link/punch", "hub", "app/tun"},
 	"golang.org/x/sys":               {".", "app/files", "rendezvous/lan", "link", "link/portmap", "link/punch", "internal/cli", "internal/netif", "internal/nettest", "internal/train", "internal/wan"},

@@ -34,8 +34,12 @@ type Event struct {
 	Time   time.Time `json:"time"`
 	Kind   EventKind `json:"event"`
 	Device Device    `json:"device,omitzero"`
-	Room   *Room     `json:"room,omitempty"`   // with the kinds that begin with room
-	Detail string    `json:"detail,omitempty"` // one line for a person
+	Room   *Room     `json:"room,omitempty"` // with the kinds that begin with room
+	// Subject names what waits for the user's answer: with EventRoomAsked the ID of the
+	// device that asks, with EventNewPair that of the pair (NewPair), with EventOffer and
+	// EventIntroduced a number. "" is nothing.
+	Subject string `json:"subject,omitempty"`
+	Detail  string `json:"detail,omitempty"` // one line for a person
 }
 
 // eventQueue is how many events a slow subscriber may lag behind; later ones

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/kithproject/kith/app/kin"
@@ -149,20 +150,22 @@ func (n *Node) tellKin(from identity.DeviceID, ev kin.Event) {
 		return
 	}
 	name := fmt.Sprintf("%q", ev.Received.Name)
-	kind, detail := EventIntroduced, ""
+	kind, detail, subject := EventIntroduced, "", ""
 	switch ev.Kind {
 	case kin.EventIntroduced:
 		detail = fmt.Sprintf("a device that it calls %s; to answer: kith introductions accept %d (or decline)", name, ev.Received.Number)
+		subject = strconv.FormatUint(ev.Received.Number, 10)
 	case kin.EventAccepted:
 		detail = fmt.Sprintf("a device that it calls %s; accepted, since %s is your own device", name, rec.Name)
 	case kin.EventOver:
 		detail = fmt.Sprintf("%s: over", name)
 	case kin.EventNotice:
 		kind, detail = EventNewPair, fmt.Sprintf("%q%s; if that was not you: kith devices --new", ev.Notice.Name, howPaired(ev.Notice))
+		subject = ev.Notice.ID.String()
 	case kin.EventEnded:
 		kind, detail = EventNewPair, fmt.Sprintf("%q: that pair is over", ev.Notice.Name)
 	}
-	n.tell(kind, n.device(rec), detail)
+	n.events.publish(Event{Time: time.Now(), Kind: kind, Device: n.device(rec), Subject: subject, Detail: detail})
 }
 
 // howPaired says in a few words how a pair was made.
@@ -295,26 +298,18 @@ func (n *Node) Recent() []NewPair {
 	return out
 }
 
-// Undo ends a pair of Recent. For one of another own device it asks that device, which
-// ends the pair if it has marked this one as its own; it waits for the answer until ctx
-// ends, and the request is kept for 24 hours. done says whether the pair is over. It errs
-// with kin.ErrNotFound, kin.ErrOver, kin.ErrMay if the other device refuses, and if the
-// request could not be stored.
-func (n *Node) Undo(ctx context.Context, id kin.ID) (done bool, err error) {
-	own, pairs, _ := n.kin.book.Recent(time.Now())
-	for i, o := range own {
-		if o.ID != id {
-			continue
-		}
-		if o.Ended {
-			return false, fmt.Errorf("kith: %w", kin.ErrOver)
-		}
-		_, err := n.Unpair(ctx, fmt.Sprintf("%x", pairs[i]))
-		return err == nil, err
+// Undo ends a pair of Recent, named by its OnID and ID. For one of another own device it
+// asks that device, which ends the pair if it has marked this one as its own; it waits for
+// the answer until ctx ends, and the request is kept for 24 hours. done says whether the
+// pair is over. It errs with kin.ErrNotFound, kin.ErrOver, kin.ErrMay if the other device
+// refuses, and if the request could not be stored.
+func (n *Node) Undo(ctx context.Context, on identity.DeviceID, id kin.ID) (done bool, err error) {
+	if on.IsZero() {
+		return n.undoHere(ctx, id)
 	}
 	changes, end := n.kin.book.Watch()
 	defer end()
-	h, err := n.kin.book.AskUndo(time.Now(), id)
+	h, err := n.kin.book.AskUndo(time.Now(), on, id)
 	for err == nil {
 		switch h.Undo {
 		case kin.UndoDone:
@@ -329,7 +324,7 @@ func (n *Node) Undo(ctx context.Context, id kin.ID) (done bool, err error) {
 			return false, nil
 		}
 		_, _, heard := n.kin.book.Recent(time.Now())
-		i := slices.IndexFunc(heard, func(h kin.Heard) bool { return h.Notice.ID == id })
+		i := slices.IndexFunc(heard, func(h kin.Heard) bool { return h.From == on && h.Notice.ID == id })
 		if i < 0 {
 			return false, nil // it is older than 24 hours by now
 		}
@@ -338,9 +333,23 @@ func (n *Node) Undo(ctx context.Context, id kin.ID) (done bool, err error) {
 	return false, err
 }
 
+// undoHere ends a new pair of this device.
+func (n *Node) undoHere(ctx context.Context, id kin.ID) (done bool, err error) {
+	own, pairs, _ := n.kin.book.Recent(time.Now())
+	i := slices.IndexFunc(own, func(o kin.Notice) bool { return o.ID == id })
+	switch {
+	case i < 0:
+		return false, fmt.Errorf("kith: %w", kin.ErrNotFound)
+	case own[i].Ended:
+		return false, fmt.Errorf("kith: %w", kin.ErrOver)
+	}
+	_, err = n.Unpair(ctx, fmt.Sprintf("%x", pairs[i]))
+	return err == nil, err
+}
+
 // undoFor ends a pair since an own device asks for it.
 func (n *Node) undoFor(from identity.DeviceID, id kin.ID) kin.Status {
-	pair, status := n.kin.book.Undoable(from, id)
+	pair, status := n.kin.book.Undoable(time.Now(), from, id)
 	if status != kin.StatusOK {
 		return status
 	}

@@ -374,7 +374,7 @@ func TestOwnDevices(t *testing.T) {
 			t.Errorf("the phone, which is nobody's own, was told of %+v", p)
 		}
 	}
-	if done, err := s.hub.Undo(ctx, seen.ID); err != nil || !done {
+	if done, err := s.hub.Undo(ctx, seen.OnID, seen.ID); err != nil || !done {
 		t.Fatalf("undo: %v, %v", done, err)
 	}
 	if _, ok := pairedWith(s.laptop, "tablet"); ok {
@@ -398,12 +398,12 @@ func TestOwnDevices(t *testing.T) {
 	if _, err := s.laptop.SetOwn("desk", false); err != nil {
 		t.Fatal(err)
 	}
-	if done, err := s.hub.Undo(ctx, seen.ID); done || !errors.Is(err, kin.ErrMay) {
+	if done, err := s.hub.Undo(ctx, seen.OnID, seen.ID); done || !errors.Is(err, kin.ErrMay) {
 		t.Errorf("undone without the right: %v, %v", done, err)
 	}
 	for _, p := range s.hub.Recent() {
 		if p.OnID.IsZero() && p.Peer == s.at.ID() {
-			if done, err := s.hub.Undo(ctx, p.ID); err != nil || !done {
+			if done, err := s.hub.Undo(ctx, p.OnID, p.ID); err != nil || !done {
 				t.Errorf("undo here: %v, %v", done, err)
 			}
 		}
@@ -443,7 +443,7 @@ func TestUndoWaits(t *testing.T) {
 	}
 	short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
 	defer cancel()
-	if done, err := s.hub.Undo(short, id); done || err != nil {
+	if done, err := s.hub.Undo(short, s.laptop.ID(), id); done || err != nil {
 		t.Fatalf("undone by a device that is away: %v, %v", done, err)
 	}
 	hub := s.hub.Dir()

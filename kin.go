@@ -17,6 +17,7 @@ import (
 
 	"github.com/kithproject/kith/app/kin"
 	"github.com/kithproject/kith/identity"
+	"github.com/kithproject/kith/internal/durable"
 	"github.com/kithproject/kith/registry"
 )
 
@@ -44,7 +45,7 @@ func (n *Node) openKin() error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("kith: %w", err)
 	}
-	save := func(raw []byte) error { return registry.WriteFile(n.cfg.Dir, kinFile, raw) }
+	save := func(raw []byte) error { return durable.WriteFile(n.cfg.Dir, kinFile, raw) }
 	if n.kin.book, err = kin.Open(raw, kinWorld{n}, save); errors.Is(err, kin.ErrState) {
 		n.kin.problem = n.aside(kinFile, err)
 		n.kin.book, err = kin.Open(nil, kinWorld{n}, save)
@@ -77,26 +78,21 @@ func (n *Node) openKin() error {
 // aside keeps a file that cannot be read under another name.
 func (n *Node) aside(name string, why error) *registry.Problem {
 	p := &registry.Problem{Path: filepath.Join(n.cfg.Dir, name), Err: why}
-	for i := 1; ; i++ {
-		as := fmt.Sprintf("%s.corrupt-%d", p.Path, i)
-		if _, err := os.Lstat(as); err == nil {
-			continue
-		}
-		if os.Rename(p.Path, as) == nil {
-			p.KeptAs = as
-		}
-		return p
+	if as := durable.Aside(durable.Dir(n.cfg.Dir), name); as != "" {
+		p.KeptAs = filepath.Join(n.cfg.Dir, as)
 	}
+	return p
 }
 
-// pairedCaller returns the paired device behind a remote address.
+// pairedCaller returns the paired device behind a remote address. A member of a room is
+// none.
 func (n *Node) pairedCaller(addr net.Addr) (identity.DeviceID, bool) {
 	id, ok := n.caller(addr)
 	if !ok {
 		return id, false
 	}
-	_, ok = n.mayUse(id)
-	return id, ok
+	rec, ok := n.mayUse(id)
+	return id, ok && !rec.Member()
 }
 
 // kinWorld is the node as the book sees it.
@@ -278,7 +274,7 @@ func (r *removed) set(id identity.DeviceID, on bool) error {
 	for _, id := range next {
 		raw.WriteString(id.String() + "\n")
 	}
-	if err := registry.WriteFile(r.dir, removedFile, raw.Bytes()); err != nil {
+	if err := durable.WriteFile(r.dir, removedFile, raw.Bytes()); err != nil {
 		return fmt.Errorf("kith: list of removed devices: %w", err)
 	}
 	r.ids = next

@@ -151,9 +151,10 @@ func (n *Node) askNodes() {
 // nodesPause is how often nodes that one peer names count.
 const nodesPause = time.Minute
 
-// learnNodes takes the nodes that the peer knows.
+// learnNodes takes the nodes that the peer knows. Members of a room are strangers, who
+// would choose whom this device asks.
 func (p *peer) learnNodes(nodes []netip.AddrPort) {
-	if p.n.dht == nil || len(nodes) == 0 || time.Since(p.learned) < nodesPause {
+	if p.n.dht == nil || p.rec.Member() || len(nodes) == 0 || time.Since(p.learned) < nodesPause {
 		return
 	}
 	p.learned = time.Now()

@@ -392,12 +392,15 @@ func (r *rooms) reconcileSoon(id room.ID) {
 }
 
 // tell publishes an event of a room.
-func (r *rooms) tell(id room.ID, kind EventKind, detail string) {
+func (r *rooms) tell(id room.ID, kind EventKind, detail string) { r.tellOf(id, kind, "", detail) }
+
+// tellOf is tell with a subject.
+func (r *rooms) tellOf(id room.ID, kind EventKind, subject, detail string) {
 	info, err := r.n.Room(id.String())
 	if err != nil {
 		info = Room{ID: id}
 	}
-	r.n.events.publish(Event{Time: time.Now(), Kind: kind, Room: &info, Detail: detail})
+	r.n.events.publish(Event{Time: time.Now(), Kind: kind, Room: &info, Subject: subject, Detail: detail})
 }
 
 // reconcile makes the members' records those that the rosters say, and starts to look for

@@ -147,7 +147,7 @@ func (h *hosting) carryOut() {
 			h.machine.Admitted(time.Now(), a.Admission.Member.ID, err)
 		case room.ActionAsk:
 			h.keepWaiting()
-			h.r.tell(h.id, EventRoomAsked, a.Request.Info.Name)
+			h.r.tellOf(h.id, EventRoomAsked, a.Request.ID.String(), a.Request.Info.Name)
 		case room.ActionTold:
 			h.guard(a)
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -13,11 +14,11 @@ import (
 	"unicode/utf8"
 
 	"github.com/kithproject/kith/identity"
+	"github.com/kithproject/kith/internal/durable"
 )
 
 const (
-	suffix    = ".cbor"
-	tmpSuffix = ".tmp"
+	suffix = ".cbor"
 	// minPrefix is how much of an ID must be given, in characters.
 	minPrefix = 4
 	// tombLife is how long an ended pair is kept to tell the other side.
@@ -28,7 +29,7 @@ const (
 // by one process; who opens it holds the directory's lock.
 type Store struct {
 	mu       sync.Mutex // guards all fields; held while writing, so that writes are in order
-	files    files
+	files    durable.Files
 	devices  map[PairID]*entry
 	problems []Problem
 	watchers map[chan struct{}]struct{}
@@ -43,22 +44,22 @@ type entry struct {
 // moved aside and named in Problems. It errs only if the directory itself cannot
 // be used.
 func Open(dir string) (*Store, error) {
-	d, err := openDisk(dir)
-	if err != nil {
-		return nil, err
-	}
-	return open(d, d.dir)
-}
-
-func open(f files, dir string) (*Store, error) {
-	s := &Store{files: f, devices: make(map[PairID]*entry), watchers: make(map[chan struct{}]struct{})}
-	names, err := f.ReadDir()
+	d, err := durable.Open(filepath.Join(dir, "pairs"))
 	if err != nil {
 		return nil, fmt.Errorf("registry: %w", err)
 	}
-	for _, name := range names {
-		switch {
-		case strings.HasSuffix(name, tmpSuffix):
+	return open(d, string(d))
+}
+
+func open(f durable.Files, dir string) (*Store, error) {
+	s := &Store{files: f, devices: make(map[PairID]*entry), watchers: make(map[chan struct{}]struct{})}
+	all, err := f.List()
+	if err != nil {
+		return nil, fmt.Errorf("registry: %w", err)
+	}
+	for _, file := range all {
+		switch name := file.Name; {
+		case strings.HasSuffix(name, durable.TmpSuffix):
 			_ = f.Remove(name) // of a write that a crash ended; the old record stands
 		case strings.HasSuffix(name, suffix):
 			if err := s.load(name); err != nil {
@@ -70,7 +71,7 @@ func open(f files, dir string) (*Store, error) {
 }
 
 func (s *Store) load(name string) error {
-	raw, err := s.files.Read(name)
+	raw, err := s.files.Read(name, maxRecord+1)
 	if err != nil {
 		return err
 	}
@@ -91,20 +92,10 @@ func (s *Store) aside(dir, name string, why error) Problem {
 	if !errors.Is(why, ErrRecord) {
 		return p // it may be readable another time
 	}
-	taken, err := s.files.ReadDir()
-	if err != nil {
-		return p
+	if as := durable.Aside(s.files, name); as != "" {
+		p.KeptAs = dir + "/" + as
 	}
-	for i := 1; ; i++ {
-		as := fmt.Sprintf("%s.corrupt-%d", name, i)
-		if slices.Contains(taken, as) {
-			continue
-		}
-		if s.files.Rename(name, as) == nil {
-			p.KeptAs = dir + "/" + as
-		}
-		return p
-	}
+	return p
 }
 
 // Problems returns the files that could not be read.
@@ -290,13 +281,7 @@ func (s *Store) write(d Device, keep unknown) error {
 	if err != nil {
 		return err
 	}
-	name := fileName(d.PairID)
-	err = s.files.WriteSync(name+tmpSuffix, raw)
-	if err == nil {
-		err = s.files.Rename(name+tmpSuffix, name)
-	}
-	if err != nil {
-		_ = s.files.Remove(name + tmpSuffix)
+	if err := durable.Replace(s.files, fileName(d.PairID), raw); err != nil {
 		return fmt.Errorf("registry: write the record of %s: %w", d.Name, err)
 	}
 	// The new record is in place; whether it survives a power cut is not known

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -18,6 +17,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/kithproject/kith/identity"
+	"github.com/kithproject/kith/internal/durable/disktest"
 )
 
 func testDevice(n byte) Device {
@@ -234,102 +234,43 @@ func TestSecretsAreRedacted(t *testing.T) {
 	}
 }
 
-// faultyFiles is a directory in memory on which the nth operation fails, or is
-// the last before a crash.
-type faultyFiles struct {
-	disk  map[string][]byte
-	ops   int
-	fail  int // this operation errs; 0: none
-	crash int // this operation and all later ones do nothing and err
-	half  bool
-}
-
-var errFault = errors.New("fault")
-
-func (f *faultyFiles) op() error {
-	f.ops++
-	if f.ops == f.fail || f.crash > 0 && f.ops >= f.crash {
-		return errFault
-	}
-	return nil
-}
-
-func (f *faultyFiles) ReadDir() ([]string, error) { return slices.Sorted(maps.Keys(f.disk)), nil }
-
-func (f *faultyFiles) Read(name string) ([]byte, error) {
-	raw, ok := f.disk[name]
-	if !ok {
-		return nil, os.ErrNotExist
-	}
-	return raw, nil
-}
-
-func (f *faultyFiles) WriteSync(name string, data []byte) error {
-	if err := f.op(); err != nil {
-		if f.half && (f.crash == 0 || f.ops == f.crash) {
-			f.disk[name] = data[:len(data)/2] // a write that was cut off
-		}
-		return err
-	}
-	f.disk[name] = slices.Clone(data)
-	return nil
-}
-
-func (f *faultyFiles) Rename(from, to string) error {
-	if err := f.op(); err != nil {
-		return err
-	}
-	f.disk[to] = f.disk[from]
-	delete(f.disk, from)
-	return nil
-}
-
-func (f *faultyFiles) Remove(name string) error {
-	if err := f.op(); err != nil {
-		return err
-	}
-	delete(f.disk, name)
-	return nil
-}
-
-func (f *faultyFiles) SyncDir() error { return f.op() }
-
-// TestFaultsAndCrashes makes each operation of a write fail, or be the last: what
-// loads afterwards is the old record or the new one, whole, and a write that
-// reported success is there.
+// TestFaultsAndCrashes makes each step of a write fail, or be the last: what loads
+// afterwards is the old record or the new one, whole, and a write that reported success is
+// there.
 func TestFaultsAndCrashes(t *testing.T) {
-	for _, half := range []bool{false, true} {
-		for _, crash := range []bool{false, true} {
-			for n := 1; n <= 8; n++ {
-				disk := make(map[string][]byte)
-				s, err := open(&faultyFiles{disk: disk}, "dir")
-				if err != nil {
-					t.Fatal(err)
-				}
-				old := mustPut(t, s, testDevice(1))
-				f := &faultyFiles{disk: disk, half: half}
-				if crash {
-					f.crash = n
-				} else {
-					f.fail = n
-				}
-				if s, err = open(f, "dir"); err != nil {
-					t.Fatal(err)
-				}
-				_, failed := s.Update(old.PairID, func(d *Device) { d.State = Tomb })
-				again, err := open(&faultyFiles{disk: disk}, "dir")
-				if err != nil {
-					t.Fatal(err)
-				}
-				if p := again.Problems(); len(p) > 0 {
-					t.Fatalf("operation %d (crash %v, half %v): %v", n, crash, half, p)
-				}
-				got, ok := again.Get(old.PairID)
-				if !ok || (got.State != Active && got.State != Tomb) {
-					t.Fatalf("operation %d: neither the old nor the new record", n)
-				}
-				if failed == nil && got.State != Tomb {
-					t.Fatalf("operation %d: success was reported and the record is the old one", n)
+	for _, crash := range []bool{false, true} {
+		for n := range 8 {
+			disk := disktest.New()
+			s, err := open(disk, "dir")
+			if err != nil {
+				t.Fatal(err)
+			}
+			old := mustPut(t, s, testDevice(1))
+			if crash {
+				disk.Cut(n)
+			} else {
+				disk.Fail(n)
+			}
+			_, failed := s.Update(old.PairID, func(d *Device) { d.State = Tomb })
+			if (failed != nil) != (n < 5) {
+				t.Errorf("step %d (crash %v): %v", n, crash, failed)
+			}
+			for _, names := range []bool{false, true} {
+				for _, data := range []bool{false, true} {
+					again, err := open(disk.After(names, data), "dir")
+					if err != nil {
+						t.Fatal(err)
+					}
+					if p := again.Problems(); len(p) > 0 {
+						t.Fatalf("step %d (crash %v, names %v, data %v): %v", n, crash, names, data, p)
+					}
+					got, ok := again.Get(old.PairID)
+					if !ok || (got.State != Active && got.State != Tomb) {
+						t.Fatalf("step %d: neither the old nor the new record", n)
+					}
+					if failed == nil && got.State != Tomb {
+						t.Fatalf("step %d: success was reported and the record is the old one", n)
+					}
 				}
 			}
 		}
@@ -337,25 +278,25 @@ func TestFaultsAndCrashes(t *testing.T) {
 }
 
 func TestFullDisk(t *testing.T) {
-	disk := make(map[string][]byte)
-	f := &faultyFiles{disk: disk, fail: 1, half: true}
-	s, err := open(f, "dir")
+	disk := disktest.New()
+	disk.Fail(1)
+	s, err := open(disk, "dir")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Put(testDevice(1)); !errors.Is(err, errFault) {
+	if _, err := s.Put(testDevice(1)); !errors.Is(err, disktest.ErrFault) {
 		t.Errorf("put on a full disk: %v", err)
 	}
-	if len(s.List()) != 0 || len(disk) != 0 {
-		t.Errorf("something is left of a write that failed: %v", slices.Collect(maps.Keys(disk)))
+	if left, _ := disk.List(); len(s.List()) != 0 || len(left) != 0 {
+		t.Errorf("something is left of a write that failed: %v", left)
 	}
 }
 
 // TestAgainstModel runs random operations on a store and on a map.
 func TestAgainstModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		disk := make(map[string][]byte)
-		s, err := open(&faultyFiles{disk: disk}, "dir")
+		disk := disktest.New()
+		s, err := open(disk, "dir")
 		if err != nil {
 			rt.Fatal(err)
 		}
@@ -377,7 +318,7 @@ func TestAgainstModel(t *testing.T) {
 				delete(model, id)
 			},
 			"reopen": func(rt *rapid.T) {
-				if s, err = open(&faultyFiles{disk: disk}, "dir"); err != nil {
+				if s, err = open(disk, "dir"); err != nil {
 					rt.Fatal(err)
 				}
 			},

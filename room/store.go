@@ -4,17 +4,15 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/kithproject/kith/internal/durable"
 )
 
-const (
-	suffix    = ".cbor"
-	tmpSuffix = ".tmp"
-)
+const suffix = ".cbor"
 
 // ErrNotFound reports a room that this device does not know.
 var ErrNotFound = errors.New("room: no such room")
@@ -41,7 +39,7 @@ func (p Problem) String() string {
 // safe for concurrent use by one process, which holds the directory's lock.
 type Store struct {
 	mu       sync.Mutex // guards all fields; held while writing, so that writes are in order
-	files    files
+	files    durable.Files
 	rooms    map[ID]Record
 	problems []Problem
 }
@@ -49,22 +47,22 @@ type Store struct {
 // OpenStore loads the rooms of a state directory. It errs only if the directory
 // itself cannot be used.
 func OpenStore(dir string) (*Store, error) {
-	path := filepath.Join(dir, "rooms")
-	if err := os.MkdirAll(path, 0o700); err != nil {
-		return nil, fmt.Errorf("room: %w", err)
-	}
-	return openStore(diskFiles{path}, path)
-}
-
-func openStore(f files, dir string) (*Store, error) {
-	s := &Store{files: f, rooms: make(map[ID]Record)}
-	names, err := f.ReadDir()
+	d, err := durable.Open(filepath.Join(dir, "rooms"))
 	if err != nil {
 		return nil, fmt.Errorf("room: %w", err)
 	}
-	for _, name := range names {
-		switch {
-		case strings.HasSuffix(name, tmpSuffix):
+	return openStore(d, string(d))
+}
+
+func openStore(f durable.Files, dir string) (*Store, error) {
+	s := &Store{files: f, rooms: make(map[ID]Record)}
+	all, err := f.List()
+	if err != nil {
+		return nil, fmt.Errorf("room: %w", err)
+	}
+	for _, file := range all {
+		switch name := file.Name; {
+		case strings.HasSuffix(name, durable.TmpSuffix):
 			_ = f.Remove(name) // of a write that a crash ended; the old record stands
 		case strings.HasSuffix(name, suffix):
 			if err := s.load(name); err != nil {
@@ -78,7 +76,7 @@ func openStore(f files, dir string) (*Store, error) {
 func fileName(id ID) string { return id.String() + suffix }
 
 func (s *Store) load(name string) error {
-	raw, err := s.files.Read(name)
+	raw, err := s.files.Read(name, maxRecord+1)
 	if err != nil {
 		return err
 	}
@@ -99,20 +97,10 @@ func (s *Store) aside(dir, name string, why error) Problem {
 	if !errors.Is(why, ErrRecord) {
 		return p // it may be readable another time
 	}
-	taken, err := s.files.ReadDir()
-	if err != nil {
-		return p
+	if as := durable.Aside(s.files, name); as != "" {
+		p.KeptAs = filepath.Join(dir, as)
 	}
-	for i := 1; ; i++ {
-		as := fmt.Sprintf("%s.corrupt-%d", name, i)
-		if slices.Contains(taken, as) {
-			continue
-		}
-		if s.files.Rename(name, as) == nil {
-			p.KeptAs = filepath.Join(dir, as)
-		}
-		return p
-	}
+	return p
 }
 
 // Problems returns the files that could not be read.
@@ -181,13 +169,7 @@ func (s *Store) write(r Record) error {
 	if err != nil {
 		return err
 	}
-	name := fileName(r.Room)
-	err = s.files.WriteSync(name+tmpSuffix, raw)
-	if err == nil {
-		err = s.files.Rename(name+tmpSuffix, name)
-	}
-	if err != nil {
-		_ = s.files.Remove(name + tmpSuffix)
+	if err := durable.Replace(s.files, fileName(r.Room), raw); err != nil {
 		return fmt.Errorf("room: write the record of a room: %w", err)
 	}
 	// The new record is in place; whether it survives a power cut is not known

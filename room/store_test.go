@@ -3,7 +3,6 @@ package room
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -13,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/kithproject/kith/identity"
+	"github.com/kithproject/kith/internal/durable/disktest"
 )
 
 // fullRecord is one with every field set.
@@ -128,88 +128,43 @@ func TestDamageIsAside(t *testing.T) {
 	}
 }
 
-// crashFiles is a directory in memory whose power is cut after so many
-// operations: the write under way is torn.
-type crashFiles struct {
-	names map[string]string
-	left  int // operations until the power is cut
-}
-
-var errPower = errors.New("power cut")
-
-func (c *crashFiles) step() error {
-	if c.left == 0 {
-		return errPower
-	}
-	c.left--
-	return nil
-}
-
-func (c *crashFiles) ReadDir() ([]string, error) { return slices.Collect(maps.Keys(c.names)), nil }
-
-func (c *crashFiles) Read(name string) ([]byte, error) { return []byte(c.names[name]), nil }
-
-func (c *crashFiles) WriteSync(name string, data []byte) error {
-	if err := c.step(); err != nil {
-		c.names[name] = string(data[:len(data)/2]) // torn
-		return err
-	}
-	c.names[name] = string(data)
-	return nil
-}
-
-func (c *crashFiles) Rename(from, to string) error {
-	if err := c.step(); err != nil {
-		return err
-	}
-	c.names[to] = c.names[from]
-	delete(c.names, from)
-	return nil
-}
-
-func (c *crashFiles) Remove(name string) error {
-	if err := c.step(); err != nil {
-		return err
-	}
-	delete(c.names, name)
-	return nil
-}
-
-func (c *crashFiles) SyncDir() error { return c.step() }
-
-// TestPowerCut cuts the power after each operation of a write: what is there
-// afterwards is the old record or the new one, whole.
+// TestPowerCut cuts the power after each step of a write: what is there afterwards is the
+// old record or the new one, whole.
 func TestPowerCut(t *testing.T) {
 	r := found(t, "host", Open)
 	newer := mustAdmit(t, r, "ann")
 	outcomes := make(map[int]int)
-	for cut := range 4 {
-		c := &crashFiles{names: make(map[string]string), left: 1000}
-		s, err := openStore(c, "rooms")
+	for cut := range 6 {
+		disk := disktest.New()
+		s, err := openStore(disk, "rooms")
 		if err != nil {
 			t.Fatal(err)
 		}
 		if err := s.Put(Record{Room: r.Room, Roster: r, Host: true}); err != nil {
 			t.Fatal(err)
 		}
-		c.left = cut
+		disk.Cut(cut)
 		err = s.Put(Record{Room: r.Room, Roster: newer, Host: true})
-		c.left = 1000
-		again, err2 := openStore(c, "rooms")
-		if err2 != nil {
-			t.Fatal(err2)
-		}
-		rec, ok := again.Get(r.Room)
-		if !ok || len(again.Problems()) > 0 {
-			t.Fatalf("cut after %d: no record, %v", cut, again.Problems())
-		}
-		n := len(rec.Roster.Members)
-		outcomes[n]++
-		if err == nil && n != 2 {
-			t.Errorf("cut after %d: the write said that it was durable and is gone", cut)
-		}
-		if names, _ := c.ReadDir(); len(names) != 1 {
-			t.Errorf("cut after %d: %v is left", cut, names)
+		for _, names := range []bool{false, true} {
+			for _, data := range []bool{false, true} {
+				after := disk.After(names, data)
+				again, err2 := openStore(after, "rooms")
+				if err2 != nil {
+					t.Fatal(err2)
+				}
+				rec, ok := again.Get(r.Room)
+				if !ok || len(again.Problems()) > 0 {
+					t.Fatalf("cut after %d: no record, %v", cut, again.Problems())
+				}
+				n := len(rec.Roster.Members)
+				outcomes[n]++
+				if err == nil && n != 2 {
+					t.Errorf("cut after %d: the write said that it was durable and is gone", cut)
+				}
+				if files, _ := after.List(); len(files) != 1 {
+					t.Errorf("cut after %d: %v is left", cut, files)
+				}
+			}
 		}
 	}
 	if outcomes[1] == 0 || outcomes[2] == 0 {
@@ -218,15 +173,17 @@ func TestPowerCut(t *testing.T) {
 }
 
 func TestAsideDoesNotLose(t *testing.T) {
-	c := &crashFiles{names: map[string]string{}, left: 1000}
+	disk := disktest.New()
 	for i := range 3 {
-		c.names[fileName(ID{byte(i)})] = fmt.Sprintf("garbage %d", i)
+		if err := disk.WriteSync(fileName(ID{byte(i)}), fmt.Appendf(nil, "garbage %d", i)); err != nil {
+			t.Fatal(err)
+		}
 	}
-	s, err := openStore(c, "rooms")
+	s, err := openStore(disk, "rooms")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(s.Problems()) != 3 || len(c.names) != 3 {
-		t.Errorf("%d problems, %d files", len(s.Problems()), len(c.names))
+	if files, _ := disk.List(); len(s.Problems()) != 3 || len(files) != 3 {
+		t.Errorf("%d problems, %d files", len(s.Problems()), len(files))
 	}
 }

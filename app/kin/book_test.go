@@ -89,7 +89,7 @@ func give(from, to *device, l Letter, now time.Time) Status {
 		return StatusRefused
 	}
 	if got.Kind == LetterUndo {
-		pair, status := to.book.Undoable(from.Self(), got.ID)
+		pair, status := to.book.Undoable(now, from.Self(), got.ID)
 		if status == StatusOK {
 			if err := to.book.Ended(pair); err != nil {
 				return StatusBusy
@@ -593,6 +593,22 @@ func TestFlood(t *testing.T) {
 	}
 	if raw, err := laptop.book.s.encode(); err != nil || len(raw) > 100<<10 {
 		t.Errorf("%d bytes, %v", len(raw), err)
+	}
+}
+
+// TestFloodThatExpires holds that introductions which are over at once count as long as
+// others: a person is asked about 64 in a week, not in a day.
+func TestFloodThatExpires(t *testing.T) {
+	desk, laptop, _ := circle(t)
+	for at := time.Duration(0); at < Life; at += time.Hour {
+		now := t0.Add(at)
+		in := Introduction{ID: newID(), By: desk.Self(), To: laptop.Self(), Other: identity.DeviceID{byte(at / time.Hour), 1}, Name: "x", Expires: now.Add(time.Minute)}
+		in.resign(desk)
+		give(desk, laptop, Letter{Kind: LetterIntroduce, Introduction: in}, now)
+		tick(now.Add(time.Hour), laptop)
+	}
+	if n := len(laptop.events); n != maxReceivedFrom {
+		t.Errorf("%d were shown in seven days, want %d", n, maxReceivedFrom)
 	}
 }
 

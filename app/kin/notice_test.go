@@ -103,7 +103,7 @@ func TestUndo(t *testing.T) {
 	laptop.pairs(1, t0)
 	carry(t0, laptop, phone)
 	id := phone.heard(t0)[0].Notice.ID
-	h, err := phone.book.AskUndo(t0, id)
+	h, err := phone.book.AskUndo(t0, laptop.Self(), id)
 	if err != nil || h.Undo != UndoAsked {
 		t.Fatalf("%+v, %v", h, err)
 	}
@@ -118,18 +118,18 @@ func TestUndo(t *testing.T) {
 	if !own[0].Ended {
 		t.Error("the pair goes on")
 	}
-	if _, err := phone.book.AskUndo(later, id); !errors.Is(err, ErrOver) {
+	if _, err := phone.book.AskUndo(later, laptop.Self(), id); !errors.Is(err, ErrOver) {
 		t.Errorf("again: %v", err)
 	}
-	if _, err := phone.book.AskUndo(later, ID{1}); !errors.Is(err, ErrNotFound) {
+	if _, err := phone.book.AskUndo(later, laptop.Self(), ID{1}); !errors.Is(err, ErrNotFound) {
 		t.Errorf("what there is not: %v", err)
 	}
-	if _, s := laptop.book.Undoable(phone.Self(), id); s != StatusOver {
+	if _, s := laptop.book.Undoable(later, phone.Self(), id); s != StatusOver {
 		t.Errorf("a copy of the request: %v, want over", s)
 	}
 	// A new pair with the same device is another one.
 	laptop.pairs(2, later)
-	if pair, s := laptop.book.Undoable(phone.Self(), id); s != StatusOver {
+	if pair, s := laptop.book.Undoable(later, phone.Self(), id); s != StatusOver {
 		t.Errorf("the old request undoes the new pair %v", pair)
 	}
 }
@@ -139,7 +139,7 @@ func TestUndoExpires(t *testing.T) {
 	laptop.pairs(1, t0)
 	carry(t0, laptop, phone)
 	asked := t0.Add(23 * time.Hour)
-	if _, err := phone.book.AskUndo(asked, phone.heard(asked)[0].Notice.ID); err != nil {
+	if _, err := phone.book.AskUndo(asked, laptop.Self(), phone.heard(asked)[0].Notice.ID); err != nil {
 		t.Fatal(err)
 	}
 	for _, d := range []struct {
@@ -152,9 +152,16 @@ func TestUndoExpires(t *testing.T) {
 			t.Errorf("after %v: %d letters wait, want %d", d.after, got, d.want)
 		}
 		if d.want > 0 { // it still works that late
-			if _, s := laptop.book.Undoable(phone.Self(), phone.book.s.heard[0].Notice.ID); s != StatusOK {
+			if _, s := laptop.book.Undoable(now, phone.Self(), phone.book.s.heard[0].Notice.ID); s != StatusOK {
 				t.Errorf("after %v: %v", d.after, s)
 			}
+		}
+	}
+	// The device that has the pair holds to that, too, whoever asks it.
+	id := laptop.book.s.made[0].ID
+	for at, want := range map[time.Duration]Status{2*NoticeLife - time.Second: StatusOK, 2 * NoticeLife: StatusOver} {
+		if _, s := laptop.book.Undoable(t0.Add(at), phone.Self(), id); s != want {
+			t.Errorf("asked %v after it was made: %v, want %v", at, s, want)
 		}
 	}
 }
@@ -167,14 +174,14 @@ func TestUndoIsDenied(t *testing.T) {
 	carry(t0, laptop, phone)
 	id := phone.heard(t0)[0].Notice.ID
 	tablet.mark(laptop, own)
-	if _, s := laptop.book.Undoable(tablet.Self(), id); s != StatusRefused {
+	if _, s := laptop.book.Undoable(t0, tablet.Self(), id); s != StatusRefused {
 		t.Errorf("a device that is not marked: %v", s)
 	}
-	if _, s := laptop.book.Undoable(somebody, id); s != StatusRefused {
+	if _, s := laptop.book.Undoable(t0, somebody, id); s != StatusRefused {
 		t.Errorf("a stranger: %v", s)
 	}
 	laptop.mark(phone, func(p *Peer) { p.Own = false })
-	if _, err := phone.book.AskUndo(t0, id); err != nil {
+	if _, err := phone.book.AskUndo(t0, laptop.Self(), id); err != nil {
 		t.Fatal(err)
 	}
 	carry(t0, laptop, phone)
@@ -182,11 +189,11 @@ func TestUndoIsDenied(t *testing.T) {
 		t.Errorf("phone: %+v", h)
 	}
 	laptop.mark(phone, func(p *Peer) { p.Own, p.Blocked = true, true })
-	if _, s := laptop.book.Undoable(phone.Self(), id); s != StatusRefused {
+	if _, s := laptop.book.Undoable(t0, phone.Self(), id); s != StatusRefused {
 		t.Errorf("a blocked device: %v", s)
 	}
 	phone.mark(laptop, func(p *Peer) { p.Own = false })
-	if _, err := phone.book.AskUndo(t0, id); !errors.Is(err, ErrMay) {
+	if _, err := phone.book.AskUndo(t0, laptop.Self(), id); !errors.Is(err, ErrMay) {
 		t.Errorf("of a device that is no longer marked here: %v", err)
 	}
 }
@@ -318,11 +325,47 @@ func crashAt(t *testing.T, who, at int, restart bool) bool {
 	if len(heard) != 1 {
 		t.Fatalf("device %d, write %d: desk heard %+v", who, at, heard)
 	}
-	step(func() error { _, err := desk.book.AskUndo(t0, heard[0].Notice.ID); return err })
+	step(func() error { _, err := desk.book.AskUndo(t0, laptop.Self(), heard[0].Notice.ID); return err })
 	round()
 	round()
 	if h := desk.heard(t0)[0]; h.Undo != UndoDone || !h.Notice.Ended {
 		t.Fatalf("device %d, write %d: desk %+v", who, at, h)
 	}
 	return hit
+}
+
+// TestSameNotice holds that a stolen own device that repeats the id of another one's notice
+// takes nothing from that: it is shown, told of its end and undone by who gave it.
+func TestSameNotice(t *testing.T) {
+	laptop, phone, _ := family(t)
+	stolen := newDevice(t, "stolen")
+	knows(laptop, stolen)
+	knows(phone, stolen)
+	laptop.mark(stolen, own)
+	stolen.mark(laptop, own)
+	phone.mark(stolen, own)
+	stolen.mark(phone, own)
+	laptop.pairs(1, t0)
+	carry(t0, laptop, stolen)
+	n := stolen.heard(t0)[0].Notice
+	n.Name = "harmless"
+	phone.book.Take(t0, stolen.Self(), Letter{Kind: LetterNotice, Notice: n})
+	carry(t0, laptop, phone)
+	if got := len(phone.heard(t0)); got != 2 {
+		t.Fatalf("%d notices, want 2", got)
+	}
+	h, err := phone.book.AskUndo(t0, laptop.Self(), n.ID)
+	if err != nil || h.From != laptop.Self() {
+		t.Fatalf("asked %v, %v", h.From, err)
+	}
+	if got := len(phone.book.Pending(t0, stolen.Self())); got != 0 {
+		t.Errorf("%d letters wait for the stolen device", got)
+	}
+	n.Ended = true // it says that its own is over
+	phone.book.Take(t0, stolen.Self(), Letter{Kind: LetterNotice, Notice: n})
+	phone.reopen()
+	carry(t0, laptop, phone)
+	if own, _, _ := laptop.book.Recent(t0); !own[0].Ended {
+		t.Error("the pair goes on")
+	}
 }

@@ -136,15 +136,14 @@ func (b *Book) undone(to identity.DeviceID, id ID, s Status) error {
 		return nil
 	}
 	for i, h := range b.s.heard {
-		if h.From != to || h.Notice.ID != id || h.Undo != UndoAsked {
+		if !h.is(to, id) || h.Undo != UndoAsked {
 			continue
 		}
 		return b.change(func(st *state) error {
-			st.heard[i].Undo = UndoRefused
+			st.heard[i].Undo, st.heard[i].asked = UndoRefused, time.Time{}
 			if s == StatusOK || s == StatusOver {
 				st.heard[i].Undo, st.heard[i].Notice.Ended = UndoDone, true
 			}
-			delete(st.asked, id)
 			return nil
 		})
 	}
@@ -234,8 +233,9 @@ func (b *Book) Recent(now time.Time) (own []Notice, pairs [][16]byte, heard []He
 }
 
 // Undoable returns the pair of a notice that a device asks to have undone. Only a device
-// that is marked as an own one here may.
-func (b *Book) Undoable(from identity.DeviceID, id ID) ([16]byte, Status) {
+// that is marked as an own one here may, and while a request that was made in time can
+// still come: for two days.
+func (b *Book) Undoable(now time.Time, from identity.DeviceID, id ID) ([16]byte, Status) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	p, ok := b.world.Peer(from)
@@ -243,7 +243,7 @@ func (b *Book) Undoable(from identity.DeviceID, id ID) ([16]byte, Status) {
 		return [16]byte{}, StatusRefused
 	}
 	for _, m := range b.s.made {
-		if m.ID == id && !m.Ended {
+		if m.ID == id && !m.Ended && now.Sub(m.Paired) < 2*NoticeLife {
 			return m.pair, StatusOK
 		}
 	}
@@ -251,11 +251,12 @@ func (b *Book) Undoable(from identity.DeviceID, id ID) ([16]byte, Status) {
 }
 
 // AskUndo asks the own device that gave a notice to end that pair. It errs with
-// ErrNotFound, with ErrOver if it has ended, and if it could not be stored.
-func (b *Book) AskUndo(now time.Time, id ID) (Heard, error) {
+// ErrNotFound, with ErrMay if the device is not an own one any more, with ErrOver if the
+// pair has ended, and if it could not be stored.
+func (b *Book) AskUndo(now time.Time, from identity.DeviceID, id ID) (Heard, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	i := slices.IndexFunc(b.s.heard, func(h Heard) bool { return h.Notice.ID == id })
+	i := slices.IndexFunc(b.s.heard, func(h Heard) bool { return h.is(from, id) })
 	if i < 0 {
 		return Heard{}, fmt.Errorf("kin: %w", ErrNotFound)
 	}
@@ -270,8 +271,7 @@ func (b *Book) AskUndo(now time.Time, id ID) (Heard, error) {
 		return h, nil
 	}
 	err := b.change(func(s *state) error {
-		s.heard[i].Undo = UndoAsked
-		s.ask(id, now)
+		s.heard[i].Undo, s.heard[i].asked = UndoAsked, now
 		h = s.heard[i]
 		return nil
 	})
@@ -322,12 +322,8 @@ func (s *state) tick(now time.Time, w World) bool {
 	s.received = slices.DeleteFunc(s.received, func(r received) bool { return r.State.over() && !now.Before(r.until) })
 	s.made = slices.DeleteFunc(s.made, func(m made) bool { return now.Sub(m.Paired) >= madeLife })
 	s.heard = slices.DeleteFunc(s.heard, func(h Heard) bool {
-		asked, ok := s.asked[h.Notice.ID]
-		if ok && now.Sub(asked) < NoticeLife || now.Sub(h.Notice.Paired) < NoticeLife {
-			return false
-		}
-		delete(s.asked, h.Notice.ID)
-		return true
+		asked := !h.asked.IsZero() && now.Sub(h.asked) < NoticeLife
+		return !asked && now.Sub(h.Notice.Paired) >= NoticeLife
 	})
 	return changed || sizes != len(s.given)+len(s.received)+len(s.made)+len(s.heard)
 }
@@ -373,8 +369,8 @@ func (s *state) next(now time.Time) time.Time {
 	}
 	for _, h := range s.heard {
 		at(h.Notice.Paired.Add(NoticeLife))
-		if t, ok := s.asked[h.Notice.ID]; ok {
-			at(t.Add(NoticeLife))
+		if !h.asked.IsZero() {
+			at(h.asked.Add(NoticeLife))
 		}
 	}
 	return next

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/kithproject/kith/identity"
 )
 
@@ -18,6 +20,8 @@ const (
 	maxConns       = 64
 	maxConnsFrom   = 4
 	maxLettersConn = 256 // on one connection
+	letterRate     = 2   // letters of one device a second
+	letterBurst    = 256 // and at once
 	letterTimeout  = 20 * time.Second
 	firstRetry     = 2 * time.Second
 	slowestRetry   = 5 * time.Minute
@@ -37,7 +41,8 @@ type Config struct {
 	Pending func(peer identity.DeviceID) []Letter
 	// Delivered takes what a device answered to one of them.
 	Delivered func(peer identity.DeviceID, l Letter, s Status)
-	// Take takes a letter of a device; what it has changed is durable when it returns.
+	// Take takes a letter of a device; what it has changed is durable when it returns. It
+	// is called by several goroutines.
 	Take func(ctx context.Context, from identity.DeviceID, l Letter) Status
 	// Logger: default discard.
 	Logger *slog.Logger
@@ -51,12 +56,17 @@ type Service struct {
 	ctx    context.Context //nolint:containedctx // ends every goroutine; Close cancels it
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
-	taking sync.Mutex // one letter at a time
 
-	mu     sync.Mutex // guards the fields below
-	closed bool
-	conns  map[identity.DeviceID]int
-	lines  map[identity.DeviceID]*line
+	mu      sync.Mutex // guards the fields below
+	closed  bool
+	callers map[identity.DeviceID]*caller
+	lines   map[identity.DeviceID]*line
+}
+
+// caller is a device that calls, or has not long ago.
+type caller struct {
+	conns int
+	pace  *rate.Limiter // of its letters, on all connections together
 }
 
 // line is the way to one device that is connected.
@@ -75,7 +85,7 @@ func NewService(cfg Config) *Service {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	s := &Service{cfg: cfg, conns: make(map[identity.DeviceID]int), lines: make(map[identity.DeviceID]*line)}
+	s := &Service{cfg: cfg, callers: make(map[identity.DeviceID]*caller), lines: make(map[identity.DeviceID]*line)}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.wg.Go(s.accept)
 	return s
@@ -275,42 +285,48 @@ func (s *Service) accept() {
 			return
 		}
 		peer, ok := s.cfg.Who(conn.RemoteAddr())
-		if !ok || !s.admit(peer) {
+		if !ok {
+			conn.Close()
+			continue
+		}
+		c := s.admit(peer)
+		if c == nil {
 			conn.Close()
 			continue
 		}
 		s.wg.Go(func() {
-			defer s.dismiss(peer)
-			s.take(conn, peer)
+			s.take(conn, peer, c.pace)
+			s.mu.Lock()
+			c.conns--
+			s.mu.Unlock()
 		})
 	}
 }
 
-// admit counts a connection of a device.
-func (s *Service) admit(peer identity.DeviceID) bool {
+// admit counts a connection of a device; nil is one too many. It forgets devices that
+// called so long ago that they may send as many letters as one that never did.
+func (s *Service) admit(peer identity.DeviceID) *caller {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	all := 0
-	for _, n := range s.conns {
-		all += n
+	maps.DeleteFunc(s.callers, func(_ identity.DeviceID, c *caller) bool {
+		all += c.conns
+		return c.conns == 0 && c.pace.Tokens() >= letterBurst
+	})
+	c := s.callers[peer]
+	if c == nil {
+		c = &caller{pace: rate.NewLimiter(letterRate, letterBurst)}
 	}
-	if s.closed || all >= maxConns || s.conns[peer] >= maxConnsFrom {
-		return false
+	if s.closed || all >= maxConns || c.conns >= maxConnsFrom {
+		return nil
 	}
-	s.conns[peer]++
-	return true
+	s.callers[peer] = c
+	c.conns++
+	return c
 }
 
-func (s *Service) dismiss(peer identity.DeviceID) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.conns[peer]--; s.conns[peer] == 0 {
-		delete(s.conns, peer)
-	}
-}
-
-// take takes letters from one connection.
-func (s *Service) take(conn net.Conn, peer identity.DeviceID) {
+// take takes letters from one connection, at a pace.
+func (s *Service) take(conn net.Conn, peer identity.DeviceID, pace *rate.Limiter) {
 	defer conn.Close()
 	defer context.AfterFunc(s.ctx, func() { conn.Close() })()
 	for range maxLettersConn {
@@ -324,13 +340,14 @@ func (s *Service) take(conn net.Conn, peer identity.DeviceID) {
 			}
 			return
 		}
+		if pace.Wait(s.ctx) != nil {
+			return
+		}
 		status := StatusOK
 		if l.Kind == LetterAsk {
 			s.mark(peer, func(l *line) { l.again.Store(true) })
 		} else {
-			s.taking.Lock()
 			status = s.cfg.Take(s.ctx, peer, l)
-			s.taking.Unlock()
 		}
 		if _, err := conn.Write([]byte{byte(status)}); err != nil {
 			return

@@ -403,7 +403,7 @@ func FuzzState(f *testing.F) {
 	carry(t0, desk, laptop, phone)
 	laptop.pairs(3, t0)
 	carry(t0, desk, laptop)
-	if _, err := desk.book.AskUndo(t0, desk.heard(t0)[0].Notice.ID); err != nil {
+	if _, err := desk.book.AskUndo(t0, laptop.Self(), desk.heard(t0)[0].Notice.ID); err != nil {
 		f.Fatal(err)
 	}
 	f.Add(desk.disk)
@@ -427,6 +427,41 @@ func FuzzState(f *testing.F) {
 		}
 		if second, err := again.encode(); err != nil || len(second) != len(first) {
 			t.Fatalf("%x is written as %x, %v", first, second, err)
+		}
+	})
+}
+
+// TestPace holds that a device that writes as fast as it can, over as many connections as
+// it likes, has only so many letters taken.
+func TestPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newPost(t, nil)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		var wg sync.WaitGroup
+		for range maxConnsFrom {
+			wg.Go(func() {
+				for ctx.Err() == nil {
+					conn, err := b.ln.dial(ctx)
+					if err != nil {
+						return
+					}
+					for err == nil && ctx.Err() == nil {
+						if err = writeLetter(conn, undoLetter(1), time.Now()); err == nil {
+							_, err = io.ReadFull(conn, make([]byte, 1))
+						}
+					}
+					conn.Close()
+				}
+			})
+		}
+		wg.Wait()
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+		_, _, took := b.counts()
+		if want := letterBurst + 60*letterRate; took < want || took > want+maxConnsFrom {
+			t.Errorf("%d letters were taken in a minute, want %d", took, want)
 		}
 	})
 }

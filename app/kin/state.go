@@ -19,7 +19,6 @@ type state struct {
 	received []received
 	made     []made
 	heard    []Heard
-	asked    map[ID]time.Time // since when a notice is to be undone, of those in heard
 }
 
 // given is an introduction that this device makes.
@@ -79,7 +78,7 @@ type made struct {
 func (s *state) clone() state {
 	c := *s
 	c.given, c.received, c.heard = slices.Clone(s.given), slices.Clone(s.received), slices.Clone(s.heard)
-	c.made, c.asked = slices.Clone(s.made), maps.Clone(s.asked)
+	c.made = slices.Clone(s.made)
 	for i := range c.made {
 		c.made[i].told = maps.Clone(c.made[i].told)
 	}
@@ -189,8 +188,8 @@ func (s *state) encode() ([]byte, error) {
 	for _, h := range s.heard {
 		n := toNoticeWire(h.Notice)
 		n.From, n.Undo = h.From[:], uint8(h.Undo)
-		if at, ok := s.asked[h.Notice.ID]; ok {
-			n.Asked = at.UnixMilli()
+		if !h.asked.IsZero() {
+			n.Asked = h.asked.UnixMilli()
 		}
 		w.Heard = append(w.Heard, n)
 	}
@@ -265,7 +264,7 @@ func decodeState(raw []byte) (state, error) {
 		h := Heard{From: r.b32(n.From), Notice: r.notice(n), Undo: UndoState(n.Undo)}
 		r.bad = r.bad || h.Undo > UndoRefused
 		if n.Asked != 0 {
-			s.ask(h.Notice.ID, fromMilli(n.Asked))
+			h.asked = fromMilli(n.Asked)
 		}
 		s.heard = append(s.heard, h)
 	}
@@ -297,14 +296,6 @@ func (r *reader) notice(w noticeWire) Notice {
 		ID: r.b16(w.ID), Peer: r.b32(w.Peer), Name: r.name(w.Name), OS: w.OS, Method: w.Method, Introducer: r.name(w.Introducer),
 		Paired: fromMilli(w.Paired), Ended: w.Ended,
 	}
-}
-
-// ask notes since when a notice is to be undone.
-func (s *state) ask(id ID, at time.Time) {
-	if s.asked == nil {
-		s.asked = make(map[ID]time.Time)
-	}
-	s.asked[id] = at
 }
 
 func fromMilli(ms int64) time.Time { return time.UnixMilli(ms).UTC() }

@@ -1,120 +1,12 @@
 package mail
 
 import (
-	"bytes"
 	"errors"
-	"io/fs"
-	"maps"
 	"strconv"
 	"testing"
+
+	"github.com/kithproject/kith/internal/durable/disktest"
 )
-
-var errCrash = errors.New("the power is gone")
-
-// inode is a file's content, in memory and on the platter.
-type inode struct{ data, synced []byte }
-
-// crashDisk is a disk that loses power after a number of steps. What was not synced is
-// lost then, or not.
-type crashDisk struct {
-	left    int // steps until the power goes
-	failing int // the step that errs without a crash; 0: none
-	step    int
-	dir     map[string]*inode
-	durable map[string]*inode // the directory as it was synced last
-}
-
-func newCrashDisk(left int) *crashDisk {
-	return &crashDisk{left: left, dir: make(map[string]*inode), durable: make(map[string]*inode)}
-}
-
-func (d *crashDisk) use() error {
-	if d.step++; d.step == d.failing {
-		return errors.New("no space left")
-	}
-	if d.left--; d.left < 0 {
-		return errCrash
-	}
-	return nil
-}
-
-func (d *crashDisk) List() (out []found, err error) {
-	for name, f := range d.dir {
-		out = append(out, found{name, int64(len(f.data))})
-	}
-	return out, d.use()
-}
-
-func (d *crashDisk) Read(name string) ([]byte, error) {
-	f := d.dir[name]
-	if f == nil {
-		return nil, fs.ErrNotExist
-	}
-	return bytes.Clone(f.data), nil
-}
-
-// WriteSync is three steps: a name, half of the bytes, all of them synced.
-func (d *crashDisk) WriteSync(name string, data []byte) error {
-	if err := d.use(); err != nil {
-		return err
-	}
-	f := new(inode)
-	d.dir[name] = f
-	f.data = bytes.Clone(data[:len(data)/2])
-	if err := d.use(); err != nil {
-		return err
-	}
-	f.data = bytes.Clone(data)
-	if err := d.use(); err != nil {
-		return err
-	}
-	f.synced = f.data
-	return nil
-}
-
-func (d *crashDisk) Rename(from, to string) error {
-	if err := d.use(); err != nil {
-		return err
-	}
-	d.dir[to] = d.dir[from]
-	delete(d.dir, from)
-	return nil
-}
-
-func (d *crashDisk) Remove(name string) error {
-	if err := d.use(); err != nil {
-		return err
-	}
-	delete(d.dir, name)
-	return nil
-}
-
-func (d *crashDisk) SyncDir() error {
-	if err := d.use(); err != nil {
-		return err
-	}
-	d.durable = maps.Clone(d.dir)
-	return nil
-}
-
-// after returns the disk as it may be once power is back: with the names that were
-// synced, or with all; and of each file what was synced, or what was written.
-func (d *crashDisk) after(names, data bool) *crashDisk {
-	dir := d.durable
-	if names {
-		dir = d.dir
-	}
-	out := newCrashDisk(1 << 30)
-	for name, f := range dir {
-		content := bytes.Clone(f.synced)
-		if data {
-			content = bytes.Clone(f.data)
-		}
-		out.dir[name] = &inode{content, content}
-	}
-	out.durable = maps.Clone(out.dir)
-	return out
-}
 
 // TestCrash lets the power go after each step of a few puts and dones, and holds that
 // what was acknowledged is there afterwards, whole, and nothing else but what was brought.
@@ -124,10 +16,11 @@ func TestCrash(t *testing.T) {
 		blobs[i] = letter(t, 1, strconv.Itoa(i))
 	}
 	for steps := 0; ; steps++ {
-		d := newCrashDisk(steps)
+		d := disktest.New()
+		d.Cut(steps)
 		s, err := openStore(StoreConfig{Dir: "x"}, d)
 		if err != nil {
-			continue // before anything was there
+			t.Fatal(err)
 		}
 		acked, crashed := 0, false
 		for _, b := range blobs {
@@ -149,7 +42,7 @@ func TestCrash(t *testing.T) {
 		}
 		for _, names := range []bool{false, true} {
 			for _, data := range []bool{false, true} {
-				again, err := openStore(StoreConfig{Dir: "x"}, d.after(names, data))
+				again, err := openStore(StoreConfig{Dir: "x"}, d.After(names, data))
 				if err != nil {
 					t.Fatalf("step %d: %v", steps, err)
 				}
@@ -167,7 +60,7 @@ func TestCrash(t *testing.T) {
 				}
 			}
 		}
-		if !crashed && d.left > 0 {
+		if d.Steps() < steps {
 			if steps < 20 {
 				t.Fatalf("only %d steps: is the disk used?", steps)
 			}
@@ -179,19 +72,19 @@ func TestCrash(t *testing.T) {
 // TestDiskErrors has each step fail once, without a crash: the sender is told, the place
 // is given back, and the store goes on.
 func TestDiskErrors(t *testing.T) {
-	for failing := 2; failing < 8; failing++ { // the first step is List
-		d := newCrashDisk(1 << 30)
-		d.failing = failing
+	for failing := range 6 {
+		d := disktest.New()
+		d.Fail(failing)
 		s, err := openStore(StoreConfig{Dir: "x"}, d)
 		if err != nil {
 			t.Fatal(err)
 		}
 		first := s.Put("a", BoxOf(token(1)), letter(t, 1, "first"))
-		if failing <= 6 && !errors.Is(first, ErrDisk) {
+		if failing <= 4 && !errors.Is(first, ErrDisk) {
 			t.Errorf("step %d: %v, want ErrDisk", failing, first)
 		}
 		second := s.Put("a", BoxOf(token(1)), letter(t, 1, "second"))
-		if failing > 6 != (second != nil) && failing > 6 {
+		if failing > 4 != (second != nil) && failing > 4 {
 			t.Errorf("step %d: %v", failing, second)
 		}
 		want := 0
@@ -206,7 +99,7 @@ func TestDiskErrors(t *testing.T) {
 		if st := s.Stats(); st.Letters != want || st.Bytes != int64(want)*blockSize || len(s.pending) > 0 {
 			t.Errorf("step %d: %+v", failing, st)
 		}
-		again, err := openStore(StoreConfig{Dir: "x"}, d.after(true, true))
+		again, err := openStore(StoreConfig{Dir: "x"}, d.After(true, true))
 		if err != nil {
 			t.Fatal(err)
 		}

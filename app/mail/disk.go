@@ -4,98 +4,25 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// A found file of the store's directory.
-type found struct {
-	name string
-	size int64 // bytes
-}
-
-// disk is what a Store does on a disk, so that tests can make each step fail or be the
-// last before a crash.
-type disk interface {
-	List() ([]found, error)
-	Read(name string) ([]byte, error)         // at most MaxBlob+1 bytes
-	WriteSync(name string, data []byte) error // makes a file, writes, fsyncs
-	Rename(from, to string) error
-	Remove(name string) error // nil if there is none
-	SyncDir() error
-}
-
-// dirDisk is a directory.
-type dirDisk struct{ dir string }
-
-func openDir(dir string) (dirDisk, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return dirDisk{}, fmt.Errorf("mail: %w", err)
-	}
-	return dirDisk{dir}, nil
-}
-
-func (d dirDisk) List() ([]found, error) {
-	entries, err := os.ReadDir(d.dir)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]found, 0, len(entries))
-	for _, e := range entries {
-		info, err := e.Info()
-		if err != nil || !info.Mode().IsRegular() {
-			continue // gone meanwhile, or not ours
-		}
-		out = append(out, found{e.Name(), info.Size()})
-	}
-	return out, nil
-}
-
-func (d dirDisk) Read(name string) ([]byte, error) {
-	f, err := os.Open(filepath.Join(d.dir, name))
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, MaxBlob+1))
-}
-
-func (d dirDisk) WriteSync(name string, data []byte) error {
-	f, err := os.OpenFile(filepath.Join(d.dir, name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	return errors.Join(err, f.Sync(), f.Close())
-}
-
-func (d dirDisk) Rename(from, to string) error {
-	return os.Rename(filepath.Join(d.dir, from), filepath.Join(d.dir, to))
-}
-
-func (d dirDisk) Remove(name string) error {
-	err := os.Remove(filepath.Join(d.dir, name))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+// unnamed is an error of package os without the names of files: a file's name is who wrote
+// how much to whom, and errors get into logs.
+func unnamed(err error) error {
+	var path *fs.PathError
+	var link *os.LinkError
+	switch {
+	case errors.As(err, &path):
+		return fmt.Errorf("%s: %w", path.Op, path.Err)
+	case errors.As(err, &link):
+		return fmt.Errorf("%s: %w", link.Op, link.Err)
 	}
 	return err
-}
-
-func (d dirDisk) SyncDir() error {
-	if runtime.GOOS == "windows" {
-		return nil // where directories cannot be synced
-	}
-	f, err := os.Open(d.dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }
 
 // ownerSize is how much of the hash of a depositor's name is kept, in bytes.

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/kithproject/kith/identity"
+	"github.com/kithproject/kith/internal/durable"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -191,7 +192,7 @@ func TestStore(t *testing.T) {
 	if err := s.Put("a", BoxOf(token(1)), letter(t, 1, "late")); !errors.Is(err, ErrClosed) {
 		t.Errorf("put after close: %v", err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "tmp-0011"), []byte("half"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "0011"+durable.TmpSuffix), []byte("half"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "notes.txt"), []byte("mine"), 0o600); err != nil {
@@ -204,7 +205,7 @@ func TestStore(t *testing.T) {
 	if st := s.Stats(); st.Letters != 2 || st.Boxes != 1 || st.Bytes != 8192 || st.Depositors != 1 {
 		t.Errorf("stats %+v", st)
 	}
-	if _, err := os.Stat(filepath.Join(dir, "tmp-0011")); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(filepath.Join(dir, "0011"+durable.TmpSuffix)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("what a crash left is still there: %v", err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "notes.txt")); err != nil {
@@ -353,7 +354,7 @@ func TestExpiry(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			now := &clock{wall: time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC), ran: time.Second}
 			cfg := StoreConfig{Dir: t.TempDir(), Now: now.now, ran: now.since}
-			d, err := openDir(cfg.Dir)
+			d, err := durable.Open(cfg.Dir)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -391,7 +392,7 @@ func TestExpiry(t *testing.T) {
 func TestClockSet(t *testing.T) {
 	now := &clock{wall: time.Unix(100, 0), ran: time.Second}
 	cfg := StoreConfig{Dir: t.TempDir(), Now: now.now, ran: now.since}
-	d, err := openDir(cfg.Dir)
+	d, err := durable.Open(cfg.Dir)
 	if err != nil {
 		t.Fatal(err)
 	}

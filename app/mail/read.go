@@ -79,7 +79,7 @@ func (s *Store) find(tokens [][32]byte, after uint64, most int) (all []*entry, m
 func (s *Store) read(e *entry) (blob []byte, ok bool) {
 	var err error
 	for name, last := s.nameOf(e), ""; name != last; name, last = s.nameOf(e), name { // it may be renamed meanwhile
-		if blob, err = s.disk.Read(name); err == nil {
+		if blob, err = s.disk.Read(name, MaxBlob+1); err == nil {
 			break
 		}
 	}
@@ -87,7 +87,7 @@ func (s *Store) read(e *entry) (blob []byte, ok bool) {
 	case err == nil && goodSize(len(blob)) && IDOf(blob) == e.id:
 		return blob, true
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
-		s.cfg.Logger.Error("letter not read", "err", err)
+		s.cfg.Logger.Error("letter not read", "err", unnamed(err))
 	case s.remove(e): // else it was removed meanwhile
 		s.mu.Lock()
 		s.stats.Damaged++

@@ -2,7 +2,6 @@ package mail
 
 import (
 	"bufio"
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -83,7 +82,7 @@ func (s *Server) Close() error {
 	s.mu.Lock()
 	s.closed = true
 	for c := range s.conns {
-		_ = c.conn.Close()
+		c.end()
 	}
 	s.mu.Unlock()
 	s.wg.Wait()
@@ -96,7 +95,7 @@ func (s *Server) End(depositor string) {
 	defer s.mu.Unlock()
 	if a := s.accounts[depositor]; a != nil {
 		for _, c := range a.open {
-			_ = c.conn.Close()
+			c.end()
 		}
 	}
 }
@@ -114,6 +113,8 @@ type session struct {
 	conn      net.Conn
 	depositor string
 	watcher   *watcher
+	ended     chan struct{} // closed when the connection is to end
+	end       func()        // closes it, and the connection; any number of times
 
 	wmu sync.Mutex // orders frames
 
@@ -121,7 +122,7 @@ type session struct {
 	told    bool       // of news that it has not asked for yet
 	sending bool
 	again   bool
-	ended   bool
+	left    bool
 	wg      sync.WaitGroup
 }
 
@@ -131,7 +132,11 @@ type session struct {
 // client was not understood.
 func (s *Server) Serve(conn net.Conn, depositor string) error {
 	defer conn.Close()
-	c := &session{srv: s, conn: conn, depositor: depositor}
+	c := &session{srv: s, conn: conn, depositor: depositor, ended: make(chan struct{})}
+	c.end = sync.OnceFunc(func() {
+		close(c.ended)
+		_ = conn.Close()
+	})
 	c.watcher = &watcher{boxes: make(map[Box]struct{}), tell: c.news}
 	if err := s.enter(c); err != nil {
 		if !errors.Is(err, ErrClosed) {
@@ -181,7 +186,7 @@ func (s *Server) enter(c *session) error {
 		if !s.cfg.Displace {
 			return ErrBusy
 		}
-		_ = a.open[0].conn.Close()
+		a.open[0].end()
 		a.open = a.open[1:]
 	}
 	if len(s.conns) >= s.cfg.MaxConns {
@@ -208,9 +213,9 @@ func (s *Server) forgetLocked() {
 
 func (s *Server) leave(c *session) {
 	c.mu.Lock()
-	c.ended = true
+	c.left = true
 	c.mu.Unlock()
-	_ = c.conn.Close()
+	c.end()
 	s.cfg.Store.unwatch(c.watcher)
 	c.wg.Wait()
 	s.mu.Lock()
@@ -265,8 +270,6 @@ func (c *session) send(f frame) error {
 
 func (c *session) serve() error {
 	r := bufio.NewReaderSize(c.conn, 4<<10)
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
 	for {
 		var until time.Time
 		if c.srv.cfg.Idle > 0 {
@@ -285,7 +288,7 @@ func (c *session) serve() error {
 			timer := time.NewTimer(min(wait, frameTime))
 			select {
 			case <-timer.C:
-			case <-ctx.Done():
+			case <-c.ended:
 			}
 			timer.Stop()
 		}
@@ -388,7 +391,7 @@ func (c *session) watch(first bool, tokens [][32]byte) error {
 func (c *session) news() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.told || c.ended {
+	if c.told || c.left {
 		return
 	}
 	c.told = true

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/kithproject/kith/identity"
+	"github.com/kithproject/kith/internal/durable"
 )
 
 // ring is the keys of a device: letters from device x to y have the token 100x+y.
@@ -436,7 +437,7 @@ type buffered struct{ net.Conn }
 // TestIdle measures how often a device with a hub as keeper wakes up while nothing comes.
 func TestIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d, err := openDir(t.TempDir())
+		d, err := durable.Open(t.TempDir())
 		if err != nil {
 			t.Fatal(err)
 		}

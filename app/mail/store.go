@@ -2,9 +2,7 @@ package mail
 
 import (
 	"cmp"
-	"crypto/rand"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/kithproject/kith/internal/durable"
 )
 
 // Defaults of StoreConfig.
@@ -38,7 +38,6 @@ const (
 	maxWriters = 8       // puts at once
 	maxWatches = 500_000 // boxes that are watched, all connections together
 
-	tmpPrefix = "tmp-"
 )
 
 // StoreConfig is what OpenStore needs. Dir must be set.
@@ -80,7 +79,7 @@ type Stats struct {
 // known of it. It is safe for concurrent use. Close ends it.
 type Store struct {
 	cfg     StoreConfig
-	disk    disk
+	disk    durable.Files
 	ran     func() time.Duration // since it was opened; the clock does not matter
 	writers chan struct{}
 	stop    chan struct{}
@@ -109,9 +108,9 @@ type watcher struct {
 // OpenStore opens a directory of blobs, and removes what a crash left half written. It
 // errs if the directory cannot be used.
 func OpenStore(cfg StoreConfig) (*Store, error) {
-	d, err := openDir(cfg.Dir)
+	d, err := durable.Open(cfg.Dir)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("mail: %w", err)
 	}
 	s, err := openStore(cfg, d)
 	if err != nil {
@@ -121,7 +120,7 @@ func OpenStore(cfg StoreConfig) (*Store, error) {
 	return s, nil
 }
 
-func openStore(cfg StoreConfig, d disk) (*Store, error) {
+func openStore(cfg StoreConfig, d durable.Files) (*Store, error) {
 	cfg.MaxBytes = positive(cfg.MaxBytes, DefaultMaxBytes)
 	cfg.PerDepositor = min(positive(cfg.PerDepositor, DefaultPerDepositor), cfg.MaxBytes)
 	cfg.MaxBlobs = positive(cfg.MaxBlobs, DefaultMaxBlobs)
@@ -162,16 +161,16 @@ func (s *Store) load() error {
 	}
 	var all []*entry
 	for _, f := range files {
-		e, ok := parseName(f.name)
+		e, ok := parseName(f.Name)
 		switch {
-		case ok && goodSize(int(min(f.size, MaxBlob+1))):
-			e.size = f.size
+		case ok && goodSize(int(min(f.Size, MaxBlob+1))):
+			e.size = f.Size
 			all = append(all, e)
-		case ok, strings.HasPrefix(f.name, tmpPrefix):
+		case ok, strings.HasSuffix(f.Name, durable.TmpSuffix):
 			if ok {
 				s.stats.Damaged++
 			}
-			if err := s.disk.Remove(f.name); err != nil {
+			if err := s.disk.Remove(f.Name); err != nil {
 				return err
 			}
 		}
@@ -338,26 +337,15 @@ func (s *Store) Put(depositor string, box Box, blob []byte) error {
 	return nil
 }
 
-// write makes the file: whole under another name first, so that a crash leaves a whole
-// one or none.
+// write makes the file, durably.
 func (s *Store) write(e *entry, blob []byte) error {
-	var n [8]byte
-	if _, err := rand.Read(n[:]); err != nil {
-		return err
-	}
-	tmp := tmpPrefix + hex.EncodeToString(n[:])
-	err := s.disk.WriteSync(tmp, blob)
+	err := durable.Replace(s.disk, e.fileName(), blob)
 	if err == nil {
-		if err = s.disk.Rename(tmp, e.fileName()); err == nil {
-			if err = s.disk.SyncDir(); err != nil {
-				tmp = e.fileName()
-			}
+		if err = s.disk.SyncDir(); err != nil {
+			err = errors.Join(err, s.disk.Remove(e.fileName()))
 		}
 	}
-	if err != nil {
-		return errors.Join(err, s.disk.Remove(tmp))
-	}
-	return nil
+	return unnamed(err)
 }
 
 // remove reports whether the blob was there.
@@ -369,7 +357,7 @@ func (s *Store) remove(e *entry) bool {
 	}
 	s.drop(e)
 	if err := s.disk.Remove(e.fileName()); err != nil {
-		s.cfg.Logger.Error("letter not removed", "err", err) // it comes back with the next start
+		s.cfg.Logger.Error("letter not removed", "err", unnamed(err)) // it comes back with the next start
 	}
 	return true
 }

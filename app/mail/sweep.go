@@ -89,7 +89,7 @@ func (s *Store) restamp(e *entry, to int64) {
 	was, at := e.fileName(), e.at
 	e.at = to
 	if err := s.disk.Rename(was, e.fileName()); err != nil {
-		s.cfg.Logger.Error("letter not renamed", "err", err)
+		s.cfg.Logger.Error("letter not renamed", "err", unnamed(err))
 		e.at = at
 	}
 }

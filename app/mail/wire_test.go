@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"github.com/kithproject/kith/internal/durable/disktest"
 )
 
 // TestClientServer walks through all requests over a connection.
@@ -339,8 +341,7 @@ func FuzzServer(f *testing.F) {
 	f.Add(frame{kind: fCount, id: 5, body: tok[:]}.append(frame{kind: fPing, id: 6}.append(nil)))
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff})
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		d := newCrashDisk(1 << 30)
-		store, err := openStore(StoreConfig{MaxBlobs: 4}, d)
+		store, err := openStore(StoreConfig{MaxBlobs: 4}, disktest.New())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -412,7 +413,7 @@ func FuzzClient(f *testing.F) {
 func FuzzName(f *testing.F) {
 	e := &entry{box: BoxOf(token(1)), id: IDOf(nil), at: 1764000000000, owner: ownerOf("a")}
 	f.Add(e.fileName())
-	f.Add("tmp-0011223344556677")
+	f.Add("0011223344556677.tmp")
 	f.Add("----")
 	f.Fuzz(func(t *testing.T, name string) {
 		if e, ok := parseName(name); ok && (e.fileName() != name || e.at < 0) {

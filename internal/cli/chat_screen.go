@@ -299,7 +299,7 @@ func (b *chatBackend) Events(ctx context.Context) (<-chan chatui.Event, error) {
 			if r.Event == nil {
 				continue
 			}
-			if n := b.notice(ctx, *r.Event); n != nil && !put(chatui.Event{Kind: chatui.EventNotice, Notice: n}) {
+			if n := b.notice(*r.Event); n != nil && !put(chatui.Event{Kind: chatui.EventNotice, Notice: n}) {
 				return
 			}
 		}
@@ -338,8 +338,13 @@ func (b *chatBackend) chatEvent(ev chat.Event) chatui.Event {
 }
 
 // notice is what a person in the chat wants to know of an event, or nil.
-func (b *chatBackend) notice(ctx context.Context, ev kith.Event) *chatui.Notice {
+func (b *chatBackend) notice(ev kith.Event) *chatui.Notice {
 	n := &chatui.Notice{Time: ev.Time}
+	act := func(id, label string) {
+		if ev.Subject != "" {
+			n.Action = &chatui.Action{ID: id, Label: label}
+		}
+	}
 	if ev.Room != nil {
 		n.Conv = chat.ConvID(ev.Room.ID).String()
 	} else if id, err := identity.ParseDeviceID(b.self); err == nil && ev.Device.State == kith.Paired {
@@ -353,41 +358,19 @@ func (b *chatBackend) notice(ctx context.Context, ev kith.Event) *chatui.Notice 
 		n.Text = fmt.Sprintf("%s is connected: %s", ev.Device.Name, ev.Detail)
 	case kith.EventOffer:
 		n.Text = fmt.Sprintf("%s offers %s", ev.Device.Name, ev.Detail)
-		n.Action = b.offerOf(ctx, ev.Device.ID)
+		act("take "+ev.Subject, "takes it")
 	case kith.EventReceived:
 		n.Text = ev.Detail
 	case kith.EventRoomAsked:
 		n.Text = fmt.Sprintf("%q asks to be let into the room", ev.Detail)
-		if w := ev.Room.Waiting; len(w) > 0 {
-			n.Action = &chatui.Action{ID: "admit " + ev.Room.ID.String() + " " + w[len(w)-1].ID.String(), Label: "lets it in"}
-		}
+		act("admit "+ev.Room.ID.String()+" "+ev.Subject, "lets it in")
 	case kith.EventRoomGuess, kith.EventRoomLeft:
 		n.Text = ev.Detail
 	case kith.EventNewPair:
 		n.Conv, n.Text = "", fmt.Sprintf("%s: %s", ev.Device.Name, ev.Detail)
-		if r, err := b.c.Do(ctx, control.Request{Op: control.OpRecent}); err == nil && r.Kin != nil && len(r.Kin.New) > 0 {
-			n.Action = &chatui.Action{ID: "undo " + r.Kin.New[0].ID.String(), Label: "undoes the pairing"}
-		}
+		act("undo "+pairRef(ev.Device.ID, ev.Subject), "undoes the pairing")
 	default:
 		return nil
 	}
 	return n
-}
-
-// offerOf is what takes the newest offer of a device.
-func (b *chatBackend) offerOf(ctx context.Context, id identity.DeviceID) *chatui.Action {
-	r, err := b.c.Do(ctx, control.Request{Op: control.OpInbox})
-	if err != nil {
-		return nil
-	}
-	var newest uint64
-	for _, o := range r.Offers {
-		if o.Peer == id.String() {
-			newest = max(newest, o.Number)
-		}
-	}
-	if newest == 0 {
-		return nil
-	}
-	return &chatui.Action{ID: "take " + strconv.FormatUint(newest, 10), Label: "takes it"}
 }

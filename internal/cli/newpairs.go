@@ -54,7 +54,7 @@ func (e *env) newPairs(ctx context.Context, undo string, asJSON bool) error {
 		return err
 	}
 	if i := strings.IndexByte(undoKeys, key); i >= 0 && i < len(list) && !list[i].Ended {
-		return e.undo(ctx, c, list[i].ID.String(), false)
+		return e.undo(ctx, c, pairRef(list[i].OnID, list[i].ID.String()), false)
 	}
 	return nil
 }
@@ -108,6 +108,14 @@ func newState(p kith.NewPair) string {
 		return "paired; that device does not let this one undo it"
 	}
 	return "paired"
+}
+
+// pairRef names a new pair of a device, zero being this one, so that no other fits.
+func pairRef(on identity.DeviceID, id string) string {
+	if on.IsZero() {
+		return ":" + id
+	}
+	return on.String() + ":" + id
 }
 
 // undo ends a new pair.

@@ -154,8 +154,8 @@ func roomEvent(ev kith.Event) string {
 	switch ev.Kind {
 	case kith.EventRoomAsked:
 		line := fmt.Sprintf("room %s: %q asks to be let in", r.Name, ev.Detail)
-		if len(r.Waiting) > 0 {
-			line += fmt.Sprintf(": kith room approve %s %s", r.Name, r.Waiting[len(r.Waiting)-1].ID.Short())
+		if ev.Subject != "" {
+			line += fmt.Sprintf(": kith room approve %s %s", r.Name, shortened([]string{ev.Subject})[0])
 		}
 		return line
 	case kith.EventRoomGuess:

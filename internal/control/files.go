@@ -8,6 +8,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/kithproject/kith"
 	"github.com/kithproject/kith/app/files"
@@ -60,7 +61,14 @@ func (s *Server) openFiles(dir string) error {
 			return files.Decision{}
 		},
 		OnOffer: func(o files.Offer) {
-			s.tell(kith.EventOffer, o.Peer, fmt.Sprintf("offers %s; to take it: kith inbox accept %d", describeOffer(o), o.Number))
+			d, err := s.node.Device(o.Peer)
+			if err != nil {
+				return
+			}
+			s.node.Publish(kith.Event{
+				Time: time.Now(), Kind: kith.EventOffer, Device: d, Subject: strconv.FormatUint(o.Number, 10),
+				Detail: fmt.Sprintf("offers %s; to take it: kith inbox accept %d", describeOffer(o), o.Number),
+			})
 		},
 		OnReceived: s.received,
 		Shares: func(peer string) (out []files.Share) {

@@ -3,6 +3,8 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,14 +23,14 @@ const (
 	OpOwn           = "own"           // Device is this user's own; Off: it is not
 	OpVerify        = "verify"        // without Name its number; with it, compare
 	OpRecent        = "recent"        // new pairs of the last 24 hours
-	OpUndo          = "undo"          // one of them, by ID
+	OpUndo          = "undo"          // one of them, by KinRequest.ID
 )
 
 // A KinRequest is what those operations need besides Request.Device and Number.
 type KinRequest struct {
 	Peer    string `json:"peer,omitempty"`    // introduce: the other device
 	Off     bool   `json:"off,omitempty"`     // own
-	ID      string `json:"id,omitempty"`      // undo: an ID or its first digits
+	ID      string `json:"id,omitempty"`      // undo: an ID or its first digits, or DEVICE:ID; no DEVICE before the colon is this one
 	Vouched string `json:"vouched,omitempty"` // unpair: what becomes of devices that it introduced: keep (default) or remove
 	Digits  string `json:"digits,omitempty"`  // verify: the number on the other device's screen
 }
@@ -183,21 +185,37 @@ func (s *Server) verify(device, digits string) (Reply, error) {
 	return Reply{Device: &d, Kin: &KinReply{Number: number}}, nil
 }
 
-// undo ends a new pair by the first digits of its ID.
-func (s *Server) undo(ctx context.Context, ref string) (Reply, error) {
-	var fit []kith.NewPair
-	for _, p := range s.node.Recent() {
-		if id := p.ID.String(); len(ref) >= 4 && len(ref) <= len(id) && id[:len(ref)] == ref {
-			fit = append(fit, p)
-		}
+// namesPair reports whether a reference of KinRequest.ID fits a new pair.
+func namesPair(ref string, p kith.NewPair) bool {
+	on, id, cut := strings.Cut(ref, ":")
+	if !cut {
+		id = ref
 	}
-	if len(fit) != 1 {
+	device := p.OnID.String()
+	if p.OnID.IsZero() {
+		device = ""
+	}
+	fits := !cut || on == device || p.On != "" && strings.EqualFold(on, p.On)
+	return fits && len(id) >= 4 && strings.HasPrefix(p.ID.String(), id)
+}
+
+// undo ends a new pair. A device chooses the IDs of its own, so several may fit.
+func (s *Server) undo(ctx context.Context, ref string) (Reply, error) {
+	fit := slices.DeleteFunc(s.node.Recent(), func(p kith.NewPair) bool { return !namesPair(ref, p) })
+	switch {
+	case len(fit) == 0:
 		return Reply{}, &Error{Kind: KindNotFound, Text: "no new pair has the id " + clip(ref), Hint: "kith devices --new lists them"}
+	case len(fit) > 1:
+		var refs []string
+		for _, p := range fit {
+			refs = append(refs, p.On+":"+p.ID.String())
+		}
+		return Reply{}, &Error{Kind: KindUsage, Text: fmt.Sprintf("%d new pairs have the id %s", len(fit), clip(ref)), Hint: "name one of them: " + strings.Join(refs, ", ")}
 	}
 	if fit[0].OnID.IsZero() {
 		s.dismiss(ctx, fit[0].Peer.String(), endUnpaired)
 	}
-	done, err := s.node.Undo(ctx, fit[0].ID)
+	done, err := s.node.Undo(ctx, fit[0].OnID, fit[0].ID)
 	if err != nil {
 		return Reply{}, explainKin(err)
 	}

@@ -135,7 +135,7 @@ func (p *post) places() []mail.Place {
 		})
 	}
 	for _, d := range node.Devices() {
-		if !d.Connected || d.State != kith.Paired || d.Rights.Blocked {
+		if !d.Connected || !sharesMail(d) {
 			continue
 		}
 		out = append(out, mail.Place{
@@ -146,6 +146,10 @@ func (p *post) places() []mail.Place {
 	}
 	return out
 }
+
+// sharesMail reports whether a device may leave letters here, and this one there. Members
+// of a room may not: they are anybody who has the code.
+func sharesMail(d kith.Device) bool { return d.State == kith.Paired && !d.Rights.Blocked }
 
 func dialKeeper(ctx context.Context, node *kith.Node, id identity.DeviceID) (net.Conn, error) {
 	conn, err := node.Dial(ctx, "tcp", net.JoinHostPort(id.String(), strconv.Itoa(mail.Port)))
@@ -192,14 +196,14 @@ func (p *post) serve(ln net.Listener, keeper *mail.Server) {
 		if err != nil {
 			return // closed
 		}
-		peer, ok := p.s.caller(conn.RemoteAddr())
-		if !ok {
+		d, err := p.s.node.WhoIs(conn.RemoteAddr())
+		if err != nil || !sharesMail(d) {
 			_ = conn.Close()
 			continue
 		}
 		p.wg.Go(func() {
-			if err := keeper.Serve(conn, peer); err != nil {
-				p.s.log.Debug("mail connection ended", "peer", p.s.nameOf(peer), "err", err)
+			if err := keeper.Serve(conn, d.ID.String()); err != nil {
+				p.s.log.Debug("mail connection ended", "peer", d.Name, "err", err)
 			}
 		})
 	}
@@ -210,7 +214,7 @@ func (p *post) endKept(d kith.Device) {
 	p.mu.Lock()
 	keeper := p.keeper
 	p.mu.Unlock()
-	if _, ok := p.s.partner(d.ID.String()); !ok && keeper != nil {
+	if now, err := p.s.node.Device(d.ID.String()); keeper != nil && (err != nil || !sharesMail(now)) {
 		keeper.End(d.ID.String())
 	}
 }
