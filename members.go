@@ -28,11 +28,20 @@ func (n *Node) known(id identity.DeviceID) (registry.Device, bool) {
 	return pair, ok
 }
 
+// party is the pair with a device, or its record as a member of a room, which may be one
+// that is to be told that it is none any more.
+func (n *Node) party(id identity.DeviceID) (registry.Device, bool) {
+	if pair, ok := n.store.ByID(id); ok && pair.State == registry.Active {
+		return pair, true
+	}
+	return n.store.MemberByID(id)
+}
+
 // setMember makes a device known as a member of a room, or gives it new keys. A device
 // that is paired stays what it is.
 func (n *Node) setMember(rec registry.Device) error {
 	if pair, ok := n.store.ByID(rec.ID); ok && pair.State == registry.Active {
-		return nil
+		return n.dropMember(rec.ID)
 	}
 	old, had := n.store.MemberByID(rec.ID)
 	switch {

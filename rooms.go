@@ -117,13 +117,11 @@ func (r *rooms) watch() {
 			}
 			switch ev.Kind {
 			case EventConnected:
-				if r.shares(ev.Device.ID) {
-					r.mesh.Connected(ev.Device.ID)
-				}
+				r.met(ev.Device.ID)
 			case EventDisconnected:
 				r.mesh.Gone(ev.Device.ID)
-			case EventUnpaired:
-				r.reconcile() // it may be a member still
+			case EventPaired, EventUnpaired:
+				r.reconcile() // it may be a member, too
 			default:
 				continue
 			}
@@ -136,9 +134,22 @@ func (r *rooms) watch() {
 	}
 }
 
+// met begins a session with a member that is connected, also with one that is to be told
+// that it is none any more, which is dropped soon after.
+func (r *rooms) met(id identity.DeviceID) {
+	have, ok := r.n.store.MemberByID(id)
+	owed := ok && r.owed(have)
+	if owed || r.shares(id) {
+		r.mesh.Connected(id)
+	}
+	if owed {
+		r.part(id)
+	}
+}
+
 // lost reports whether a member is not connected, and no other can pass frames on.
 func (r *rooms) lost(id identity.DeviceID) bool {
-	if rec, ok := r.n.known(id); ok {
+	if rec, ok := r.n.party(id); ok {
 		r.n.mu.Lock()
 		p := r.n.peers[rec.PairID]
 		r.n.mu.Unlock()
@@ -174,16 +185,21 @@ func inRoom(rec room.Record, id identity.DeviceID) bool {
 	return ok
 }
 
+// open reports whether a device is in a room that is not closed.
+func open(rec room.Record, id identity.DeviceID) bool {
+	return inRoom(rec, id) && (rec.Roster == nil || !rec.Roster.Closed)
+}
+
 // shares reports whether a device is in a room with this one.
 func (r *rooms) shares(id identity.DeviceID) bool {
-	return slices.ContainsFunc(r.here(), func(rec room.Record) bool { return inRoom(rec, id) })
+	return slices.ContainsFunc(r.here(), func(rec room.Record) bool { return open(rec, id) })
 }
 
 // together reports whether two devices are in one room of this device's.
 func (r *rooms) together(a, b identity.DeviceID) bool {
 	self := r.n.ID()
 	return slices.ContainsFunc(r.here(), func(rec room.Record) bool {
-		return (a == self || inRoom(rec, a)) && (b == self || inRoom(rec, b))
+		return (a == self || open(rec, a)) && (b == self || open(rec, b))
 	})
 }
 
@@ -232,13 +248,13 @@ func (r *rooms) rosterFor(id [16]byte, to identity.DeviceID) ([][]byte, bool) {
 // allows reports whether a port is open to a member of a room.
 func (r *rooms) allows(id identity.DeviceID, protocol forward.Protocol, port uint16) bool {
 	return slices.ContainsFunc(r.here(), func(rec room.Record) bool {
-		return inRoom(rec, id) && rec.Shares(string(protocol), port)
+		return open(rec, id) && rec.Shares(string(protocol), port)
 	})
 }
 
 // knock starts to look for a member that looks for this device.
 func (r *rooms) knock(id identity.DeviceID) {
-	if rec, ok := r.n.store.MemberByID(id); ok {
+	if rec, ok := r.n.known(id); ok && rec.Member() {
 		r.n.startPeer(rec)
 	}
 }
@@ -285,7 +301,9 @@ func (r *rooms) takeRoster(_ identity.DeviceID, id [16]byte, raw []byte) {
 		return
 	}
 	r.change.Lock()
+	was, _ := r.get(id)
 	changed, err := r.adopt(id, next)
+	now, _ := r.get(id)
 	r.change.Unlock()
 	if err != nil {
 		if !errors.Is(err, room.ErrOlder) {
@@ -294,7 +312,7 @@ func (r *rooms) takeRoster(_ identity.DeviceID, id [16]byte, raw []byte) {
 		return
 	}
 	if changed {
-		r.spread(id)
+		r.spread(id, was.Roster != nil && now.Roster != nil && was.Roster.Epoch != now.Roster.Epoch)
 	}
 }
 
@@ -316,7 +334,11 @@ func (r *rooms) adopt(id room.ID, next *room.Roster) (changed bool, err error) {
 	if rec.Host && rec.Roster != nil {
 		return r.merge(rec, next)
 	}
-	return true, r.store.Update(id, func(rec *room.Record) error { r.follow(rec, next); return nil })
+	if err := r.store.Update(id, func(rec *room.Record) error { r.follow(rec, next); return nil }); err != nil {
+		return false, err
+	}
+	r.tellHost(id, next)
+	return true, nil
 }
 
 // follow makes a record that of a newer roster.
@@ -354,29 +376,34 @@ func (r *rooms) merge(rec room.Record, next *room.Roster) (changed bool, err err
 	return err == nil, err
 }
 
-// spread follows a change of a room: links to who is new, and word to all.
-func (r *rooms) spread(id room.ID) {
-	r.reconcileSoon(id)
+// spread follows a change of a room: word to all, and then links to who is new.
+func (r *rooms) spread(id room.ID, rekeyed bool) {
+	r.n.endWithdrawn()
 	r.mesh.Changed()
 	r.tell(id, EventRoom, "")
+	r.reconcileSoon(id, rekeyed)
 }
 
 // settleRoom is how long a large room may take to follow a change: when many join at
-// once, each would change whom all others connect to.
+// once, each would change whom all others connect to. It is, too, how long word of a
+// change of keys has to get out over the connections that the old keys made.
 const settleRoom = time.Second
 
-// reconcileSoon is reconcile, now for a small room, and a moment later for a large one.
-func (r *rooms) reconcileSoon(id room.ID) {
+// reconcileSoon is reconcile, now for a small room, and a moment later for a large one and
+// for new keys.
+func (r *rooms) reconcileSoon(id room.ID, rekeyed bool) {
 	rec, ok := r.get(id)
-	if !ok || rec.Roster == nil || len(rec.Roster.Members) <= fullMesh {
+	r.mu.Lock()
+	if r.due {
+		r.mu.Unlock()
+		return
+	}
+	if !rekeyed && (!ok || rec.Roster == nil || len(rec.Roster.Members) <= fullMesh) {
+		r.mu.Unlock()
 		r.reconcile()
 		return
 	}
-	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.due {
-		return
-	}
 	err := r.n.start(func() {
 		select {
 		case <-r.n.ctx.Done():
@@ -429,11 +456,15 @@ func (r *rooms) reconcile() {
 			r.n.cfg.Logger.Error("member not stored", "peer", id.Short(), "err", err)
 			continue
 		}
-		if now, ok := r.n.known(id); ok && (near[id] || !now.Member()) {
+		now, ok := r.n.party(id)
+		if !ok {
+			continue
+		}
+		if near[id] || !now.Member() {
 			r.n.startPeer(now)
 		}
-		if d, err := r.n.Device(id.String()); err == nil && d.Connected {
-			r.mesh.Connected(id)
+		if r.n.device(now).Connected {
+			r.met(id)
 		}
 	}
 	r.look()

@@ -85,7 +85,7 @@ func (n *Node) CreateRoom(cfg CreateRoomConfig) (Room, error) {
 	r := n.rooms
 	r.change.Lock()
 	defer r.change.Unlock()
-	if err := r.check(rec); err != nil {
+	if err := errors.Join(canAdmit(cfg.Mode, cfg.Password), r.check(rec)); err != nil {
 		return Room{}, err
 	}
 	if err := r.store.Put(rec); err != nil {
@@ -104,6 +104,14 @@ func (r *rooms) check(rec room.Record) error {
 	})
 	if err != nil {
 		return fmt.Errorf("kith: %w", err)
+	}
+	return nil
+}
+
+// canAdmit errs for password mode without a password.
+func canAdmit(mode room.Mode, password string) error {
+	if mode == room.Password && password == "" {
+		return fmt.Errorf("kith: %w: password mode needs a password, which is given when a room is created", room.ErrConfig)
 	}
 	return nil
 }
@@ -250,6 +258,7 @@ func (n *Node) edit(ref string, change func(*room.Roster) (*room.Roster, error))
 	r := n.rooms
 	r.change.Lock()
 	var next *room.Roster
+	rekeyed := false
 	err = r.store.Update(rec.Room, func(now *room.Record) error {
 		if !now.Host || now.Roster == nil {
 			return room.ErrNotHost
@@ -258,9 +267,15 @@ func (n *Node) edit(ref string, change func(*room.Roster) (*room.Roster, error))
 		if next, err = change(now.Roster); err != nil || next == now.Roster {
 			return err
 		}
+		if now.Roster.Mode != next.Mode {
+			if err := canAdmit(next.Mode, now.Password); err != nil {
+				return err
+			}
+		}
 		if err = next.Sign(n.id); err != nil {
 			return err
 		}
+		rekeyed = next.Epoch != now.Roster.Epoch
 		r.follow(now, next)
 		return nil
 	})
@@ -269,7 +284,7 @@ func (n *Node) edit(ref string, change func(*room.Roster) (*room.Roster, error))
 		return Room{}, fmt.Errorf("kith: %w", err)
 	}
 	r.tellHost(rec.Room, next)
-	r.spread(rec.Room)
+	r.spread(rec.Room, rekeyed)
 	return n.Room(rec.Room.String())
 }
 
