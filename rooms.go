@@ -324,6 +324,8 @@ func (r *rooms) adopt(id room.ID, next *room.Roster) (changed bool, err error) {
 	}
 	switch err := next.Verify(rec.Roster, id); {
 	case err == nil:
+	case next.Signer == r.n.ID() || rec.HasTaken(next):
+		return false, room.ErrOlder // what it says was taken before, and may be undone since
 	case rec.Host && rec.Roster != nil && (errors.Is(err, room.ErrOlder) || errors.Is(err, room.ErrBack)):
 		if err := next.Authentic(rec.Roster, id); err != nil {
 			return false, err
@@ -360,7 +362,7 @@ func (r *rooms) merge(rec room.Record, next *room.Roster) (changed bool, err err
 		return false, err
 	}
 	if both == was {
-		return false, nil
+		return false, r.store.Update(rec.Room, func(rec *room.Record) error { rec.Took(next); return nil })
 	}
 	if both != next && both.IsHost(r.n.ID()) {
 		if err := both.Sign(r.n.id); err != nil {
@@ -369,7 +371,11 @@ func (r *rooms) merge(rec room.Record, next *room.Roster) (changed bool, err err
 	} else if both != next {
 		both = next
 	}
-	err = r.store.Update(rec.Room, func(rec *room.Record) error { r.follow(rec, both); return nil })
+	err = r.store.Update(rec.Room, func(rec *room.Record) error {
+		rec.Took(next)
+		r.follow(rec, both)
+		return nil
+	})
 	if err == nil {
 		r.tellHost(rec.Room, both)
 	}
@@ -493,7 +499,7 @@ func (r *rooms) wanted(rec room.Record, want map[identity.DeviceID]registry.Devi
 			continue // of a room with a lesser id
 		}
 		if have, ok := r.n.store.MemberByID(m.ID); ok && have.Method == methodJoin && have.WireGuard == m.WireGuard {
-			have.Room, have.PeerName = rec.Room, m.Name
+			have.Room, have.Name = rec.Room, memberName(rec, m)
 			want[m.ID] = have
 			continue
 		}
@@ -510,17 +516,14 @@ func (r *rooms) wanted(rec room.Record, want map[identity.DeviceID]registry.Devi
 // connection: so few steps lead from each to each, whoever is missing.
 func power(gap int) bool { return gap > 0 && gap&(gap-1) == 0 }
 
+// memberName is what a member is called here.
+func memberName(rec room.Record, m room.Member) string { return m.Name + "@" + roomName(rec) }
+
 // memberRecord is a member as the registry knows it.
 func memberRecord(rec room.Record, m room.Member, chain pairing.Chain, pairID [16]byte, joiner bool, method string) registry.Device {
-	name := "room"
-	if rec.Roster != nil {
-		name = rec.Roster.Name
-	} else if rec.Grant.RoomName != "" {
-		name = rec.Grant.RoomName
-	}
 	now := time.Now().UTC()
 	return registry.Device{
-		PairID: pairID, State: registry.Active, ID: m.ID, WireGuard: m.WireGuard, Name: m.Name + "@" + name, PeerName: m.Name,
+		PairID: pairID, State: registry.Active, ID: m.ID, WireGuard: m.WireGuard, Name: memberName(rec, m), PeerName: m.Name,
 		Joiner: joiner, Method: method, Chain: chain.Key, ChainDay: chain.Day, Created: now, Changed: now, Room: rec.Room,
 	}
 }

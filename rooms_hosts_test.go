@@ -1,0 +1,215 @@
+package kith_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kithproject/kith"
+	"github.com/kithproject/kith/rendezvous/rendezvoustest"
+	"github.com/kithproject/kith/room"
+)
+
+// A party is a room that is open to whoever has the code, with all of its members there.
+type party struct {
+	nodes   []*kith.Node
+	dirs    []string
+	network *rendezvoustest.Network
+}
+
+func newParty(ctx context.Context, t *testing.T, name string, names ...string) *party {
+	t.Helper()
+	p := &party{network: rendezvoustest.NewNetwork(1, rendezvoustest.Faults{})}
+	for i, n := range names {
+		p.dirs = append(p.dirs, stateDir(t))
+		p.nodes = append(p.nodes, openNode(t, p.network, p.dirs[i], n))
+	}
+	if _, err := p.nodes[0].CreateRoom(kith.CreateRoomConfig{Name: name, Mode: room.Open}); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range p.nodes[1:] {
+		joinRoom(ctx, t, p.nodes[0], n, name, "")
+	}
+	for _, n := range p.nodes {
+		awaitRoom(ctx, t, n, name, "not all there", members(len(names), true))
+	}
+	return p
+}
+
+func (p *party) stop(t *testing.T, i int) {
+	t.Helper()
+	if err := p.nodes[i].Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (p *party) start(t *testing.T, i int, name string) {
+	t.Helper()
+	p.nodes[i] = openNode(t, p.network, p.dirs[i], name)
+}
+
+// coHost makes member 1 a host, too, and waits until all know.
+func (p *party) coHost(ctx context.Context, t *testing.T, ref, name string) {
+	t.Helper()
+	if _, err := p.nodes[0].AddRoomHost(ref, name); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range p.nodes[1:] {
+		awaitRoom(ctx, t, n, ref, "no second host", func(r kith.Room) bool { return r.Members[1].Host })
+	}
+}
+
+// TestRoomLongName has a room whose members' names here do not fit: they are cut, and are
+// still there after a restart.
+func TestRoomLongName(t *testing.T) {
+	ctx := testContext(t)
+	name := strings.Repeat("r", 62)
+	p := newParty(ctx, t, name, "host", "anna")
+	p.stop(t, 1)
+	p.stop(t, 0)
+	p.start(t, 0, "host")
+	p.start(t, 1, "anna")
+	for _, n := range p.nodes {
+		if all := n.Problems(); len(all) > 0 {
+			t.Errorf("%s: %v", n.Name(), all)
+		}
+		awaitRoom(ctx, t, n, name, "not back", members(2, true))
+	}
+}
+
+// TestRoomClosed: all members hear that a room was closed, also who was away, and are apart
+// then.
+func TestRoomClosed(t *testing.T) {
+	ctx := testContext(t)
+	p := newParty(ctx, t, "friends", "host", "anna", "ben", "cleo")
+	p.stop(t, 3)
+	if _, err := p.nodes[0].CloseRoom("friends"); err != nil {
+		t.Fatal(err)
+	}
+	p.start(t, 3, "cleo")
+	for _, n := range p.nodes {
+		awaitRoom(ctx, t, n, "friends", "not closed and apart", func(r kith.Room) bool {
+			for _, m := range r.Members {
+				if !m.Self && m.Online {
+					return false
+				}
+			}
+			return r.Closed
+		})
+		if _, err := n.Device("anna@friends"); err == nil {
+			t.Errorf("%s knows anna still", n.Name())
+		}
+	}
+}
+
+// TestRoomNewHost: who is named a host lets others in at once.
+func TestRoomNewHost(t *testing.T) {
+	ctx := testContext(t)
+	p := newParty(ctx, t, "friends", "host", "anna")
+	p.coHost(ctx, t, "friends", "anna")
+	p.stop(t, 0)
+	ben := openNode(t, p.network, stateDir(t), "ben")
+	joinRoom(ctx, t, p.nodes[1], ben, "friends", "")
+}
+
+// TestRoomSecondHostKicks: while the founder is away its members follow the second host to
+// the new keys.
+func TestRoomSecondHostKicks(t *testing.T) {
+	ctx := testContext(t)
+	p := newParty(ctx, t, "friends", "host", "anna", "ben", "cleo", "dora")
+	p.coHost(ctx, t, "friends", "anna")
+	p.stop(t, 0)
+	if _, err := p.nodes[1].KickMember("friends", "cleo", false); err != nil {
+		t.Fatal(err)
+	}
+	all := func(r kith.Room) bool { // but for the founder
+		for _, m := range r.Members[1:] {
+			if !m.Self && !m.Direct {
+				return false
+			}
+		}
+		return len(r.Members) == 4
+	}
+	for _, i := range []int{1, 2, 4} {
+		awaitRoom(ctx, t, p.nodes[i], "friends", "cleo is in it", all)
+	}
+	if _, err := p.nodes[2].Ping(ctx, "dora@friends"); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRoomKickedWhileAway: a member hears that it was put out when it comes back, whichever
+// of the two ids is the lesser, and its host drops it then.
+func TestRoomKickedWhileAway(t *testing.T) {
+	ctx := testContext(t)
+	p := newParty(ctx, t, "friends", "host", "anna", "ben", "cleo", "dora")
+	for i, name := range []string{1: "anna", 2: "ben", 3: "cleo", 4: "dora"} {
+		if name == "" {
+			continue
+		}
+		p.stop(t, i)
+		awaitRoom(ctx, t, p.nodes[0], "friends", "it is there", func(r kith.Room) bool { return !r.Members[1].Direct })
+		if _, err := p.nodes[0].KickMember("friends", name, false); err != nil {
+			t.Fatal(err)
+		}
+		p.start(t, i, name)
+		for len(p.nodes[i].Rooms()) > 0 {
+			select {
+			case <-time.After(10 * time.Millisecond):
+			case <-ctx.Done():
+				t.Fatalf("%s was not told; the host's id is the lesser: %v", name, p.nodes[0].ID().String() < p.nodes[i].ID().String())
+			}
+		}
+	}
+}
+
+// TestRoomRenamed: members are called after the room's new name.
+func TestRoomRenamed(t *testing.T) {
+	ctx := testContext(t)
+	p := newParty(ctx, t, "friends", "host", "anna", "ben")
+	if err := p.nodes[0].Rename("ben@friends", "b"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.nodes[0].RenameRoom("friends", "foes"); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"anna@foes", "b"} {
+		if _, err := p.nodes[0].Ping(ctx, name); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestRoomPasswordMode: a room without a password does not become one that needs it, and
+// goes on.
+func TestRoomPasswordMode(t *testing.T) {
+	ctx := testContext(t)
+	p := newParty(ctx, t, "friends", "host", "anna")
+	if _, err := p.nodes[0].SetRoomMode("friends", room.Password); err == nil {
+		t.Error("password mode without a password")
+	}
+	if _, err := p.nodes[0].CreateRoom(kith.CreateRoomConfig{Name: "other", Mode: room.Password}); err == nil {
+		t.Error("a room in password mode without a password")
+	}
+	ben := openNode(t, p.network, stateDir(t), "ben")
+	joinRoom(ctx, t, p.nodes[0], ben, "friends", "")
+}
+
+// TestRoomMemberIsNoPair: what is for pairs alone is refused for a member, which stays.
+func TestRoomMemberIsNoPair(t *testing.T) {
+	ctx := testContext(t)
+	p := newParty(ctx, t, "friends", "host", "anna")
+	if _, err := p.nodes[0].Unpair(ctx, "anna@friends"); err == nil {
+		t.Error("a member was unpaired")
+	}
+	if _, err := p.nodes[0].SetOwn("anna@friends", true); err == nil {
+		t.Error("a member is an own device")
+	}
+	if _, err := p.nodes[0].Verify("anna@friends", "123456"); err == nil {
+		t.Error("a member is verified")
+	}
+	if _, err := p.nodes[0].Ping(ctx, "anna@friends"); err != nil {
+		t.Error(err)
+	}
+}
