@@ -223,3 +223,36 @@ func TestRoomRestarts(t *testing.T) {
 		t.Error("the room is not hosted")
 	}
 }
+
+// TestRoomRefs: who calls itself as another's number or id is not taken for it.
+func TestRoomRefs(t *testing.T) {
+	n, _ := hostingNode(t)
+	takeMembers(t, n, 2)
+	rec, err := n.findRoom("friends")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := rec.Roster.Members
+	start := m[2].ID.String()[:8]
+	m[1].Name = "#3"
+	for ref, want := range map[string]uint32{"#3": 3, "#2": 2, "m1": 3, "M1": 3, start: 3, m[2].ID.String(): 3, "m": 0, "": 0, "#4": 0} {
+		if got, err := findMember(rec.Roster, ref); got.Number != want || (err == nil) != (want != 0) {
+			t.Errorf("%q is %d, %v", ref, got.Number, err)
+		}
+	}
+	m[1].Name = start
+	if got, err := findMember(rec.Roster, start); err == nil {
+		t.Errorf("two fit, and %d was taken", got.Number)
+	}
+	m[1].Name = m[2].ID.String()
+	if got, err := findMember(rec.Roster, m[2].ID.String()); err != nil || got.Number != 3 {
+		t.Errorf("%d, %v", got.Number, err)
+	}
+	made, err := n.CreateRoom(CreateRoomConfig{Name: rec.Room.String(), Mode: room.Open})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := n.findRoom(rec.Room.String()); err != nil || got.Room == made.ID {
+		t.Errorf("a room that is called as another's id: %v", err)
+	}
+}

@@ -2,11 +2,16 @@ package kith_test
 
 import (
 	"context"
+	"errors"
+	"io"
+	"net"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/kithproject/kith"
+	"github.com/kithproject/kith/code"
 	"github.com/kithproject/kith/rendezvous/rendezvoustest"
 	"github.com/kithproject/kith/room"
 )
@@ -210,6 +215,62 @@ func TestRoomMemberIsNoPair(t *testing.T) {
 		t.Error("a member is verified")
 	}
 	if _, err := p.nodes[0].Ping(ctx, "anna@friends"); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRoomMemberPairs: a member that is paired is the pair alone; what it reaches because
+// of the room ends when it is put out, and the pair goes on.
+func TestRoomMemberPairs(t *testing.T) {
+	ctx := testContext(t)
+	p := newParty(ctx, t, "friends", "host", "anna")
+	host, anna := p.nodes[0], p.nodes[1]
+	pairNodes(ctx, t, host, anna, code.MethodWords)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() { _, _ = io.Copy(c, c); c.Close() }()
+		}
+	}()
+	port := uint16(ln.Addr().(*net.TCPAddr).Port)
+	if _, err := host.ShareRoomPort("friends", "tcp", port, true); err != nil {
+		t.Fatal(err)
+	}
+	c, err := anna.Dial(ctx, "tcp", net.JoinHostPort(host.ID().String(), strconv.Itoa(int(port))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := io.WriteString(c, "x"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	awaitRoom(ctx, t, host, "friends", "known as a member, too", func(kith.Room) bool {
+		_, err := host.Device("anna@friends")
+		return err != nil
+	})
+	if _, err := host.KickMember("friends", "anna", true); err != nil {
+		t.Fatal(err)
+	}
+	deadline, _ := ctx.Deadline()
+	if err := c.SetDeadline(deadline); err != nil {
+		t.Fatal(err)
+	}
+	var out net.Error
+	if _, err := c.Read(make([]byte, 1)); err == nil || errors.As(err, &out) && out.Timeout() {
+		t.Errorf("who is banned still reaches what was shared with the room: %v", err)
+	}
+	if _, err := host.Ping(ctx, anna.ID().String()); err != nil {
 		t.Error(err)
 	}
 }
