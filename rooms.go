@@ -43,11 +43,12 @@ type rooms struct {
 	mu      sync.Mutex // guards what follows; never held while calling out
 	due     bool       // reconcile is to be called soon
 	hosts   map[room.ID]*hosting
-	leaving map[identity.DeviceID]bool // who is being told that it is out
+	behind  map[identity.DeviceID]room.ID // members that this host looks for with the keys of an epoch before
+	leaving map[identity.DeviceID]bool    // who is being told that it is out
 }
 
 func newRooms(n *Node) *rooms {
-	return &rooms{n: n, turn: make(chan struct{}, 1), hosts: make(map[room.ID]*hosting), leaving: make(map[identity.DeviceID]bool)}
+	return &rooms{n: n, turn: make(chan struct{}, 1), hosts: make(map[room.ID]*hosting), behind: make(map[identity.DeviceID]room.ID), leaving: make(map[identity.DeviceID]bool)}
 }
 
 // openRooms takes up the rooms that this device is in, and their members.
@@ -125,6 +126,7 @@ func (r *rooms) watch() {
 				continue
 			}
 		}
+		r.catchUp()
 		if next := r.gates.update(time.Now()); next.IsZero() {
 			timer.Stop()
 		} else {
@@ -366,6 +368,11 @@ func (r *rooms) wanted(rec room.Record, want map[identity.DeviceID]registry.Devi
 		chain, pairID, joiner, err := room.PairChain(r.n.id, rec.Roster, m.ID)
 		if err != nil {
 			r.n.cfg.Logger.Warn("no keys for a member", "peer", m.ID.Short(), "err", err)
+			continue
+		}
+		if have, ok := r.n.store.MemberByID(m.ID); ok && rec.Host && r.lags(rec, have, m, pairID) {
+			have.Room, have.Name = rec.Room, memberName(rec, m)
+			want[m.ID], near[m.ID] = have, true
 			continue
 		}
 		want[m.ID] = memberRecord(rec, m, chain, pairID, joiner, methodRoom)

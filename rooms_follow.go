@@ -2,9 +2,11 @@ package kith
 
 import (
 	"errors"
+	"maps"
 	"time"
 
 	"github.com/kithproject/kith/identity"
+	"github.com/kithproject/kith/registry"
 	"github.com/kithproject/kith/room"
 )
 
@@ -145,4 +147,41 @@ func (r *rooms) tell(id room.ID, kind EventKind, detail string) {
 		info = Room{ID: id}
 	}
 	r.n.events.publish(Event{Time: time.Now(), Kind: kind, Room: &info, Detail: detail})
+}
+
+// lags reports whether a member that is away has to be met with the keys of an epoch before,
+// since it cannot know those of this one: its host is who tells it.
+func (r *rooms) lags(rec room.Record, have registry.Device, m room.Member, pairID registry.PairID) bool {
+	lags := have.Method == methodRoom && have.WireGuard == m.WireGuard && have.PairID != pairID && !r.reached(have)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if lags {
+		r.behind[m.ID] = rec.Room
+	} else {
+		delete(r.behind, m.ID)
+	}
+	return lags
+}
+
+// reached reports whether a member is connected to this device or to one that is: it hears
+// of the newest roster then.
+func (r *rooms) reached(have registry.Device) bool {
+	direct, by := r.mesh.Near(have.ID)
+	return direct || len(by) > 0 || r.n.device(have).Connected
+}
+
+// catchUp takes up the new keys with members that have come back, when they have heard.
+func (r *rooms) catchUp() {
+	r.mu.Lock()
+	behind := maps.Clone(r.behind)
+	r.mu.Unlock()
+	for id, in := range behind {
+		if have, ok := r.n.store.MemberByID(id); !ok {
+			r.mu.Lock()
+			delete(r.behind, id)
+			r.mu.Unlock()
+		} else if r.reached(have) {
+			r.reconcileSoon(in, true)
+		}
+	}
 }

@@ -118,26 +118,49 @@ func TestRoomNewHost(t *testing.T) {
 	joinRoom(ctx, t, p.nodes[1], ben, "friends", "")
 }
 
-// TestRoomSecondHostKicks: while the founder is away its members follow the second host to
-// the new keys.
-func TestRoomSecondHostKicks(t *testing.T) {
-	ctx := testContext(t)
-	p := newParty(ctx, t, "friends", "host", "anna", "ben", "cleo", "dora")
-	p.coHost(ctx, t, "friends", "anna")
-	p.stop(t, 0)
-	if _, err := p.nodes[1].KickMember("friends", "cleo", false); err != nil {
-		t.Fatal(err)
-	}
-	all := func(r kith.Room) bool { // but for the founder
-		for _, m := range r.Members[1:] {
-			if !m.Self && !m.Direct {
+// awaitKeys waits until a node has followed members 2 and 3 to keys made after some time.
+func awaitKeys(ctx context.Context, t *testing.T, n *kith.Node, after time.Time) {
+	t.Helper()
+	awaitRoom(ctx, t, n, "friends", "no new keys", func(r kith.Room) bool {
+		for _, m := range r.Members[2:4] {
+			if d, err := n.Device(m.ID.String()); err != nil || !d.Connected || !d.Paired.After(after) {
 				return false
 			}
 		}
-		return len(r.Members) == 4
+		return true
+	})
+}
+
+// TestRoomSecondHostKicks: while the founder is away its members follow the second host to
+// the new keys, also one that was away then.
+func TestRoomSecondHostKicks(t *testing.T) {
+	ctx := testContext(t)
+	p := newParty(ctx, t, "friends", "host", "anna", "ben", "cleo", "dora", "eve")
+	p.coHost(ctx, t, "friends", "anna")
+	p.stop(t, 0)
+	p.stop(t, 5)
+	awaitRoom(ctx, t, p.nodes[1], "friends", "eve is there", func(r kith.Room) bool { return !r.Members[5].Online })
+	kicked := time.Now()
+	if _, err := p.nodes[1].KickMember("friends", "cleo", false); err != nil {
+		t.Fatal(err)
+	}
+	away := "eve"
+	all := func(r kith.Room) bool { // but for the founder
+		for _, m := range r.Members[1:] {
+			if !m.Self && !m.Direct && m.Name != away {
+				return false
+			}
+		}
+		return len(r.Members) == 5
 	}
 	for _, i := range []int{1, 2, 4} {
 		awaitRoom(ctx, t, p.nodes[i], "friends", "cleo is in it", all)
+	}
+	awaitKeys(ctx, t, p.nodes[1], kicked)
+	away = ""
+	p.start(t, 5, "eve")
+	for _, i := range []int{5, 1, 2, 4} {
+		awaitRoom(ctx, t, p.nodes[i], "friends", "eve has not followed", all)
 	}
 	if _, err := p.nodes[2].Ping(ctx, "dora@friends"); err != nil {
 		t.Error(err)
