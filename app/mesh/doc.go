@@ -60,6 +60,7 @@ const (
 	sendQueue = 256      // frames that wait for a slow member; what comes then is dropped
 	maxConns  = 1024     // streams that are served at once
 	perPeer   = 64       // of one member, and connections that have not said yet what they are for
+	unproved  = 32       // streams of one member by way of another one before it has proved who it is
 	someConns = 4        // of one member, however many there are of others
 	frameRate = 400.0    // frames a second that a member may have passed on
 	frameMost = 1000.0   // … at once

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"slices"
@@ -304,4 +305,32 @@ func TestStreamsByOrigin(t *testing.T) {
 	s.mu.Lock()
 	clear(s.conns) // which nobody serves
 	s.mu.Unlock()
+}
+
+// TestUnprovedStreams has a member open streams by way of another one, and not say who it is.
+func TestUnprovedStreams(t *testing.T) {
+	w := newWorld(t, 4)
+	ask := func(from int) error {
+		c, err := w.members[0].ln.dial(t.Context(), w.members[1].id.ID())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		id := w.members[from].id.ID()
+		if _, err := c.Write(append([]byte{connRelayed}, id[:]...)); err != nil {
+			t.Fatal(err)
+		}
+		return status(c)
+	}
+	for range unproved {
+		if err := ask(2); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := ask(2); !errors.Is(err, ErrRefused) {
+		t.Errorf("one more: %v", err)
+	}
+	if err := ask(3); err != nil {
+		t.Errorf("of another member, by the same one: %v", err)
+	}
 }

@@ -123,11 +123,11 @@ func (s *Service) accept() {
 // A served is a connection of a member.
 type served struct {
 	peer   identity.DeviceID // who opened it
-	use    byte              // useNew, or what it is for
-	origin identity.DeviceID // of a stream: who it is of, as far as is proved
+	use    byte              // useNew, or what it is for; connRelayed: that is not proved yet
+	origin identity.DeviceID // of a stream: who it is of, as far as is known
 }
 
-// useNew is the use of a connection that has not said, or not proved, what it is for.
+// useNew is the use of a connection that has not said what it is for.
 const useNew byte = 0
 
 // serve runs f with a connection of a member, which it closes at the end. It reports
@@ -155,6 +155,28 @@ func (s *Service) serve(conn net.Conn, peer identity.DeviceID, f func()) bool {
 		defer context.AfterFunc(s.ctx, func() { conn.Close() })()
 		f()
 	})
+	return true
+}
+
+// pend notes whom a stream is of, as the member says that passes it on. It reports false if
+// there are too many of those two that nothing is proved of.
+func (s *Service) pend(conn net.Conn, via, origin identity.DeviceID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	same, all := 0, 0
+	for _, c := range s.conns {
+		if c.use == connRelayed && c.peer == via {
+			all++
+			if c.origin == origin {
+				same++
+			}
+		}
+	}
+	c := s.conns[conn]
+	if c == nil || same >= unproved || all >= maxConns {
+		return false
+	}
+	c.use, c.origin = connRelayed, origin
 	return true
 }
 

@@ -180,7 +180,7 @@ func (s *Service) receive(conn net.Conn, via identity.DeviceID) {
 	if _, err := io.ReadFull(conn, from[:]); err != nil {
 		return
 	}
-	if from == via || !s.cfg.Together(via, from) || !s.cfg.Together(s.self, from) {
+	if from == via || !s.cfg.Together(via, from) || !s.cfg.Together(s.self, from) || !s.pend(conn, via, from) {
 		_, _ = conn.Write([]byte{statusDenied}) // it is over either way
 		return
 	}
