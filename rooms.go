@@ -44,11 +44,17 @@ type rooms struct {
 	due     bool       // reconcile is to be called soon
 	hosts   map[room.ID]*hosting
 	behind  map[identity.DeviceID]room.ID // members that this host looks for with the keys of an epoch before
-	leaving map[identity.DeviceID]bool    // who is being told that it is out
+	leaving map[parting]bool              // who is being told that it is out; true: it has been long enough
+	encoded map[room.ID]encoded           // as they were last given
+	knocked map[identity.DeviceID]struct{}
 }
 
 func newRooms(n *Node) *rooms {
-	return &rooms{n: n, turn: make(chan struct{}, 1), hosts: make(map[room.ID]*hosting), behind: make(map[identity.DeviceID]room.ID), leaving: make(map[identity.DeviceID]bool)}
+	return &rooms{
+		n: n, turn: make(chan struct{}, 1), hosts: make(map[room.ID]*hosting), behind: make(map[identity.DeviceID]room.ID),
+		leaving: make(map[parting]bool),
+		encoded: make(map[room.ID]encoded), knocked: make(map[identity.DeviceID]struct{}),
+	}
 }
 
 // openRooms takes up the rooms that this device is in, and their members.
@@ -68,11 +74,11 @@ func (n *Node) openRooms() error {
 		Dial: func(ctx context.Context, peer identity.DeviceID) (net.Conn, error) {
 			return n.tunnel.DialContext(ctx, "tcp", netip.AddrPortFrom(peer.Addr(), mesh.Port))
 		},
-		Who: n.caller, Rooms: r.common, Version: r.version, Roster: r.rosterFor, TakeRoster: r.takeRoster,
-		Removed: r.removed, TakeRemoved: r.takeRemoved, Together: r.together, Reachable: func(identity.DeviceID) { r.look() },
+		Who: n.caller, Rooms: r.common, State: r.state, Roster: r.rosterFor, TakeRoster: r.takeRoster,
+		Removed: r.removed, TakeRemoved: r.takeRemoved, Together: r.together, Host: r.isHost, Reachable: r.look,
 		Knock: r.knock, Accept: r.accept,
 	})
-	r.gates = newGates(n.media, r.lost, func(msg string, err error) { n.cfg.Logger.Debug(msg, "err", err) })
+	r.gates = newGates(n.media, r.absent, func(msg string, err error) { n.cfg.Logger.Debug(msg, "err", err) })
 	n.wg.Go(r.watch)
 	for _, rec := range store.List() {
 		if err := r.startHosting(rec); err != nil {
@@ -148,18 +154,19 @@ func (r *rooms) met(id identity.DeviceID) {
 	}
 }
 
-// lost reports whether a member is not connected, and no other can pass frames on.
-func (r *rooms) lost(id identity.DeviceID) bool {
+// absent reports whether a member is looked for and not connected, and whether another one
+// says that it can pass frames on.
+func (r *rooms) absent(id identity.DeviceID) (absent, way bool) {
 	if rec, ok := r.n.party(id); ok {
 		r.n.mu.Lock()
 		p := r.n.peers[rec.PairID]
 		r.n.mu.Unlock()
 		if p == nil || p.isConnected() {
-			return false
+			return false, false
 		}
 	}
 	direct, by := r.mesh.Near(id)
-	return !direct && len(by) == 0
+	return !direct, len(by) > 0
 }
 
 // medium is where a member is met.
@@ -204,95 +211,11 @@ func (r *rooms) together(a, b identity.DeviceID) bool {
 	})
 }
 
-// common are the rooms with another device.
-func (r *rooms) common(peer identity.DeviceID) (out []mesh.State) {
-	for _, rec := range r.here() {
-		if inRoom(rec, peer) {
-			out = append(out, mesh.State{Room: rec.Room, Version: rosterVersion(rec)})
-		}
-	}
-	return out
-}
-
-// rosterVersion orders rosters for the mesh: by epoch, then by version. Two hosts may have
-// made different ones of one version; those are told apart when they are taken.
-func rosterVersion(rec room.Record) uint64 {
-	if rec.Roster == nil {
-		return 0
-	}
-	return uint64(rec.Roster.Epoch)<<40 | rec.Roster.Version&(1<<40-1)
-}
-
-func (r *rooms) version(id [16]byte) (uint64, bool) {
-	rec, ok := r.get(id)
-	return rosterVersion(rec), ok
-}
-
-func (r *rooms) rosterFor(id [16]byte, to identity.DeviceID) ([][]byte, bool) {
-	rec, ok := r.get(id)
-	if !ok || rec.Roster == nil || !inRoom(rec, to) {
-		return nil, false
-	}
-	raw, err := rec.Roster.Encode()
-	if err != nil {
-		return nil, false
-	}
-	out := [][]byte{raw}
-	if rec.Base != nil {
-		if base, err := rec.Base.Encode(); err == nil {
-			out = [][]byte{base, raw}
-		}
-	}
-	return out, true
-}
-
 // allows reports whether a port is open to a member of a room.
 func (r *rooms) allows(id identity.DeviceID, protocol forward.Protocol, port uint16) bool {
 	return slices.ContainsFunc(r.here(), func(rec room.Record) bool {
 		return open(rec, id) && rec.Shares(string(protocol), port)
 	})
-}
-
-// knock starts to look for a member that looks for this device.
-func (r *rooms) knock(id identity.DeviceID) {
-	if rec, ok := r.n.known(id); ok && rec.Member() {
-		r.n.startPeer(rec)
-	}
-}
-
-// accept opens a port to a member whose stream another one passes on.
-func (r *rooms) accept(from identity.DeviceID, port uint16) (take func(net.Conn), ok bool) {
-	if rec, known := r.n.known(from); !known || rec.Rights.Blocked {
-		return nil, false
-	}
-	if slices.Contains(r.n.tunnel.Ports(), port) {
-		if port == mesh.Port { // no stream within a stream
-			return nil, false
-		}
-		return func(c net.Conn) {
-			if !r.n.tunnel.Give(port, c) {
-				c.Close()
-			}
-		}, true
-	}
-	if !r.n.allowed(from, forward.TCP, port) {
-		r.n.refused(from, forward.TCP, port)
-		return nil, false
-	}
-	local, err := forward.DialLocal(r.n.ctx, port)
-	if err != nil {
-		return nil, false
-	}
-	return func(c net.Conn) {
-		err := r.n.start(func() {
-			defer local.Close()
-			r.n.carry(from, forward.TCP, port, c, func() { forward.Splice(r.n.ctx, c, local) })
-		})
-		if err != nil {
-			local.Close()
-			c.Close()
-		}
-	}, true
 }
 
 // reconcile makes the members' records those that the rosters say, and starts to look for

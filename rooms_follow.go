@@ -1,8 +1,10 @@
 package kith
 
 import (
+	"bytes"
 	"errors"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/kithproject/kith/identity"
@@ -12,6 +14,9 @@ import (
 
 // takeRoster judges a roster that another member has.
 func (r *rooms) takeRoster(_ identity.DeviceID, id [16]byte, raw []byte) {
+	if rec, ok := r.get(id); !ok || slices.ContainsFunc(r.encode(rec), func(have []byte) bool { return bytes.Equal(have, raw) }) {
+		return
+	}
 	next, err := room.DecodeRoster(raw)
 	if err != nil {
 		return

@@ -175,9 +175,6 @@ func (h *hosting) admit(a room.Admission) error {
 func (h *hosting) takeIn(a room.Admission) error {
 	h.r.change.Lock()
 	defer h.r.change.Unlock()
-	h.r.mu.Lock()
-	delete(h.r.leaving, a.Member.ID)
-	h.r.mu.Unlock()
 	var rec room.Record
 	err := h.r.store.Update(h.id, func(now *room.Record) error {
 		if !now.Left.IsZero() || now.Roster == nil {
@@ -239,18 +236,39 @@ func (h *hosting) guard(a room.Action) {
 	h.r.tell(h.id, EventRoomGuess, text)
 }
 
+// A parting is a device's end in a room: it may come again, under another number.
+type parting struct {
+	room room.ID
+	gone room.Gone
+}
+
+// parted returns a device's last end in a room that this one hosts.
+func (r *rooms) parted(rec room.Record, id identity.DeviceID) (parting, bool) {
+	if !rec.Host || rec.Roster == nil {
+		return parting{}, false
+	}
+	if m, in := rec.Roster.Member(id); in {
+		return parting{rec.Room, room.Gone{ID: id, Number: m.Number}}, rec.Roster.Closed
+	}
+	for _, g := range slices.Backward(rec.Roster.Gone) {
+		if g.ID == id {
+			return parting{rec.Room, g}, true
+		}
+	}
+	return parting{}, false
+}
+
 // owed reports whether a device is still to be told that it is out of a room, or that the
 // room is closed.
 func (r *rooms) owed(have registry.Device) bool {
 	rec, ok := r.get(have.Room)
-	if !ok || !rec.Host || rec.Roster == nil {
+	if !ok {
 		return false
 	}
+	end, ok := r.parted(rec, have.ID)
 	r.mu.Lock()
-	told := r.leaving[have.ID]
-	r.mu.Unlock()
-	return !told && (rec.Roster.Closed && inRoom(rec, have.ID) ||
-		slices.ContainsFunc(rec.Roster.Gone, func(g room.Gone) bool { return g.ID == have.ID }))
+	defer r.mu.Unlock()
+	return ok && !r.leaving[end]
 }
 
 // partTime is how long a device that is out of a room stays connected to be told so.
@@ -259,29 +277,34 @@ const partTime = 2 * time.Second
 // removed are the notices for a device that is no member any more.
 func (r *rooms) removed(peer identity.DeviceID) (out [][]byte) {
 	for _, rec := range r.here() {
-		if !rec.Host || rec.Roster == nil || inRoom(rec, peer) {
+		if _, ok := r.parted(rec, peer); !ok || inRoom(rec, peer) {
 			continue
 		}
-		if !slices.ContainsFunc(rec.Roster.Gone, func(g room.Gone) bool { return g.ID == peer }) {
-			continue
+		if notice, err := rec.Roster.SignRemoval(r.n.id, peer); err == nil {
+			out = append(out, notice)
 		}
-		notice, err := rec.Roster.SignRemoval(r.n.id, peer)
-		if err != nil {
-			continue
-		}
-		out = append(out, notice)
-		r.part(peer)
 	}
+	r.part(peer)
 	return out
 }
 
-// part drops a device soon.
+// part drops a device soon from the rooms of this one's that it is out of, or that are
+// closed.
 func (r *rooms) part(peer identity.DeviceID) {
+	for _, rec := range r.here() {
+		if end, ok := r.parted(rec, peer); ok {
+			r.partFrom(end)
+		}
+	}
+}
+
+func (r *rooms) partFrom(end parting) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.leaving[peer] {
+	if _, begun := r.leaving[end]; begun {
 		return
 	}
+	r.leaving[end] = false
 	_ = r.n.start(func() { // errs when the node is closed
 		select {
 		case <-r.n.ctx.Done():
@@ -289,7 +312,7 @@ func (r *rooms) part(peer identity.DeviceID) {
 		case <-time.After(partTime):
 		}
 		r.mu.Lock()
-		r.leaving[peer] = true
+		r.leaving[end] = true
 		r.mu.Unlock()
 		r.reconcile()
 	})
