@@ -101,7 +101,7 @@ func (n *Node) find(ref string) (registry.Device, error) {
 	if addr, err := netip.ParseAddr(ref); err == nil {
 		for _, rec := range append(n.store.List(), n.store.Members()...) {
 			if rec.ID.Addr() == addr {
-				return rec, nil
+				return n.current(rec, ref)
 			}
 		}
 	}
@@ -109,7 +109,23 @@ func (n *Node) find(ref string) (registry.Device, error) {
 	if err != nil {
 		return registry.Device{}, fmt.Errorf("kith: %w", err)
 	}
+	return n.current(rec, ref)
+}
+
+// current errs for a member of a room that is only kept to be told that it is none any more.
+func (n *Node) current(rec registry.Device, ref string) (registry.Device, error) {
+	if rec.Member() && !n.rooms.shares(rec.ID) {
+		return registry.Device{}, fmt.Errorf("kith: %w: %q", registry.ErrNotFound, ref)
+	}
 	return rec, nil
+}
+
+// notMember errs for a device that is known as a member of a room alone, which is no pair.
+func notMember(rec registry.Device) error {
+	if rec.Member() {
+		return fmt.Errorf("kith: %s is a member of a room and not paired with this device: kith room kick and kith room leave end that", rec.Name)
+	}
+	return nil
 }
 
 // Rename changes what this node calls a device. It errs if the reference fits
@@ -126,11 +142,14 @@ func (n *Node) Rename(ref, name string) error {
 // end at once; the other device is told now if it can be reached, and otherwise
 // whenever it next appears within 90 days. told says whether it has confirmed
 // before ctx ended. The device does not come back by an introduction; pairing with it by
-// a code, or Forget, makes that possible again. It errs if the reference fits no device or the record
-// cannot be written.
+// a code, or Forget, makes that possible again. It errs if the reference fits no paired device or the
+// record cannot be written.
 func (n *Node) Unpair(ctx context.Context, ref string) (told bool, err error) {
 	rec, err := n.find(ref)
 	if err != nil {
+		return false, err
+	}
+	if err := notMember(rec); err != nil {
 		return false, err
 	}
 	if rec.Rights.Blocked { // it has to be heard to be told

@@ -1,9 +1,12 @@
 package kith
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -12,15 +15,21 @@ import (
 )
 
 const (
-	// gateAfter is how long a member is looked for by way of other members alone.
+	// gateAfter is how long a member is looked for by way of other members alone when none
+	// says that it passes frames on; gateLate is how long if one does.
 	gateAfter = 10 * time.Second
+	gateLate  = 30 * time.Second
+	// gateRest is how long nothing is done after something was.
+	gateRest = 200 * time.Millisecond
 	// maxGates is how many members are looked for at once on the media that paired
-	// devices meet on, which cost something for each.
+	// devices meet on, which cost something for each; gateTurn is for how long each has its
+	// place if others wait for one.
 	maxGates = 16
+	gateTurn = 2 * time.Minute
 )
 
-// A gate is the node's media for one member of a room, closed while other members can
-// pass frames on. It opens and closes by its gates' hand.
+// A gate is the node's media for one member of a room, closed until other members had
+// their time to bring the two together. It opens and closes by its gates' hand.
 type gate struct {
 	gs     *gates
 	id     identity.DeviceID
@@ -182,23 +191,29 @@ func (s *gateSession) Close() error {
 }
 
 // gates open and close those of all members. They are driven by events, and by a timer
-// only while a member is lost.
+// only while a member is absent.
 type gates struct {
-	media   rendezvous.Exchange
-	lost    func(identity.DeviceID) bool // not connected, and not to be reached by way of others
+	media rendezvous.Exchange
+	// absent says whether a member is looked for and not connected, and whether another one
+	// says that it passes frames on, which need not be true.
+	absent  func(identity.DeviceID) (absent, way bool)
 	problem func(msg string, err error)
 
-	mu    sync.Mutex // guards the fields below
-	all   map[identity.DeviceID]*gate
-	since map[identity.DeviceID]time.Time // of lost members
-	open  map[identity.DeviceID]bool
+	mu   sync.Mutex // guards the fields below
+	all  map[identity.DeviceID]*gated
+	last time.Time // of the last update
 }
 
-func newGates(media rendezvous.Exchange, lost func(identity.DeviceID) bool, problem func(string, error)) *gates {
-	return &gates{
-		media: media, lost: lost, problem: problem, all: make(map[identity.DeviceID]*gate),
-		since: make(map[identity.DeviceID]time.Time), open: make(map[identity.DeviceID]bool),
-	}
+// A gated is what is known of one member's gate; gates.mu guards it.
+type gated struct {
+	gate   *gate
+	since  time.Time // absent since; zero: it is not
+	opened time.Time // zero: it is closed
+	turns  int       // how often it has been open since then
+}
+
+func newGates(media rendezvous.Exchange, absent func(identity.DeviceID) (bool, bool), problem func(string, error)) *gates {
+	return &gates{media: media, absent: absent, problem: problem, all: make(map[identity.DeviceID]*gated)}
 }
 
 // of returns a new gate for a member; one that is always open counts for nothing.
@@ -209,52 +224,84 @@ func (gs *gates) of(id identity.DeviceID, always bool) *gate {
 	}
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
-	gs.all[id] = g
+	gs.all[id] = &gated{gate: g}
 	return g
 }
 
 func (gs *gates) forget(g *gate) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
-	if gs.all[g.id] == g {
+	if of := gs.all[g.id]; of != nil && of.gate == g {
 		delete(gs.all, g.id)
-		delete(gs.since, g.id)
-		delete(gs.open, g.id)
 	}
 }
 
 // update opens and closes what is due, and returns when it wants to be called again;
-// zero: when something changes.
+// zero: when something changes. Called again at once it does nothing, since any member can
+// make things change.
 func (gs *gates) update(now time.Time) (next time.Time) {
-	var turn []func()
 	gs.mu.Lock()
+	if due := gs.last.Add(gateRest); now.Before(due) && !now.Before(gs.last) {
+		gs.mu.Unlock()
+		return due
+	}
+	gs.last = now
+	sooner := func(t time.Time) {
+		if next.IsZero() || t.Before(next) {
+			next = t
+		}
+	}
+	var wait, open []*gated
+	turn := make(map[*gate]bool)
 	for id, g := range gs.all {
-		if !gs.lost(id) {
-			delete(gs.since, id)
-			if gs.open[id] {
-				delete(gs.open, id)
-				turn = append(turn, func() { g.set(false) })
+		absent, way := gs.absent(id)
+		switch due := g.due(now, absent, way); {
+		case !absent:
+			if !g.opened.IsZero() {
+				turn[g.gate] = false
 			}
-			continue
-		}
-		if gs.since[id].IsZero() {
-			gs.since[id] = now
-		}
-		due := gs.since[id].Add(gateAfter)
-		switch {
-		case gs.open[id]:
+			*g = gated{gate: g.gate}
+		case !g.opened.IsZero():
+			open = append(open, g)
 		case now.Before(due):
-			if next.IsZero() || due.Before(next) {
-				next = due
-			}
-		case len(gs.open) < maxGates:
-			gs.open[id] = true
-			turn = append(turn, func() { g.set(true) })
+			sooner(due)
+		default:
+			wait = append(wait, g)
 		}
+	}
+	// Who had the fewest turns is next; among those any, so that two devices do not miss
+	// each other for ever.
+	rand.Shuffle(len(wait), func(i, j int) { wait[i], wait[j] = wait[j], wait[i] })
+	slices.SortStableFunc(wait, func(a, b *gated) int { return cmp.Compare(a.turns, b.turns) })
+	slices.SortFunc(open, func(a, b *gated) int { return a.opened.Compare(b.opened) })
+	for len(wait) > 0 {
+		if len(open) >= maxGates {
+			if over := open[0].opened.Add(gateTurn); now.Before(over) {
+				sooner(over)
+				break
+			}
+			turn[open[0].gate] = false
+			open[0].opened = time.Time{}
+			open = open[1:]
+		}
+		wait[0].opened, turn[wait[0].gate] = now, true
+		wait[0].turns++
+		open, wait = append(open, wait[0]), wait[1:]
 	}
 	gs.mu.Unlock()
-	for _, f := range turn {
-		f()
+	for g, on := range turn {
+		g.set(on)
 	}
 	return next
+}
+
+// due is when an absent member's gate is to open, if nothing changes.
+func (g *gated) due(now time.Time, absent, way bool) time.Time {
+	if absent && g.since.IsZero() {
+		g.since = now
+	}
+	if way {
+		return g.since.Add(gateLate)
+	}
+	return g.since.Add(gateAfter)
 }

@@ -190,6 +190,9 @@ func (n *Node) SetOwn(ref string, own bool) (Device, error) {
 	if err != nil {
 		return Device{}, err
 	}
+	if err := notMember(rec); err != nil {
+		return Device{}, err
+	}
 	if rec.State != registry.Active {
 		return Device{}, fmt.Errorf("kith: pairing with %s is not finished", rec.Name)
 	}
@@ -232,6 +235,9 @@ var (
 func (n *Node) CheckNumber(ref string) (Device, string, error) {
 	rec, err := n.find(ref)
 	if err != nil {
+		return Device{}, "", err
+	}
+	if err := notMember(rec); err != nil {
 		return Device{}, "", err
 	}
 	if rec.State != registry.Active {

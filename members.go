@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"strings"
 	"syscall"
 	"time"
 
@@ -28,28 +29,61 @@ func (n *Node) known(id identity.DeviceID) (registry.Device, bool) {
 	return pair, ok
 }
 
+// party is the pair with a device, or its record as a member of a room, which may be one
+// that is to be told that it is none any more.
+func (n *Node) party(id identity.DeviceID) (registry.Device, bool) {
+	if pair, ok := n.store.ByID(id); ok && pair.State == registry.Active {
+		return pair, true
+	}
+	return n.store.MemberByID(id)
+}
+
 // setMember makes a device known as a member of a room, or gives it new keys. A device
 // that is paired stays what it is.
 func (n *Node) setMember(rec registry.Device) error {
 	if pair, ok := n.store.ByID(rec.ID); ok && pair.State == registry.Active {
-		return nil
+		return n.dropMember(rec.ID)
 	}
 	old, had := n.store.MemberByID(rec.ID)
 	switch {
 	case had && old.PairID == rec.PairID && old.WireGuard == rec.WireGuard:
-		if old.PeerName == rec.PeerName && old.Room == rec.Room {
+		name := old.Name
+		if byRoom(old.Name) && !isCalled(old.Name, rec.Name) {
+			name = rec.Name
+		}
+		if name == old.Name && old.Room == rec.Room {
 			return nil
 		}
-		_, err := n.store.Update(old.PairID, func(d *registry.Device) { d.PeerName, d.Room = rec.PeerName, rec.Room })
+		_, err := n.store.Update(old.PairID, func(d *registry.Device) { d.Name, d.Room = name, rec.Room })
+		n.reloadPeer(old.PairID)
 		return err
 	case had:
 		rec.Rights, rec.Endpoints = old.Rights, old.Endpoints
+		if !byRoom(old.Name) {
+			rec.Name = old.Name
+		}
 		if err := n.dropMember(rec.ID); err != nil {
 			return err
 		}
 	}
 	_, err := n.store.Put(rec)
 	return err
+}
+
+// byRoom reports whether a member has the name that its room gives it, MEMBER@ROOM, and
+// not one that this device's user gave it.
+func byRoom(name string) bool { return strings.Contains(name, "@") }
+
+// isCalled reports whether a device's name is the wanted one, or that with the number that
+// tells it from another's.
+func isCalled(name, want string) bool {
+	want = registry.UsableName(want)
+	tail, ok := strings.CutPrefix(name, want)
+	if !ok || tail == "" {
+		return ok
+	}
+	number, ok := strings.CutPrefix(tail, "-")
+	return ok && number != "" && strings.Trim(number, "0123456789") == ""
 }
 
 // dropMember ends what a device has here as a member: its connections, and the record.

@@ -121,11 +121,11 @@ func (n *Node) open() (err error) {
 	}
 	n.reach.start()
 	n.wg.Go(n.followNetwork)
+	if err := n.openRooms(); err != nil { // before anybody is connected, who may be a member
+		return err
+	}
 	for _, dev := range append(n.store.List(), n.store.Tombs()...) {
 		n.startPeer(dev)
-	}
-	if err := n.openRooms(); err != nil {
-		return err
 	}
 	return n.openKin()
 }

@@ -28,6 +28,7 @@ type peer struct {
 	n       *Node
 	pairID  registry.PairID
 	id      identity.DeviceID
+	member  bool // it is known as a member of a room alone
 	box     *mailbox
 	ctx     context.Context //nolint:containedctx // ends with the peer
 	cancel  context.CancelFunc
@@ -82,7 +83,7 @@ func (n *Node) startPeer(rec registry.Device) *peer {
 		return nil
 	}
 	p := &peer{
-		n: n, pairID: rec.PairID, id: rec.ID, rec: rec, box: newMailbox(), done: make(chan struct{}),
+		n: n, pairID: rec.PairID, id: rec.ID, member: rec.Member(), rec: rec, box: newMailbox(), done: make(chan struct{}),
 		toldDone: make(chan struct{}), changed: make(chan struct{}), since: time.Now(), looking: "starting",
 	}
 	p.ctx, p.cancel = context.WithCancel(n.ctx)
@@ -267,7 +268,7 @@ const maxCommits = 16
 func (p *peer) signalled(ev signaling.Event) {
 	switch ev.Kind {
 	case signaling.CommitEvent:
-		if p.rec.Member() { // there is no pair to finish or end
+		if p.member { // there is no pair to finish or end
 			return
 		}
 		if p.commits.Add(1) > maxCommits {

@@ -2,7 +2,6 @@ package kith
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -44,11 +43,18 @@ type rooms struct {
 	mu      sync.Mutex // guards what follows; never held while calling out
 	due     bool       // reconcile is to be called soon
 	hosts   map[room.ID]*hosting
-	leaving map[identity.DeviceID]bool // who is being told that it is out
+	behind  map[identity.DeviceID]room.ID // members that this host looks for with the keys of an epoch before
+	leaving map[parting]bool              // who is being told that it is out; true: it has been long enough
+	encoded map[room.ID]encoded           // as they were last given
+	knocked map[identity.DeviceID]struct{}
 }
 
 func newRooms(n *Node) *rooms {
-	return &rooms{n: n, turn: make(chan struct{}, 1), hosts: make(map[room.ID]*hosting), leaving: make(map[identity.DeviceID]bool)}
+	return &rooms{
+		n: n, turn: make(chan struct{}, 1), hosts: make(map[room.ID]*hosting), behind: make(map[identity.DeviceID]room.ID),
+		leaving: make(map[parting]bool),
+		encoded: make(map[room.ID]encoded), knocked: make(map[identity.DeviceID]struct{}),
+	}
 }
 
 // openRooms takes up the rooms that this device is in, and their members.
@@ -68,11 +74,11 @@ func (n *Node) openRooms() error {
 		Dial: func(ctx context.Context, peer identity.DeviceID) (net.Conn, error) {
 			return n.tunnel.DialContext(ctx, "tcp", netip.AddrPortFrom(peer.Addr(), mesh.Port))
 		},
-		Who: n.caller, Rooms: r.common, Version: r.version, Roster: r.rosterFor, TakeRoster: r.takeRoster,
-		Removed: r.removed, TakeRemoved: r.takeRemoved, Together: r.together, Reachable: func(identity.DeviceID) { r.look() },
+		Who: n.caller, Rooms: r.common, State: r.state, Roster: r.rosterFor, TakeRoster: r.takeRoster,
+		Removed: r.removed, TakeRemoved: r.takeRemoved, Together: r.together, Host: r.isHost, Reachable: r.look,
 		Knock: r.knock, Accept: r.accept,
 	})
-	r.gates = newGates(n.media, r.lost, func(msg string, err error) { n.cfg.Logger.Debug(msg, "err", err) })
+	r.gates = newGates(n.media, r.absent, func(msg string, err error) { n.cfg.Logger.Debug(msg, "err", err) })
 	n.wg.Go(r.watch)
 	for _, rec := range store.List() {
 		if err := r.startHosting(rec); err != nil {
@@ -117,17 +123,16 @@ func (r *rooms) watch() {
 			}
 			switch ev.Kind {
 			case EventConnected:
-				if r.shares(ev.Device.ID) {
-					r.mesh.Connected(ev.Device.ID)
-				}
+				r.met(ev.Device.ID)
 			case EventDisconnected:
 				r.mesh.Gone(ev.Device.ID)
-			case EventUnpaired:
-				r.reconcile() // it may be a member still
+			case EventPaired, EventUnpaired:
+				r.reconcile() // it may be a member, too
 			default:
 				continue
 			}
 		}
+		r.catchUp()
 		if next := r.gates.update(time.Now()); next.IsZero() {
 			timer.Stop()
 		} else {
@@ -136,18 +141,32 @@ func (r *rooms) watch() {
 	}
 }
 
-// lost reports whether a member is not connected, and no other can pass frames on.
-func (r *rooms) lost(id identity.DeviceID) bool {
-	if rec, ok := r.n.known(id); ok {
+// met begins a session with a member that is connected, also with one that is to be told
+// that it is none any more, which is dropped soon after.
+func (r *rooms) met(id identity.DeviceID) {
+	have, ok := r.n.store.MemberByID(id)
+	owed := ok && r.owed(have)
+	if owed || r.shares(id) {
+		r.mesh.Connected(id)
+	}
+	if owed {
+		r.part(id)
+	}
+}
+
+// absent reports whether a member is looked for and not connected, and whether another one
+// says that it can pass frames on.
+func (r *rooms) absent(id identity.DeviceID) (absent, way bool) {
+	if rec, ok := r.n.party(id); ok {
 		r.n.mu.Lock()
 		p := r.n.peers[rec.PairID]
 		r.n.mu.Unlock()
 		if p == nil || p.isConnected() {
-			return false
+			return false, false
 		}
 	}
 	direct, by := r.mesh.Near(id)
-	return !direct && len(by) == 0
+	return !direct, len(by) > 0
 }
 
 // medium is where a member is met.
@@ -174,233 +193,29 @@ func inRoom(rec room.Record, id identity.DeviceID) bool {
 	return ok
 }
 
+// open reports whether a device is in a room that is not closed.
+func open(rec room.Record, id identity.DeviceID) bool {
+	return inRoom(rec, id) && (rec.Roster == nil || !rec.Roster.Closed)
+}
+
 // shares reports whether a device is in a room with this one.
 func (r *rooms) shares(id identity.DeviceID) bool {
-	return slices.ContainsFunc(r.here(), func(rec room.Record) bool { return inRoom(rec, id) })
+	return slices.ContainsFunc(r.here(), func(rec room.Record) bool { return open(rec, id) })
 }
 
 // together reports whether two devices are in one room of this device's.
 func (r *rooms) together(a, b identity.DeviceID) bool {
 	self := r.n.ID()
 	return slices.ContainsFunc(r.here(), func(rec room.Record) bool {
-		return (a == self || inRoom(rec, a)) && (b == self || inRoom(rec, b))
+		return (a == self || open(rec, a)) && (b == self || open(rec, b))
 	})
-}
-
-// common are the rooms with another device.
-func (r *rooms) common(peer identity.DeviceID) (out []mesh.State) {
-	for _, rec := range r.here() {
-		if inRoom(rec, peer) {
-			out = append(out, mesh.State{Room: rec.Room, Version: rosterVersion(rec)})
-		}
-	}
-	return out
-}
-
-// rosterVersion orders rosters for the mesh: by epoch, then by version. Two hosts may have
-// made different ones of one version; those are told apart when they are taken.
-func rosterVersion(rec room.Record) uint64 {
-	if rec.Roster == nil {
-		return 0
-	}
-	return uint64(rec.Roster.Epoch)<<40 | rec.Roster.Version&(1<<40-1)
-}
-
-func (r *rooms) version(id [16]byte) (uint64, bool) {
-	rec, ok := r.get(id)
-	return rosterVersion(rec), ok
-}
-
-func (r *rooms) rosterFor(id [16]byte, to identity.DeviceID) ([][]byte, bool) {
-	rec, ok := r.get(id)
-	if !ok || rec.Roster == nil || !inRoom(rec, to) {
-		return nil, false
-	}
-	raw, err := rec.Roster.Encode()
-	if err != nil {
-		return nil, false
-	}
-	out := [][]byte{raw}
-	if rec.Base != nil {
-		if base, err := rec.Base.Encode(); err == nil {
-			out = [][]byte{base, raw}
-		}
-	}
-	return out, true
 }
 
 // allows reports whether a port is open to a member of a room.
 func (r *rooms) allows(id identity.DeviceID, protocol forward.Protocol, port uint16) bool {
 	return slices.ContainsFunc(r.here(), func(rec room.Record) bool {
-		return inRoom(rec, id) && rec.Shares(string(protocol), port)
+		return open(rec, id) && rec.Shares(string(protocol), port)
 	})
-}
-
-// knock starts to look for a member that looks for this device.
-func (r *rooms) knock(id identity.DeviceID) {
-	if rec, ok := r.n.store.MemberByID(id); ok {
-		r.n.startPeer(rec)
-	}
-}
-
-// accept opens a port to a member whose stream another one passes on.
-func (r *rooms) accept(from identity.DeviceID, port uint16) (take func(net.Conn), ok bool) {
-	if rec, known := r.n.known(from); !known || rec.Rights.Blocked {
-		return nil, false
-	}
-	if slices.Contains(r.n.tunnel.Ports(), port) {
-		if port == mesh.Port { // no stream within a stream
-			return nil, false
-		}
-		return func(c net.Conn) {
-			if !r.n.tunnel.Give(port, c) {
-				c.Close()
-			}
-		}, true
-	}
-	if !r.n.allowed(from, forward.TCP, port) {
-		r.n.refused(from, forward.TCP, port)
-		return nil, false
-	}
-	local, err := forward.DialLocal(r.n.ctx, port)
-	if err != nil {
-		return nil, false
-	}
-	return func(c net.Conn) {
-		err := r.n.start(func() {
-			defer local.Close()
-			r.n.carry(from, forward.TCP, port, c, func() { forward.Splice(r.n.ctx, c, local) })
-		})
-		if err != nil {
-			local.Close()
-			c.Close()
-		}
-	}, true
-}
-
-// takeRoster judges a roster that another member has.
-func (r *rooms) takeRoster(_ identity.DeviceID, id [16]byte, raw []byte) {
-	next, err := room.DecodeRoster(raw)
-	if err != nil {
-		return
-	}
-	r.change.Lock()
-	changed, err := r.adopt(id, next)
-	r.change.Unlock()
-	if err != nil {
-		if !errors.Is(err, room.ErrOlder) {
-			r.n.cfg.Logger.Warn("roster not taken", "room", room.ID(id).String(), "err", err)
-		}
-		return
-	}
-	if changed {
-		r.spread(id)
-	}
-}
-
-// adopt makes a roster that somebody else has signed this device's. r.change is held.
-func (r *rooms) adopt(id room.ID, next *room.Roster) (changed bool, err error) {
-	rec, ok := r.get(id)
-	if !ok {
-		return false, room.ErrNoMember
-	}
-	switch err := next.Verify(rec.Roster, id); {
-	case err == nil:
-	case rec.Host && rec.Roster != nil && (errors.Is(err, room.ErrOlder) || errors.Is(err, room.ErrBack)):
-		if err := next.Authentic(rec.Roster, id); err != nil {
-			return false, err
-		}
-	default:
-		return false, err
-	}
-	if rec.Host && rec.Roster != nil {
-		return r.merge(rec, next)
-	}
-	return true, r.store.Update(id, func(rec *room.Record) error { r.follow(rec, next); return nil })
-}
-
-// follow makes a record that of a newer roster.
-func (r *rooms) follow(rec *room.Record, next *room.Roster) {
-	switch {
-	case next.Signer == next.Founder():
-		rec.Base = nil
-	case rec.Roster != nil && rec.Roster.Signer == rec.Roster.Founder():
-		rec.Base = rec.Roster // who has not heard of the host that signed next takes this first
-	}
-	rec.Roster, rec.Host = next, next.IsHost(r.n.ID())
-}
-
-// merge is what a host does with another host's roster. r.change is held.
-func (r *rooms) merge(rec room.Record, next *room.Roster) (changed bool, err error) {
-	was := rec.Roster
-	both, err := room.Merge(was, next, nil)
-	if err != nil {
-		return false, err
-	}
-	if both == was {
-		return false, nil
-	}
-	if both != next && both.IsHost(r.n.ID()) {
-		if err := both.Sign(r.n.id); err != nil {
-			return false, err
-		}
-	} else if both != next {
-		both = next
-	}
-	err = r.store.Update(rec.Room, func(rec *room.Record) error { r.follow(rec, both); return nil })
-	if err == nil {
-		r.tellHost(rec.Room, both)
-	}
-	return err == nil, err
-}
-
-// spread follows a change of a room: links to who is new, and word to all.
-func (r *rooms) spread(id room.ID) {
-	r.reconcileSoon(id)
-	r.mesh.Changed()
-	r.tell(id, EventRoom, "")
-}
-
-// settleRoom is how long a large room may take to follow a change: when many join at
-// once, each would change whom all others connect to.
-const settleRoom = time.Second
-
-// reconcileSoon is reconcile, now for a small room, and a moment later for a large one.
-func (r *rooms) reconcileSoon(id room.ID) {
-	rec, ok := r.get(id)
-	if !ok || rec.Roster == nil || len(rec.Roster.Members) <= fullMesh {
-		r.reconcile()
-		return
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.due {
-		return
-	}
-	err := r.n.start(func() {
-		select {
-		case <-r.n.ctx.Done():
-			return
-		case <-time.After(settleRoom):
-		}
-		r.mu.Lock()
-		r.due = false
-		r.mu.Unlock()
-		r.reconcile()
-	})
-	r.due = err == nil
-}
-
-// tell publishes an event of a room.
-func (r *rooms) tell(id room.ID, kind EventKind, detail string) { r.tellOf(id, kind, "", detail) }
-
-// tellOf is tell with a subject.
-func (r *rooms) tellOf(id room.ID, kind EventKind, subject, detail string) {
-	info, err := r.n.Room(id.String())
-	if err != nil {
-		info = Room{ID: id}
-	}
-	r.n.events.publish(Event{Time: time.Now(), Kind: kind, Room: &info, Subject: subject, Detail: detail})
 }
 
 // reconcile makes the members' records those that the rosters say, and starts to look for
@@ -432,11 +247,15 @@ func (r *rooms) reconcile() {
 			r.n.cfg.Logger.Error("member not stored", "peer", id.Short(), "err", err)
 			continue
 		}
-		if now, ok := r.n.known(id); ok && (near[id] || !now.Member()) {
+		now, ok := r.n.party(id)
+		if !ok {
+			continue
+		}
+		if near[id] || !now.Member() {
 			r.n.startPeer(now)
 		}
-		if d, err := r.n.Device(id.String()); err == nil && d.Connected {
-			r.mesh.Connected(id)
+		if r.n.device(now).Connected {
+			r.met(id)
 		}
 	}
 	r.look()
@@ -465,13 +284,18 @@ func (r *rooms) wanted(rec room.Record, want map[identity.DeviceID]registry.Devi
 			continue // of a room with a lesser id
 		}
 		if have, ok := r.n.store.MemberByID(m.ID); ok && have.Method == methodJoin && have.WireGuard == m.WireGuard {
-			have.Room, have.PeerName = rec.Room, m.Name
+			have.Room, have.Name = rec.Room, memberName(rec, m)
 			want[m.ID] = have
 			continue
 		}
 		chain, pairID, joiner, err := room.PairChain(r.n.id, rec.Roster, m.ID)
 		if err != nil {
 			r.n.cfg.Logger.Warn("no keys for a member", "peer", m.ID.Short(), "err", err)
+			continue
+		}
+		if have, ok := r.n.store.MemberByID(m.ID); ok && rec.Host && r.lags(rec, have, m, pairID) {
+			have.Room, have.Name = rec.Room, memberName(rec, m)
+			want[m.ID], near[m.ID] = have, true
 			continue
 		}
 		want[m.ID] = memberRecord(rec, m, chain, pairID, joiner, methodRoom)
@@ -482,17 +306,14 @@ func (r *rooms) wanted(rec room.Record, want map[identity.DeviceID]registry.Devi
 // connection: so few steps lead from each to each, whoever is missing.
 func power(gap int) bool { return gap > 0 && gap&(gap-1) == 0 }
 
+// memberName is what a member is called here.
+func memberName(rec room.Record, m room.Member) string { return m.Name + "@" + roomName(rec) }
+
 // memberRecord is a member as the registry knows it.
 func memberRecord(rec room.Record, m room.Member, chain pairing.Chain, pairID [16]byte, joiner bool, method string) registry.Device {
-	name := "room"
-	if rec.Roster != nil {
-		name = rec.Roster.Name
-	} else if rec.Grant.RoomName != "" {
-		name = rec.Grant.RoomName
-	}
 	now := time.Now().UTC()
 	return registry.Device{
-		PairID: pairID, State: registry.Active, ID: m.ID, WireGuard: m.WireGuard, Name: m.Name + "@" + name, PeerName: m.Name,
+		PairID: pairID, State: registry.Active, ID: m.ID, WireGuard: m.WireGuard, Name: memberName(rec, m), PeerName: m.Name,
 		Joiner: joiner, Method: method, Chain: chain.Key, ChainDay: chain.Day, Created: now, Changed: now, Room: rec.Room,
 	}
 }

@@ -85,7 +85,7 @@ func (n *Node) CreateRoom(cfg CreateRoomConfig) (Room, error) {
 	r := n.rooms
 	r.change.Lock()
 	defer r.change.Unlock()
-	if err := r.check(rec); err != nil {
+	if err := errors.Join(canAdmit(cfg.Mode, cfg.Password), r.check(rec)); err != nil {
 		return Room{}, err
 	}
 	if err := r.store.Put(rec); err != nil {
@@ -104,6 +104,14 @@ func (r *rooms) check(rec room.Record) error {
 	})
 	if err != nil {
 		return fmt.Errorf("kith: %w", err)
+	}
+	return nil
+}
+
+// canAdmit errs for password mode without a password.
+func canAdmit(mode room.Mode, password string) error {
+	if mode == room.Password && password == "" {
+		return fmt.Errorf("kith: %w: password mode needs a password, which is given when a room is created", room.ErrConfig)
 	}
 	return nil
 }
@@ -157,16 +165,27 @@ func roomName(rec room.Record) string {
 	return rec.Grant.RoomName
 }
 
-// minRoomRef is how much of a room's id must be given, in characters.
+// minRoomRef is how much of an id must be given, in characters.
 const minRoomRef = 4
 
-func (n *Node) findRoom(ref string) (room.Record, error) {
-	var fit []room.Record
-	for _, rec := range n.rooms.here() {
-		if strings.EqualFold(roomName(rec), ref) || len(ref) >= minRoomRef && strings.HasPrefix(rec.Room.String(), strings.ToLower(ref)) {
-			fit = append(fit, rec)
+// choose returns what a reference fits: that with this id, or else those with this name or
+// this start of their id. Who gives itself a name that looks like the start of another's id
+// makes it fit two.
+func choose[T any](all []T, ref string, id, name func(T) string) (fit []T) {
+	low := strings.ToLower(ref)
+	for _, x := range all {
+		switch {
+		case id(x) == low:
+			return []T{x}
+		case strings.EqualFold(name(x), ref) || len(low) >= minRoomRef && strings.HasPrefix(id(x), low):
+			fit = append(fit, x)
 		}
 	}
+	return fit
+}
+
+func (n *Node) findRoom(ref string) (room.Record, error) {
+	fit := choose(n.rooms.here(), ref, func(rec room.Record) string { return rec.Room.String() }, roomName)
 	switch len(fit) {
 	case 1:
 		return fit[0], nil
@@ -219,25 +238,25 @@ func (n *Node) roomMember(m room.Member, host bool) RoomMember {
 	return out
 }
 
-// findMember returns a member of a room by its name in the room, the start of its id, or
-// its number.
+// findMember returns a member of a room by its number, as in "#2", its id, or its name in
+// the room or the start of its id, if that fits no other.
 func findMember(roster *room.Roster, ref string) (room.Member, error) {
 	if roster == nil {
 		return room.Member{}, room.ErrNoMember
 	}
-	var fit []room.Member
 	for _, m := range roster.Members {
-		if strings.EqualFold(m.Name, ref) || fmt.Sprint("#", m.Number) == ref {
+		if fmt.Sprint("#", m.Number) == ref {
 			return m, nil
 		}
-		if len(ref) >= minRoomRef && strings.HasPrefix(m.ID.String(), strings.ToLower(ref)) {
-			fit = append(fit, m)
-		}
 	}
-	if len(fit) != 1 {
+	fit := choose(roster.Members, ref, func(m room.Member) string { return m.ID.String() }, func(m room.Member) string { return m.Name })
+	switch len(fit) {
+	case 1:
+		return fit[0], nil
+	case 0:
 		return room.Member{}, fmt.Errorf("%w: %q", room.ErrNoMember, ref)
 	}
-	return fit[0], nil
+	return room.Member{}, fmt.Errorf("%w that %q names alone: give its number, as in #%d", room.ErrNoMember, ref, fit[0].Number)
 }
 
 // edit changes a room's roster as its host, and tells all. It errs with room.ErrNotHost on
@@ -250,6 +269,7 @@ func (n *Node) edit(ref string, change func(*room.Roster) (*room.Roster, error))
 	r := n.rooms
 	r.change.Lock()
 	var next *room.Roster
+	rekeyed := false
 	err = r.store.Update(rec.Room, func(now *room.Record) error {
 		if !now.Host || now.Roster == nil {
 			return room.ErrNotHost
@@ -258,9 +278,15 @@ func (n *Node) edit(ref string, change func(*room.Roster) (*room.Roster, error))
 		if next, err = change(now.Roster); err != nil || next == now.Roster {
 			return err
 		}
+		if now.Roster.Mode != next.Mode {
+			if err := canAdmit(next.Mode, now.Password); err != nil {
+				return err
+			}
+		}
 		if err = next.Sign(n.id); err != nil {
 			return err
 		}
+		rekeyed = next.Epoch != now.Roster.Epoch
 		r.follow(now, next)
 		return nil
 	})
@@ -269,7 +295,7 @@ func (n *Node) edit(ref string, change func(*room.Roster) (*room.Roster, error))
 		return Room{}, fmt.Errorf("kith: %w", err)
 	}
 	r.tellHost(rec.Room, next)
-	r.spread(rec.Room)
+	r.spread(rec.Room, rekeyed)
 	return n.Room(rec.Room.String())
 }
 
@@ -306,13 +332,11 @@ func (n *Node) KickMember(ref, member string, ban bool) (Room, error) {
 // RenameRoom does.
 func (n *Node) UnbanMember(ref, device string) (Room, error) {
 	return n.edit(ref, func(r *room.Roster) (*room.Roster, error) {
-		i := slices.IndexFunc(r.Bans, func(id identity.DeviceID) bool {
-			return len(device) >= minRoomRef && strings.HasPrefix(id.String(), strings.ToLower(device))
-		})
-		if i < 0 {
+		fit := choose(r.Bans, device, identity.DeviceID.String, identity.DeviceID.String)
+		if len(fit) != 1 {
 			return nil, room.ErrNoMember
 		}
-		return r.Unban(r.Bans[i])
+		return r.Unban(fit[0])
 	})
 }
 
@@ -362,14 +386,9 @@ func (n *Node) DecideRoom(ref, guest string, admit bool) (Room, error) {
 	}
 	err = room.ErrNoRequest
 	h.call(func() {
-		var fit []identity.DeviceID
-		for _, q := range h.machine.Waiting() {
-			if strings.EqualFold(q.Info.Name, guest) || len(guest) >= minRoomRef && strings.HasPrefix(q.ID.String(), strings.ToLower(guest)) {
-				fit = append(fit, q.ID)
-			}
-		}
+		fit := choose(h.machine.Waiting(), guest, func(q room.Request) string { return q.ID.String() }, func(q room.Request) string { return q.Info.Name })
 		if len(fit) == 1 {
-			err = h.machine.Decide(time.Now(), fit[0], admit)
+			err = h.machine.Decide(time.Now(), fit[0].ID, admit)
 			h.keepWaiting()
 		}
 	})

@@ -33,12 +33,15 @@ func (n *Node) roomInfo() pairing.Info {
 	}
 }
 
-// startHosting begins to admit devices to a room of which this one is a host.
+// startHosting begins to admit devices to a room of which this one is a host, unless it does
+// so. r.change is held.
 func (r *rooms) startHosting(rec room.Record) error {
 	if !rec.Host || rec.Roster == nil || rec.Roster.Closed || !rec.Left.IsZero() {
 		return nil
 	}
-	r.stopHosting(rec.Room)
+	if r.hosting(rec.Room) != nil {
+		return nil // another restart was first
+	}
 	h := &hosting{r: r, id: rec.Room}
 	var err error
 	h.machine, err = room.NewHost(room.HostConfig{
@@ -103,11 +106,14 @@ func (r *rooms) hosting(id room.ID) *hosting {
 	return r.hosts[id]
 }
 
-// tellHost gives the machine a roster that is durable. If it cannot take it, it begins
-// anew with what is stored.
+// tellHost gives the machine a roster that is durable. If there is none yet, or it cannot
+// take it, it begins anew with what is stored.
 func (r *rooms) tellHost(id room.ID, roster *room.Roster) {
 	h := r.hosting(id)
 	if h == nil {
+		if roster.IsHost(r.n.ID()) && !roster.Closed {
+			_ = r.n.start(func() { r.restart(id) }) // errs when the node is closed
+		}
 		return
 	}
 	h.box.post(func() {
@@ -161,7 +167,7 @@ func (h *hosting) admit(a room.Admission) error {
 	}
 	h.machine.SetInfo(h.n.roomInfo())
 	if a.New {
-		return h.n.start(func() { h.r.spread(h.id) })
+		return h.n.start(func() { h.r.spread(h.id, false) })
 	}
 	return nil
 }
@@ -169,15 +175,19 @@ func (h *hosting) admit(a room.Admission) error {
 func (h *hosting) takeIn(a room.Admission) error {
 	h.r.change.Lock()
 	defer h.r.change.Unlock()
-	h.r.mu.Lock()
-	delete(h.r.leaving, a.Member.ID)
-	h.r.mu.Unlock()
 	var rec room.Record
 	err := h.r.store.Update(h.id, func(now *room.Record) error {
-		if a.New && !a.Roster.Beats(now.Roster) {
-			return room.ErrBusy // another host's came in between: the joiner asks again
+		if !now.Left.IsZero() || now.Roster == nil {
+			return room.ErrNoMember
 		}
-		h.r.follow(now, a.Roster)
+		if a.New {
+			if now.Roster != a.Base {
+				return room.ErrBusy // another change came in between: the joiner asks again
+			}
+			h.r.follow(now, a.Roster)
+		} else if m, in := now.Roster.Member(a.Member.ID); !in || m.WireGuard != a.Member.WireGuard || now.Roster.Closed {
+			return room.ErrBusy // it is out meanwhile
+		}
 		now.Waiting = slices.DeleteFunc(now.Waiting, func(q room.Request) bool { return q.ID == a.Member.ID })
 		rec = *now
 		return nil
@@ -226,16 +236,39 @@ func (h *hosting) guard(a room.Action) {
 	h.r.tell(h.id, EventRoomGuess, text)
 }
 
-// owed reports whether a device that is out of a room is still to be told so.
+// A parting is a device's end in a room: it may come again, under another number.
+type parting struct {
+	room room.ID
+	gone room.Gone
+}
+
+// parted returns a device's last end in a room that this one hosts.
+func (r *rooms) parted(rec room.Record, id identity.DeviceID) (parting, bool) {
+	if !rec.Host || rec.Roster == nil {
+		return parting{}, false
+	}
+	if m, in := rec.Roster.Member(id); in {
+		return parting{rec.Room, room.Gone{ID: id, Number: m.Number}}, rec.Roster.Closed
+	}
+	for _, g := range slices.Backward(rec.Roster.Gone) {
+		if g.ID == id {
+			return parting{rec.Room, g}, true
+		}
+	}
+	return parting{}, false
+}
+
+// owed reports whether a device is still to be told that it is out of a room, or that the
+// room is closed.
 func (r *rooms) owed(have registry.Device) bool {
 	rec, ok := r.get(have.Room)
-	if !ok || !rec.Host || rec.Roster == nil {
+	if !ok {
 		return false
 	}
+	end, ok := r.parted(rec, have.ID)
 	r.mu.Lock()
-	told := r.leaving[have.ID]
-	r.mu.Unlock()
-	return !told && slices.ContainsFunc(rec.Roster.Gone, func(g room.Gone) bool { return g.ID == have.ID })
+	defer r.mu.Unlock()
+	return ok && !r.leaving[end]
 }
 
 // partTime is how long a device that is out of a room stays connected to be told so.
@@ -244,29 +277,34 @@ const partTime = 2 * time.Second
 // removed are the notices for a device that is no member any more.
 func (r *rooms) removed(peer identity.DeviceID) (out [][]byte) {
 	for _, rec := range r.here() {
-		if !rec.Host || rec.Roster == nil || inRoom(rec, peer) {
+		if _, ok := r.parted(rec, peer); !ok || inRoom(rec, peer) {
 			continue
 		}
-		if !slices.ContainsFunc(rec.Roster.Gone, func(g room.Gone) bool { return g.ID == peer }) {
-			continue
+		if notice, err := rec.Roster.SignRemoval(r.n.id, peer); err == nil {
+			out = append(out, notice)
 		}
-		notice, err := rec.Roster.SignRemoval(r.n.id, peer)
-		if err != nil {
-			continue
-		}
-		out = append(out, notice)
-		r.part(peer)
 	}
+	r.part(peer)
 	return out
 }
 
-// part drops a device soon.
+// part drops a device soon from the rooms of this one's that it is out of, or that are
+// closed.
 func (r *rooms) part(peer identity.DeviceID) {
+	for _, rec := range r.here() {
+		if end, ok := r.parted(rec, peer); ok {
+			r.partFrom(end)
+		}
+	}
+}
+
+func (r *rooms) partFrom(end parting) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.leaving[peer] {
+	if _, begun := r.leaving[end]; begun {
 		return
 	}
+	r.leaving[end] = false
 	_ = r.n.start(func() { // errs when the node is closed
 		select {
 		case <-r.n.ctx.Done():
@@ -274,7 +312,7 @@ func (r *rooms) part(peer identity.DeviceID) {
 		case <-time.After(partTime):
 		}
 		r.mu.Lock()
-		r.leaving[peer] = true
+		r.leaving[end] = true
 		r.mu.Unlock()
 		r.reconcile()
 	})
@@ -308,16 +346,18 @@ func (r *rooms) takeRemoved(_ identity.DeviceID, notice []byte) {
 
 // leave makes this device no member of a room any more.
 func (r *rooms) leave(id room.ID) error {
-	r.stopHosting(id)
 	r.change.Lock()
 	err := r.store.Update(id, func(rec *room.Record) error {
 		rec.Left = time.Now().UTC()
 		return nil
 	})
 	r.change.Unlock()
-	if err == nil {
-		r.reconcile()
-		r.mesh.Changed()
+	if err != nil {
+		return err
 	}
-	return err
+	r.stopHosting(id) // not under the lock, which it may wait for
+	r.n.endWithdrawn()
+	r.reconcile()
+	r.mesh.Changed()
+	return nil
 }

@@ -171,18 +171,18 @@ func (r *rooms) granted(g room.Grant) error {
 	if rec.Roster != nil && !slices.ContainsFunc(rec.Roster.Members, func(m room.Member) bool { return m.ID == r.n.ID() }) {
 		rec.Roster = nil // of before it was out
 	}
-	if err := r.store.Put(rec); err != nil {
-		return fmt.Errorf("kith: %w", err)
-	}
 	host := room.Member{ID: g.Host, WireGuard: g.HostInfo.WireGuard, Name: g.HostInfo.Name}
 	member := memberRecord(rec, host, g.Chain, g.PairID, true, methodJoin)
 	member.Endpoints = g.HostInfo.Endpoints[:min(len(g.HostInfo.Endpoints), maxEndpoints)]
-	if err := r.n.setMember(member); err != nil {
+	if err := r.n.setMember(member); err != nil { // first: without it the room is one that nobody is met in
 		return err
+	}
+	if err := r.store.Put(rec); err != nil {
+		return fmt.Errorf("kith: %w", err)
 	}
 	if now, ok := r.n.known(g.Host); ok {
 		r.n.startPeer(now)
-		if d, err := r.n.Device(g.Host.String()); err == nil && d.Connected {
+		if r.n.device(now).Connected {
 			r.mesh.Connected(g.Host)
 		}
 	}

@@ -194,3 +194,39 @@ func TestRoom(t *testing.T) {
 		t.Error("ben is in it still")
 	}
 }
+
+// TestRoomFork has two hosts, each away in turn, make different rosters of one version.
+func TestRoomFork(t *testing.T) {
+	ctx := testContext(t)
+	network := rendezvoustest.NewNetwork(1, rendezvoustest.Faults{})
+	dirs, names := []string{stateDir(t), stateDir(t)}, []string{"host", "anna"}
+	nodes := []*kith.Node{openNode(t, network, dirs[0], names[0]), openNode(t, network, dirs[1], names[1])}
+	made, err := nodes[0].CreateRoom(kith.CreateRoomConfig{Name: "friends", Mode: room.Open})
+	if err != nil {
+		t.Fatal(err)
+	}
+	joinRoom(ctx, t, nodes[0], nodes[1], "friends", "")
+	ref := made.ID.String()
+	awaitRoom(ctx, t, nodes[0], ref, "not together", members(2, true))
+	if _, err := nodes[0].AddRoomHost(ref, "anna"); err != nil {
+		t.Fatal(err)
+	}
+	awaitRoom(ctx, t, nodes[1], ref, "no host", func(r kith.Room) bool { return r.Host })
+	if err := nodes[0].Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := nodes[1].RenameRoom(ref, "annas"); err != nil {
+		t.Fatal(err)
+	}
+	if err := nodes[1].Close(); err != nil {
+		t.Fatal(err)
+	}
+	nodes[0] = openNode(t, network, dirs[0], names[0])
+	if _, err := nodes[0].RenameRoom(ref, "hosts"); err != nil {
+		t.Fatal(err)
+	}
+	nodes[1] = openNode(t, network, dirs[1], names[1])
+	for _, n := range nodes {
+		awaitRoom(ctx, t, n, ref, "not one", func(r kith.Room) bool { return r.Name == "hosts" && members(2, true)(r) })
+	}
+}

@@ -74,6 +74,14 @@ func decMode() (cbor.DecMode, error) {
 	}.DecMode()
 }
 
+// bounded reports whether every field is one that decode takes.
+func (r *record) bounded() bool {
+	return State(r.State) >= Prepared && State(r.State) <= Tomb && r.ChainDay >= 0 && r.ChainDay <= maxDay &&
+		r.Name != "" && len(r.Name) <= maxNameBytes && len(r.PeerName) <= maxNameBytes &&
+		len(r.Ports) <= maxPorts && len(r.UDP) <= maxPorts && len(r.ListenTCP) <= maxPorts && len(r.ListenUDP) <= maxPorts &&
+		len(r.Shares) <= 2*maxShares && len(r.Shares)%2 == 0 && len(r.Endpoints) <= maxEndpoints
+}
+
 // decode reads a record. It errs with ErrRecord, wrapped with the reason.
 func decode(raw []byte) (Device, unknown, error) {
 	bad := func(why string) (Device, unknown, error) {
@@ -107,13 +115,7 @@ func decode(raw []byte) (Device, unknown, error) {
 			return bad("a key has the wrong length")
 		}
 	}
-	if State(r.State) < Prepared || State(r.State) > Tomb {
-		return bad("unknown state")
-	}
-	if r.ChainDay < 0 || r.ChainDay > maxDay || len(r.Name) == 0 || len(r.Name) > maxNameBytes ||
-		len(r.PeerName) > maxNameBytes || len(r.Ports) > maxPorts || len(r.UDP) > maxPorts ||
-		len(r.ListenTCP) > maxPorts || len(r.ListenUDP) > maxPorts ||
-		len(r.Shares) > 2*maxShares || len(r.Shares)%2 != 0 || len(r.Endpoints) > maxEndpoints {
+	if !r.bounded() {
 		return bad("a field is out of bounds")
 	}
 	d := Device{
@@ -154,7 +156,8 @@ func decode(raw []byte) (Device, unknown, error) {
 	return d, all, nil
 }
 
-// encode writes a record with the entries of a later version.
+// encode writes a record with the entries of a later version. It errs with ErrRecord for one
+// that decode would not take.
 func encode(d Device, keep unknown) ([]byte, error) {
 	r := record{
 		PairID: d.PairID[:], State: uint8(d.State), ID: d.ID[:], WireGuard: d.WireGuard[:],
@@ -182,6 +185,9 @@ func encode(d Device, keep unknown) ([]byte, error) {
 		if err == nil {
 			r.Endpoints = append(r.Endpoints, raw)
 		}
+	}
+	if !r.bounded() { // it could not be read again
+		return nil, fmt.Errorf("%w: a field is out of bounds", ErrRecord)
 	}
 	enc, err := cbor.CoreDetEncOptions().EncMode()
 	if err != nil {

@@ -237,7 +237,7 @@ func (s *Store) Put(d Device) (Device, error) {
 	return clone(d), s.endOthers(d)
 }
 
-// Update changes a pair, durably. It errs with ErrNotFound, and if the change
+// Update changes a pair, durably. A new name that is taken gets a number. It errs with ErrNotFound, and if the change
 // could not be made durable; then nothing changed.
 func (s *Store) Update(id PairID, change func(*Device)) (Device, error) {
 	s.mu.Lock()
@@ -249,6 +249,9 @@ func (s *Store) Update(id PairID, change func(*Device)) (Device, error) {
 	d := clone(e.dev)
 	change(&d)
 	d.PairID = id
+	if d.Name != e.dev.Name {
+		d.Name = s.freeName(d.Name, d.ID)
+	}
 	if d.State != e.dev.State {
 		d.Changed = time.Now().UTC()
 	}
@@ -327,21 +330,33 @@ func (s *Store) nameTaken(name string, except identity.DeviceID) bool {
 	return false
 }
 
-// freeName returns a usable name that no other device has.
-func (s *Store) freeName(name string, id identity.DeviceID) string {
+// UsableName makes a name one that a device can be called here: cut to 64 bytes, and without
+// the characters that stand for something in commands.
+func UsableName(name string) string {
 	name = strings.TrimSpace(strings.NewReplacer(":", "-", "/", "-").Replace(name))
 	if name == "" {
 		name = "device"
 	}
+	return cut(name, maxNameBytes)
+}
+
+// cut returns as many whole characters of a text as fit so many bytes.
+func cut(text string, size int) string {
+	for len(text) > size {
+		_, last := utf8.DecodeLastRuneInString(text)
+		text = text[:len(text)-last]
+	}
+	return text
+}
+
+// freeName returns a usable name that no other device has.
+func (s *Store) freeName(name string, id identity.DeviceID) string {
+	name = UsableName(name)
 	for i := 2; ; i++ {
 		try := name
 		if i > 2 {
 			tail := fmt.Sprintf("-%d", i-1)
-			for len(try)+len(tail) > maxNameBytes {
-				_, size := utf8.DecodeLastRuneInString(try)
-				try = try[:len(try)-size]
-			}
-			try += tail
+			try = cut(name, maxNameBytes-len(tail)) + tail
 		}
 		if !s.nameTaken(try, id) {
 			return try

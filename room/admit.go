@@ -249,7 +249,7 @@ func (h *Host) admit(now time.Time, w *waiter) {
 		return
 	}
 	m, _ := next.Member(id)
-	a := Admission{Member: m, Roster: next, New: next != h.roster, Info: w.req.Info}
+	a := Admission{Member: m, Roster: next, New: next != h.roster, Base: h.roster, Info: w.req.Info}
 	if w.session != nil {
 		a.HasChain, a.Chain, a.PairID = w.session.hasChain, w.session.chain, w.session.pairID
 	}

@@ -48,8 +48,8 @@ type HostConfig struct {
 	Identity *identity.Identity
 	// Roster is the current one, in which Identity is a host.
 	Roster *Roster
-	// Password is asked of everybody, or empty. Password mode needs it, as does a
-	// short code.
+	// Password is asked of everybody, or empty. A short code needs it. In password mode a
+	// host that does not have it asks its user about each.
 	Password string
 	// Short is the short code, or the zero Room.
 	Short code.Room
@@ -92,6 +92,7 @@ type Admission struct {
 	Member Member
 	Roster *Roster // signed; the known one if nothing in it changes
 	New    bool    // Roster is a new version
+	Base   *Roster // the one that Roster was made from
 	Info   pairing.Info
 	// Chain and PairID are what the host and the member share; of a member that
 	// was let in while it was away there is none yet (HasChain is false).
@@ -176,9 +177,8 @@ type Host struct {
 	since    time.Time                    // from when the next is regained
 }
 
-// NewHost returns the host of a room. It errs with ErrConfig for a password that
-// the mode needs and is not there, a short code without a password, and an
-// identity that is no host, and with ErrPassword.
+// NewHost returns the host of a room. It errs with ErrConfig for a short code without a
+// password, and an identity that is no host, and with ErrPassword.
 func NewHost(cfg HostConfig) (*Host, error) {
 	if cfg.Rand == nil {
 		cfg.Rand = rand.Reader
@@ -186,8 +186,8 @@ func NewHost(cfg HostConfig) (*Host, error) {
 	if cfg.Identity == nil || cfg.Roster == nil || !cfg.Roster.IsHost(cfg.Identity.ID()) {
 		return nil, fmt.Errorf("%w: an identity and a roster with it as a host are needed", ErrConfig)
 	}
-	if cfg.Password == "" && (!cfg.Short.IsZero() || cfg.Roster.Mode == Password) {
-		return nil, fmt.Errorf("%w: a short code and password mode need a password", ErrConfig)
+	if cfg.Password == "" && !cfg.Short.IsZero() {
+		return nil, fmt.Errorf("%w: a short code needs a password", ErrConfig)
 	}
 	if !cfg.Short.IsZero() && cfg.Short.Method() != code.RoomShort {
 		return nil, fmt.Errorf("%w: not a short code", ErrConfig)
@@ -258,17 +258,14 @@ func (h *Host) SetList(ids []identity.DeviceID) { h.cfg.List = slices.Clone(ids)
 
 // SetRoster takes over a roster that is signed and durable: a change by this
 // host's user, or another host's. It errs with ErrBusy while an admission is
-// being made durable, with ErrNotHost if this device signs no more, with
-// ErrConfig for password mode without a password, and with ErrOlder if the known
-// one beats it.
+// being made durable, with ErrNotHost if this device signs no more, and with ErrOlder if
+// the known one beats it.
 func (h *Host) SetRoster(now time.Time, r *Roster) error {
 	switch {
 	case h.storing != nil:
 		return ErrBusy
 	case !r.IsHost(h.cfg.Identity.ID()):
 		return ErrNotHost
-	case r.Mode == Password && len(h.prs) == 0:
-		return fmt.Errorf("%w: password mode needs a password", ErrConfig)
 	case r != h.roster && !r.Beats(h.roster):
 		return ErrOlder
 	}

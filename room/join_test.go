@@ -343,11 +343,9 @@ func TestFull(t *testing.T) {
 
 func TestHostConfig(t *testing.T) {
 	r := found(t, "host", Open)
-	p := found(t, "host", Password)
 	for name, cfg := range map[string]HostConfig{
 		"nothing":                       {},
 		"no host":                       {Identity: device(t, "ann"), Roster: r},
-		"password mode without":         {Identity: device(t, "host"), Roster: p},
 		"a short code without password": {Identity: device(t, "host"), Roster: r, Short: shortCode(t)},
 		"a long code as the short one":  {Identity: device(t, "host"), Roster: r, Password: "p", Short: longCode(t, r.Room)},
 		"a password that is none":       {Identity: device(t, "host"), Roster: r, Password: "\xff"},
@@ -366,5 +364,27 @@ func TestHostConfig(t *testing.T) {
 		if _, err := NewJoiner(cfg, start); err == nil {
 			t.Errorf("%s was taken", name)
 		}
+	}
+}
+
+// TestPasswordModeWithout: a host that does not have the password asks its user, and is not
+// hindered when the mode changes.
+func TestPasswordModeWithout(t *testing.T) {
+	n := newNetwork(t)
+	r := found(t, "host", Open)
+	h := n.addHost(HostConfig{Identity: device(t, "host"), Roster: r})
+	next, err := r.SetMode(Password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := next.Sign(device(t, "host")); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.host.SetRoster(n.now, next); err != nil {
+		t.Fatal(err)
+	}
+	n.join(n.addJoiner("ann", JoinerConfig{Code: longCode(t, r.Room)}))
+	if len(h.asked) != 1 || len(h.host.Roster().Members) != 1 {
+		t.Errorf("asked about %d, %d members", len(h.asked), len(h.host.Roster().Members))
 	}
 }

@@ -1,11 +1,13 @@
 package room
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/kithproject/kith/code"
@@ -16,6 +18,7 @@ import (
 const (
 	maxRecord     = 2*MaxRoster + 64<<10 // bytes
 	maxListed     = 256
+	maxTaken      = 4 * MaxHosts // marks, also of hosts that are none any more
 	recordVersion = 1
 )
 
@@ -48,8 +51,42 @@ type Record struct {
 	Waiting []Request
 	// TCP and UDP are ports of this machine's localhost that every member may reach, sorted.
 	TCP, UDP []uint16
+	// Taken says, on a host, how far the rosters of each other host are that it has taken.
+	Taken []Mark
 	// Left is when this device left or was removed; zero while it is in.
 	Left time.Time
+}
+
+// A Mark is the newest roster by one host that another has taken.
+type Mark struct {
+	Host    identity.DeviceID
+	Epoch   uint32 // a count
+	Version uint64 // a count
+}
+
+// Took notes that a roster by another host was taken.
+func (r *Record) Took(roster *Roster) {
+	m := Mark{roster.Signer, roster.Epoch, roster.Version}
+	i := slices.IndexFunc(r.Taken, func(t Mark) bool { return t.Host == m.Host })
+	switch {
+	case i < 0:
+		r.Taken = append(r.Taken, m)
+		if len(r.Taken) > maxTaken {
+			r.Taken = slices.Delete(r.Taken, 0, 1)
+		}
+	case !r.Taken[i].covers(roster):
+		r.Taken[i] = m
+	}
+}
+
+// HasTaken reports whether this or a newer roster by the same host was taken before: who
+// sends it again says nothing new.
+func (r *Record) HasTaken(roster *Roster) bool {
+	return slices.ContainsFunc(r.Taken, func(m Mark) bool { return m.Host == roster.Signer && m.covers(roster) })
+}
+
+func (m Mark) covers(r *Roster) bool {
+	return cmp.Or(cmp.Compare(m.Epoch, r.Epoch), cmp.Compare(m.Version, r.Version)) >= 0
 }
 
 // String returns "redacted".
@@ -83,6 +120,14 @@ type recordWire struct {
 	Grant    *grantWire `cbor:"15,keyasint,omitempty"`
 	TCP      []uint16   `cbor:"16,keyasint,omitempty"`
 	UDP      []uint16   `cbor:"17,keyasint,omitempty"`
+	Taken    []markWire `cbor:"18,keyasint,omitempty"`
+}
+
+type markWire struct {
+	_       struct{} `cbor:",toarray"`
+	Host    []byte
+	Epoch   uint32
+	Version uint64
 }
 
 type waitWire struct {
@@ -133,6 +178,9 @@ func encodeRecord(r Record) ([]byte, error) {
 	for _, id := range r.List[:min(len(r.List), maxListed)] {
 		w.List = append(w.List, id[:])
 	}
+	for _, m := range r.Taken[:min(len(r.Taken), maxTaken)] {
+		w.Taken = append(w.Taken, markWire{Host: m.Host[:], Epoch: m.Epoch, Version: m.Version})
+	}
 	for _, q := range r.Waiting[:min(len(r.Waiting), maxWaiting)] {
 		body, err := encodeCBOR(requestWire{
 			WireGuard: q.WireGuard[:], WGSig: q.WGSig[:], Name: q.Info.Name, OS: q.Info.OS, Version: q.Info.Version,
@@ -164,7 +212,8 @@ func decodeRecord(raw []byte) (Record, error) {
 		return bad("of another version of kith")
 	}
 	if len(w.Room) != IDSize || len(w.Password) > MaxPassword || w.Spent < 0 || w.Spent > Guesses || w.Fails < 0 ||
-		w.Fails > ShortGuesses || len(w.List) > maxListed || len(w.TCP) > maxPorts || len(w.UDP) > maxPorts || len(w.Waiting) > maxWaiting {
+		w.Fails > ShortGuesses || len(w.List) > maxListed || len(w.TCP) > maxPorts || len(w.UDP) > maxPorts || len(w.Waiting) > maxWaiting ||
+		len(w.Taken) > maxTaken {
 		return bad("a field is out of bounds")
 	}
 	if w.Password != "" {
@@ -202,6 +251,12 @@ func decodeRecord(raw []byte) (Record, error) {
 			return bad("an id")
 		}
 		r.List = append(r.List, identity.DeviceID(id))
+	}
+	for _, m := range w.Taken {
+		if len(m.Host) != identity.IDSize {
+			return bad("an id")
+		}
+		r.Taken = append(r.Taken, Mark{identity.DeviceID(m.Host), m.Epoch, m.Version})
 	}
 	for _, q := range w.Waiting {
 		if len(q.ID) != identity.IDSize {

@@ -222,7 +222,7 @@ func (r *Roster) Banned(id identity.DeviceID) bool { return slices.Contains(r.Ba
 // one, its name made unique. A device that is in the room keeps number and name;
 // if its WireGuard key is the same, the roster itself is returned. It errs with
 // ErrClosed, ErrBanned and ErrFull, and with ErrRoster for a WireGuard key that
-// the device has not signed.
+// the device has not signed, or that another member has.
 func (r *Roster) Admit(m Member) (*Roster, error) {
 	switch {
 	case r.Closed:
@@ -231,6 +231,9 @@ func (r *Roster) Admit(m Member) (*Roster, error) {
 		return nil, ErrBanned
 	case !m.ID.Verify(wgProof(m.ID, m.WireGuard), m.WGSig[:]):
 		return nil, fmt.Errorf("%w: the WireGuard key is not the device's", ErrRoster)
+	}
+	if slices.ContainsFunc(r.Members, func(o Member) bool { return o.ID != m.ID && o.WireGuard == m.WireGuard }) {
+		return nil, fmt.Errorf("%w: the WireGuard key is another member's", ErrRoster)
 	}
 	if i := slices.IndexFunc(r.Members, func(o Member) bool { return o.ID == m.ID }); i >= 0 {
 		if r.Members[i].WireGuard == m.WireGuard {
@@ -431,6 +434,9 @@ func Merge(a, b *Roster, random io.Reader) (*Roster, error) {
 		}
 		if _, in := n.Member(m.ID); in || n.Banned(m.ID) || len(n.Members) >= MaxMembers {
 			continue
+		}
+		if slices.ContainsFunc(n.Members, func(o Member) bool { return o.WireGuard == m.WireGuard }) {
+			continue // the winner let another in with its key
 		}
 		if m.Number < win.Next {
 			if !win.numbered(m.Number) {

@@ -470,3 +470,26 @@ func TestPairChain(t *testing.T) {
 		t.Error("a key of low order was taken")
 	}
 }
+
+// TestWireGuardKeysDiffer: nobody is let in with the key of another member, and no roster
+// with such a one is taken.
+func TestWireGuardKeysDiffer(t *testing.T) {
+	r := mustAdmit(t, found(t, "host", Open), "ann")
+	ann, bob := device(t, "ann"), device(t, "bob")
+	m := Member{ID: bob.ID(), WireGuard: ann.WireGuardPublic(), Name: "bob", Added: start}
+	m.WGSig = [64]byte(bob.Sign(wgProof(m.ID, m.WireGuard)))
+	if _, err := r.Admit(m); !errors.Is(err, ErrRoster) {
+		t.Errorf("admitted: %v", err)
+	}
+	n := r.next()
+	m.Number = n.Next
+	n.Next++
+	n.Members = append(n.Members, m)
+	raw, err := mustSign(t, n, "host").Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := DecodeRoster(raw); !errors.Is(err, ErrRoster) {
+		t.Errorf("decoded: %v", err)
+	}
+}

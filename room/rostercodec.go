@@ -106,7 +106,7 @@ func (r *Roster) Encode() ([]byte, error) {
 }
 
 // DecodeRoster reads what Encode gives. The result is within the bounds, names
-// are clean and unique, numbers ascend, and the signature fits Signer; whether
+// are clean, they and the WireGuard keys unique, numbers ascend, and the signature fits Signer; whether
 // Signer may sign, Verify says. It errs with ErrRoster.
 func DecodeRoster(raw []byte) (*Roster, error) {
 	bad := func(why string) (*Roster, error) { return nil, fmt.Errorf("%w: %s", ErrRoster, why) }
@@ -164,7 +164,7 @@ func (r *Roster) takeHosts(in []hostWire) bool {
 }
 
 func (r *Roster) takeMembers(in []memberWire) bool {
-	ids, names := make(map[identity.DeviceID]bool, len(in)), make(map[string]bool, len(in))
+	ids, keys, names := make(map[identity.DeviceID]bool, len(in)), make(map[[32]byte]bool, len(in)), make(map[string]bool, len(in))
 	last := uint32(0)
 	for _, w := range in {
 		if len(w.ID) != identity.IDSize || len(w.WireGuard) != 32 || len(w.WGSig) != signatureSize ||
@@ -176,10 +176,10 @@ func (r *Roster) takeMembers(in []memberWire) bool {
 			Number: w.Number, Added: time.Unix(w.Added, 0).UTC(),
 		}
 		fold := strings.ToLower(m.Name)
-		if ids[m.ID] || names[fold] {
+		if ids[m.ID] || keys[m.WireGuard] || names[fold] {
 			return false
 		}
-		ids[m.ID], names[fold], last = true, true, m.Number
+		ids[m.ID], keys[m.WireGuard], names[fold], last = true, true, true, m.Number
 		r.Members = append(r.Members, m)
 	}
 	return last < r.Next

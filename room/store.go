@@ -114,7 +114,7 @@ func (s *Store) Problems() []Problem {
 // written.
 func (r Record) clone() Record {
 	r.List, r.Waiting = slices.Clone(r.List), slices.Clone(r.Waiting)
-	r.TCP, r.UDP = slices.Clone(r.TCP), slices.Clone(r.UDP)
+	r.TCP, r.UDP, r.Taken = slices.Clone(r.TCP), slices.Clone(r.UDP), slices.Clone(r.Taken)
 	return r
 }
 

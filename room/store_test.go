@@ -27,6 +27,7 @@ func fullRecord(t testing.TB) Record {
 		Room: r.Room, Roster: r, Base: found(t, "host", Open).with(t, r), Host: true, Password: "p\u00e9",
 		Short: shortCode(t), Guard: Guard{Spent: 3, Since: start, Short: 2, Void: true},
 		List: []identity.DeviceID{device(t, "ann").ID()}, Waiting: h.asked, Left: start,
+		Taken: []Mark{{device(t, "bob").ID(), 3, 9}},
 		Grant: Grant{
 			Room: r.Room, Salt: r.Salt, Founder: r.Founder(), Host: r.Founder(), HostInfo: infoOf("host"),
 			RoomName: "the room", Name: "me", Number: 7, PairID: [16]byte{1},
@@ -185,5 +186,31 @@ func TestAsideDoesNotLose(t *testing.T) {
 	}
 	if files, _ := disk.List(); len(s.Problems()) != 3 || len(files) != 3 {
 		t.Errorf("%d problems, %d files", len(s.Problems()), len(files))
+	}
+}
+
+// TestTaken: a roster of another host is taken once, and no older one of it after that.
+func TestTaken(t *testing.T) {
+	r := mustAdmit(t, found(t, "host", Open), "ann")
+	newer, kicked := r.Rename("newer"), r.Rename("kicked")
+	kicked.Epoch++
+	var rec Record
+	rec.Took(newer)
+	for name, c := range map[string]struct {
+		r    *Roster
+		want bool
+	}{"older": {r, true}, "the same": {newer, true}, "a newer epoch": {kicked, false}, "newer": {newer.Rename("x"), false}} {
+		c.r.Signer = newer.Signer
+		if rec.HasTaken(c.r) != c.want {
+			t.Errorf("%s: %v", name, !c.want)
+		}
+	}
+	rec.Took(r)
+	if !rec.HasTaken(newer) || len(rec.Taken) != 1 {
+		t.Errorf("an older one is the mark: %v", rec.Taken)
+	}
+	kicked.Signer = device(t, "ann").ID()
+	if rec.HasTaken(kicked) {
+		t.Error("another host's was not taken")
 	}
 }

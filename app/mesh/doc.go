@@ -11,13 +11,23 @@
 // A Service is given a dialer, a listener and what rooms there are; it knows nothing of
 // how rosters are made or judged.
 //
+// # Hostile members
+//
+// Any member may say anything. What a member costs is counted by member, not by session
+// or stream: sessions, messages, frames, rosters, and streams by whom they are of. What
+// others are told of its coming and going is the state at the time, so that a member who
+// flaps fills nobody's queue. That a member is connected to another one is only its word:
+// frames go by a host and by another member at random, a stream tries one way after the
+// other, and only what the other end says in TLS, which proves itself, is final.
+//
 // # Wire
 //
 // A connection begins with one byte. 1: a session. After it each message is
 //
 //	kind u8 || length u24 || body
 //
-//	1 rooms    {room 16 || version u64}…   what the sender has, of rooms that both may be in
+//	1 rooms    {room 16 || version u64 || mark 8}…  what the sender has, of rooms that both may
+//	                                       be in; the mark tells rosters of one version apart
 //	2 want     room 16                     the sender's roster is older
 //	3 roster   room 16 || roster
 //	4 removed  notice                      the receiver is no member any more
@@ -31,7 +41,10 @@
 // dials and one byte, 0, from who accepts.
 package mesh
 
-import "errors"
+import (
+	"errors"
+	"time"
+)
 
 // Port is the tunnel port of this service, as a TCP port number.
 const Port = 27499
@@ -44,13 +57,27 @@ const (
 
 	maxRooms  = 256      // that two devices tell each other of
 	maxNotice = 4 << 10  // bytes
-	sendQueue = 256      // messages that wait for a slow member; what comes then is dropped
-	maxConns  = 1024     // connections that are served at once
-	perPeer   = 64       // of one member
+	sendQueue = 256      // frames that wait for a slow member; what comes then is dropped
+	maxConns  = 1024     // streams that are served at once
+	perPeer   = 64       // of one member, and connections that have not said yet what they are for
+	unproved  = 32       // streams of one member by way of another one before it has proved who it is
+	someConns = 4        // of one member, however many there are of others
 	frameRate = 400.0    // frames a second that a member may have passed on
 	frameMost = 1000.0   // … at once
 	msgRate   = 200.0    // other messages a second that are taken of a member
 	msgMost   = 2 * 1000 // … at once
+	payBytes  = 512      // of a message that count as another one
+	beginRate = 1.0      // sessions a second with a member
+	beginMost = 8.0      // … at once
+	giveRate  = 4.0      // rosters a second that are given to a member
+	giveMost  = 64.0     // … at once
+	takeRate  = 8.0      // rosters a second that are taken of a member: two may come for one
+	takeMost  = 128.0    // … at once
+	knockRate = 1.0      // a second that a member brings
+	knockMost = 16.0     // … at once
+
+	giveLater = time.Second / 4 // until rosters that were too much are given
+	takeLater = time.Second / 8 // … are taken
 )
 
 var (

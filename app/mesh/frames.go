@@ -11,9 +11,9 @@ import (
 	"github.com/kithproject/kith/rendezvous"
 )
 
-// ways is by how many members a frame is sent at once: one of them may not know yet
-// that it has lost the other.
-const ways = 2
+// sendWays is by how many members a frame is sent at once: one of them may not know yet
+// that it has lost the other, or not want to pass it on.
+const sendWays = 2
 
 // Exchange returns a medium that carries frames to and from one member by way of others
 // that are connected to both. Closing it ends its sessions and nothing else.
@@ -108,13 +108,13 @@ func (f *frames) Publish(ctx context.Context, frame []byte) error {
 	}
 	s := f.e.s
 	msg := relayed{to: f.e.peer, from: s.self, topic: f.topic, frame: frame}.encode()
-	direct, by := s.Near(f.e.peer)
+	direct, by := s.ways(f.e.peer)
 	if direct {
 		by = append([]identity.DeviceID{f.e.peer}, by...)
 	}
 	sent := 0
 	for _, id := range by {
-		if sent < ways && s.sendTo(id, msg) {
+		if sent < sendWays && s.sendTo(id, msg) {
 			sent++
 		}
 	}
@@ -165,7 +165,8 @@ func (s *Service) sendTo(id identity.DeviceID, msg []byte) bool {
 
 // route delivers a frame that a member sent, or passes it on: one step, between members
 // that are together in a room.
-func (s *Service) route(via identity.DeviceID, r relayed) {
+func (s *Service) route(ses *session, r relayed) {
+	via := ses.peer
 	switch {
 	case r.to == s.self:
 		s.mu.Lock()
@@ -177,7 +178,7 @@ func (s *Service) route(via identity.DeviceID, r relayed) {
 			default:
 			}
 		}
-		if len(open) == 0 && s.cfg.Together(s.self, r.from) {
+		if len(open) == 0 && s.cfg.Together(s.self, r.from) && ses.account.spend(&ses.account.knocks, 1) {
 			s.cfg.Knock(r.from)
 		}
 	case r.from == via && s.cfg.Together(via, r.to):

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"sync"
@@ -28,8 +29,8 @@ type Config struct {
 	// Rooms are those that both this device and another are members of, by this
 	// device's rosters. A device with none is refused.
 	Rooms func(peer identity.DeviceID) []State
-	// Version is that of this device's roster of a room; false: it is in no such room.
-	Version func(room [16]byte) (uint64, bool)
+	// State is that of this device's roster of a room; false: it is in no such room.
+	State func(room [16]byte) (State, bool)
 	// Roster is this device's roster of a room, for a member of it, after those that the
 	// member may have to take first; false: it is none.
 	Roster func(room [16]byte, to identity.DeviceID) ([][]byte, bool)
@@ -41,10 +42,13 @@ type Config struct {
 	TakeRemoved func(from identity.DeviceID, notice []byte)
 	// Together says whether two devices are members of one room of this device's.
 	Together func(a, b identity.DeviceID) bool
-	// Reachable is told when a member can be reached, or no longer, by way of others.
-	Reachable func(peer identity.DeviceID)
+	// Host says whether a member hosts a room of this device's: one such is asked first to
+	// pass something on.
+	Host func(peer identity.DeviceID) bool
+	// Reachable is told when it has changed who can be reached by way of others.
+	Reachable func()
 	// Knock is told of a frame of a member for which no topic is open: it looks for this
-	// device. It is only what the one who passed the frame on says.
+	// device. It is only what the one who passed the frame on says; of each, one a second.
 	Knock func(peer identity.DeviceID)
 	// Accept says whether a port is open to a member whose stream another one has passed
 	// on, and what takes it then, which owns the connection.
@@ -67,8 +71,9 @@ type Service struct {
 	sessions map[identity.DeviceID]*session           // one for each member that is connected
 	wanted   map[identity.DeviceID]context.CancelFunc // members that are being called
 	topics   map[rendezvous.Topic][]*frames
-	conns    map[net.Conn]identity.DeviceID // that are served, and by whom they were opened
-	ends     map[*end]identity.DeviceID     // of streams, and who is at the other
+	accounts map[identity.DeviceID]*account
+	conns    map[net.Conn]*served       // that other members have opened
+	ends     map[*end]identity.DeviceID // of streams, and who is at the other
 }
 
 // New starts a Service.
@@ -77,8 +82,8 @@ func New(cfg Config) *Service {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	s := &Service{
-		cfg: cfg, self: cfg.Self.ID(), sessions: make(map[identity.DeviceID]*session), conns: make(map[net.Conn]identity.DeviceID),
-		ends:   make(map[*end]identity.DeviceID),
+		cfg: cfg, self: cfg.Self.ID(), sessions: make(map[identity.DeviceID]*session), conns: make(map[net.Conn]*served),
+		ends: make(map[*end]identity.DeviceID), accounts: make(map[identity.DeviceID]*account),
 		wanted: make(map[identity.DeviceID]context.CancelFunc), topics: make(map[rendezvous.Topic][]*frames),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
@@ -115,21 +120,31 @@ func (s *Service) accept() {
 	}
 }
 
+// A served is a connection of a member.
+type served struct {
+	peer   identity.DeviceID // who opened it
+	use    byte              // useNew, or what it is for; connRelayed: that is not proved yet
+	origin identity.DeviceID // of a stream: who it is of, as far as is known
+}
+
+// useNew is the use of a connection that has not said what it is for.
+const useNew byte = 0
+
 // serve runs f with a connection of a member, which it closes at the end. It reports
-// false if there are too many, or after Close.
+// false if there are too many of which it is not known what they are for, or after Close.
 func (s *Service) serve(conn net.Conn, peer identity.DeviceID, f func()) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	same := 0
-	for _, p := range s.conns {
-		if p == peer {
+	for _, c := range s.conns {
+		if c.peer == peer && c.use == useNew {
 			same++
 		}
 	}
-	if s.closed || len(s.conns) >= maxConns || same >= perPeer {
+	if s.closed || same >= perPeer {
 		return false
 	}
-	s.conns[conn] = peer
+	s.conns[conn] = &served{peer: peer}
 	s.wg.Go(func() {
 		defer func() {
 			conn.Close()
@@ -140,6 +155,51 @@ func (s *Service) serve(conn net.Conn, peer identity.DeviceID, f func()) bool {
 		defer context.AfterFunc(s.ctx, func() { conn.Close() })()
 		f()
 	})
+	return true
+}
+
+// pend notes whom a stream is of, as the member says that passes it on. It reports false if
+// there are too many of those two that nothing is proved of.
+func (s *Service) pend(conn net.Conn, via, origin identity.DeviceID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	same, all := 0, 0
+	for _, c := range s.conns {
+		if c.use == connRelayed && c.peer == via {
+			all++
+			if c.origin == origin {
+				same++
+			}
+		}
+	}
+	c := s.conns[conn]
+	if c == nil || same >= unproved || all >= maxConns {
+		return false
+	}
+	c.use, c.origin = connRelayed, origin
+	return true
+}
+
+// claim makes a connection a stream of a member. It reports false if there are too many;
+// who has few gets one in any case.
+func (s *Service) claim(conn net.Conn, origin identity.DeviceID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	same, all := 0, 0
+	for _, c := range s.conns {
+		if c.use == connRelay {
+			all++
+			if c.origin == origin {
+				same++
+			}
+		}
+	}
+	if same >= perPeer || all >= maxConns && same >= someConns {
+		return false
+	}
+	if c := s.conns[conn]; c != nil {
+		c.use, c.origin = connRelay, origin
+	}
 	return true
 }
 
@@ -157,6 +217,11 @@ func (s *Service) take(conn net.Conn, peer identity.DeviceID) {
 	}
 	switch hello[0] {
 	case connSession:
+		s.mu.Lock()
+		if c := s.conns[conn]; c != nil {
+			c.use = connSession // there is one at a time: the next one ends it
+		}
+		s.mu.Unlock()
 		if conn.SetDeadline(time.Time{}) == nil {
 			s.run(conn, peer)
 		}
@@ -212,11 +277,12 @@ func (s *Service) Forget(peer identity.DeviceID) {
 			all = append(all, e)
 		}
 	}
-	for c, id := range s.conns {
-		if id == peer {
+	for c, of := range s.conns {
+		if of.peer == peer || of.origin == peer {
 			all = append(all, c)
 		}
 	}
+	delete(s.accounts, peer)
 	s.mu.Unlock()
 	for _, c := range all {
 		c.Close()
@@ -255,32 +321,15 @@ func (s *Service) call(ctx context.Context, peer identity.DeviceID) {
 // Changed tells every member that is connected of the rosters as they are now, and of
 // the members that it came together with.
 func (s *Service) Changed() {
-	all := s.all()
-	ids := make([]identity.DeviceID, 0, len(all))
-	for _, ses := range all {
-		ids = append(ids, ses.peer)
-	}
-	for _, ses := range all {
-		for _, notice := range s.cfg.Removed(ses.peer) {
-			ses.send(message(msgRemoved, notice))
-		}
-		ses.tellRooms()
-		ses.tellNear(msgNear, ids)
-	}
-}
-
-func (s *Service) all() []*session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := make([]*session, 0, len(s.sessions))
 	for _, ses := range s.sessions {
-		out = append(out, ses)
+		s.allDue(ses)
 	}
-	return out
 }
 
 // Near says whether a member has a session with this device, and by which others it
-// could be reached, the better first.
+// could be reached, as they say, in no order.
 func (s *Service) Near(peer identity.DeviceID) (direct bool, by []identity.DeviceID) {
 	s.mu.Lock()
 	direct = s.sessions[peer] != nil
@@ -290,8 +339,17 @@ func (s *Service) Near(peer identity.DeviceID) (direct bool, by []identity.Devic
 		}
 	}
 	s.mu.Unlock()
-	by = slices.DeleteFunc(by, func(id identity.DeviceID) bool { return !s.cfg.Together(id, peer) })
-	slices.SortFunc(by, func(a, b identity.DeviceID) int { return slices.Compare(a[:], b[:]) })
+	return direct, slices.DeleteFunc(by, func(id identity.DeviceID) bool { return !s.cfg.Together(id, peer) })
+}
+
+// ways is Near with the ways as they are to be tried: by a host first, then at random,
+// since any of them may only say that it is one.
+func (s *Service) ways(peer identity.DeviceID) (direct bool, by []identity.DeviceID) {
+	direct, by = s.Near(peer)
+	rand.Shuffle(len(by), func(i, j int) { by[i], by[j] = by[j], by[i] })
+	if i := slices.IndexFunc(by, s.cfg.Host); i > 0 {
+		by[0], by[i] = by[i], by[0]
+	}
 	return direct, by
 }
 

@@ -26,6 +26,7 @@ type world struct {
 	mu      sync.Mutex
 	members []*member
 	cut     map[[2]int]bool // pairs that cannot connect
+	hosts   map[int]bool
 }
 
 // A member is one device. Its rosters are just numbers: the version of each room.
@@ -36,6 +37,8 @@ type member struct {
 	s       *Service
 	ln      *pipeListener
 	rooms   map[[16]byte]uint64
+	marks   map[[16]byte][8]byte
+	gave    []byte             // rosters that were judged
 	in      map[[16]byte][]int // members of a room
 	removed map[int][]byte
 	told    []string
@@ -47,7 +50,7 @@ type member struct {
 var room1, room2 = [16]byte{1}, [16]byte{2}
 
 func newWorld(t *testing.T, n int) *world {
-	w := &world{t: t, cut: make(map[[2]int]bool)}
+	w := &world{t: t, cut: make(map[[2]int]bool), hosts: make(map[int]bool)}
 	for i := range n {
 		id, err := identity.Generate()
 		if err != nil {
@@ -58,7 +61,7 @@ func newWorld(t *testing.T, n int) *world {
 			all[j] = j
 		}
 		w.members = append(w.members, &member{
-			w: w, i: i, id: id, ln: newPipeListener(), rooms: map[[16]byte]uint64{room1: 1}, in: map[[16]byte][]int{room1: all},
+			w: w, i: i, id: id, ln: newPipeListener(), rooms: map[[16]byte]uint64{room1: 1}, marks: make(map[[16]byte][8]byte), in: map[[16]byte][]int{room1: all},
 			removed: make(map[int][]byte), reach: make(chan struct{}, 1), ports: make(map[uint16]chan net.Conn),
 		})
 	}
@@ -96,16 +99,16 @@ func (m *member) config() Config {
 			defer m.w.mu.Unlock()
 			for room, v := range m.rooms {
 				if slices.Contains(m.in[room], m.w.index(peer)) {
-					out = append(out, State{room, v})
+					out = append(out, State{room, v, m.marks[room]})
 				}
 			}
 			return out
 		},
-		Version: func(room [16]byte) (uint64, bool) {
+		State: func(room [16]byte) (State, bool) {
 			m.w.mu.Lock()
 			defer m.w.mu.Unlock()
 			v, ok := m.rooms[room]
-			return v, ok
+			return State{room, v, m.marks[room]}, ok
 		},
 		Roster: func(room [16]byte, to identity.DeviceID) ([][]byte, bool) {
 			m.w.mu.Lock()
@@ -114,6 +117,7 @@ func (m *member) config() Config {
 		},
 		TakeRoster: func(_ identity.DeviceID, room [16]byte, roster []byte) {
 			m.w.mu.Lock()
+			m.gave = append(m.gave, roster...)
 			newer := len(roster) == 1 && uint64(roster[0]) > m.rooms[room]
 			if newer {
 				m.rooms[room] = uint64(roster[0])
@@ -121,8 +125,8 @@ func (m *member) config() Config {
 			m.w.mu.Unlock()
 			if newer {
 				m.s.Changed()
-				m.poke()
 			}
+			m.poke()
 		},
 		Removed: func(peer identity.DeviceID) [][]byte {
 			m.w.mu.Lock()
@@ -148,8 +152,13 @@ func (m *member) config() Config {
 			}
 			return false
 		},
-		Reachable: func(identity.DeviceID) { m.poke() },
-		Knock:     func(identity.DeviceID) { m.knocks.Add(1); m.poke() },
+		Reachable: m.poke,
+		Host: func(peer identity.DeviceID) bool {
+			m.w.mu.Lock()
+			defer m.w.mu.Unlock()
+			return m.w.hosts[m.w.index(peer)]
+		},
+		Knock: func(identity.DeviceID) { m.knocks.Add(1); m.poke() },
 		Accept: func(_ identity.DeviceID, port uint16) (func(net.Conn), bool) {
 			m.w.mu.Lock()
 			defer m.w.mu.Unlock()
@@ -232,7 +241,7 @@ func TestRosters(t *testing.T) {
 	w.connect(0, 1)
 	w.connect(1, 2)
 	for _, m := range w.members {
-		m.until("roster did not come", func() bool { v, _ := m.config().Version(room1); return v == 9 })
+		m.until("roster did not come", func() bool { v, _ := m.config().State(room1); return v.Version == 9 })
 	}
 	// One that changes while they are connected goes to all.
 	w.mu.Lock()
@@ -240,7 +249,7 @@ func TestRosters(t *testing.T) {
 	w.mu.Unlock()
 	w.members[0].s.Changed()
 	for _, m := range w.members {
-		m.until("newer roster did not come", func() bool { v, _ := m.config().Version(room1); return v == 10 })
+		m.until("newer roster did not come", func() bool { v, _ := m.config().State(room1); return v.Version == 10 })
 	}
 }
 
@@ -252,8 +261,8 @@ func TestRemoved(t *testing.T) {
 	w.connect(0, 1)
 	m := w.members[1]
 	m.until("notice did not come", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return slices.Contains(m.told, "out") })
-	if v, _ := m.config().Version(room1); v != 1 {
-		t.Errorf("it got roster %d of a room that it is not in", v)
+	if v, _ := m.config().State(room1); v.Version != 1 {
+		t.Errorf("it got roster %+v of a room that it is not in", v)
 	}
 }
 
@@ -353,14 +362,14 @@ func TestStreamRefused(t *testing.T) {
 	w.members[0].in[room2] = []int{0, 3}
 	w.members[0].rooms[room2] = 1
 	w.mu.Unlock()
-	if _, err := c.s.Dial(t.Context(), b.id.ID(), 80); !errors.Is(err, ErrRefused) {
+	if _, err := c.s.Dial(t.Context(), b.id.ID(), 80); !errors.Is(err, ErrNoWay) {
 		t.Errorf("between rooms: %v", err)
 	}
 	// The one at the end knows nothing of a.
 	w.mu.Lock()
 	b.in[room1] = []int{0, 2}
 	w.mu.Unlock()
-	if _, err := a.s.Dial(t.Context(), b.id.ID(), 80); !errors.Is(err, ErrRefused) {
+	if _, err := a.s.Dial(t.Context(), b.id.ID(), 80); !errors.Is(err, ErrNoWay) {
 		t.Errorf("to one that does not know it: %v", err)
 	}
 	// Nobody is connected to the other.
@@ -545,7 +554,7 @@ func TestCallsAgain(t *testing.T) {
 }
 
 func FuzzMessage(f *testing.F) {
-	f.Add(message(msgRooms, encodeStates([]State{{room1, 3}})))
+	f.Add(message(msgRooms, encodeStates([]State{{room1, 3, [8]byte{4}}})))
 	f.Add(message(msgNear, make([]byte, 64)))
 	f.Add(relayed{frame: make([]byte, rendezvous.FrameSize)}.encode())
 	f.Add(message(msgRoster, append(room1[:], "roster"...)))

@@ -22,19 +22,36 @@ import (
 
 // Dial connects to a port of a member that this device is not connected to, by way of
 // one that is connected to both. What passes there is TLS between the two ends: the
-// member in the middle sees its size and time. It errs with ErrNoWay, with ErrRefused,
-// and if the other end does not prove that it is that member.
+// member in the middle sees its size and time. It errs with ErrRefused, which only the
+// other end can say, with the error of ctx, and with ErrNoWay: also if who says that it is
+// connected to both does not pass it on, or answers itself.
 func (s *Service) Dial(ctx context.Context, peer identity.DeviceID, port uint16) (net.Conn, error) {
-	_, by := s.Near(peer)
-	err := ErrNoWay
-	for _, via := range by {
+	_, by := s.ways(peer)
+	var err error
+	for i, via := range by {
+		wait := wayTime
+		if i == len(by)-1 {
+			wait = helloTime
+		}
+		way, cancel := context.WithTimeout(ctx, wait)
 		var conn net.Conn
-		if conn, err = s.dialBy(ctx, via, peer, port); err == nil || ctx.Err() != nil || errors.Is(err, ErrRefused) {
+		conn, err = s.dialBy(way, via, peer, port)
+		cancel()
+		if err == nil || errors.Is(err, ErrRefused) {
 			return conn, err
 		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
 	}
-	return nil, fmt.Errorf("mesh: dial %s: %w", peer.Short(), err)
+	if err == nil {
+		return nil, fmt.Errorf("mesh: dial %s: %w", peer.Short(), ErrNoWay)
+	}
+	return nil, fmt.Errorf("mesh: dial %s: %w: %w", peer.Short(), ErrNoWay, err)
 }
+
+// wayTime is how long one way is tried before the next one.
+const wayTime = 3 * time.Second
 
 func (s *Service) dialBy(ctx context.Context, via, peer identity.DeviceID, port uint16) (_ net.Conn, err error) {
 	raw, err := s.cfg.Dial(ctx, via)
@@ -51,15 +68,15 @@ func (s *Service) dialBy(ctx context.Context, via, peer identity.DeviceID, port 
 	if _, err := raw.Write(append([]byte{connRelay}, peer[:]...)); err != nil {
 		return nil, err
 	}
-	if err := status(raw); err != nil {
-		return nil, err
+	if err := status(raw); err != nil { // the word of the one in the middle
+		return nil, fmt.Errorf("%s does not pass it on: %v", via.Short(), err) //nolint:errorlint // not ErrRefused
 	}
 	conn, err := s.secure(raw, peer, false)
 	if err != nil {
 		return nil, err
 	}
 	if err := conn.HandshakeContext(ctx); err != nil {
-		return nil, fmt.Errorf("prove the other end: %w", err)
+		return nil, fmt.Errorf("by way of %s: prove the other end: %v", via.Short(), err) //nolint:errorlint // not ErrRefused
 	}
 	if _, err := conn.Write(binary.BigEndian.AppendUint16(nil, port)); err != nil {
 		return nil, err
@@ -94,7 +111,11 @@ func (s *Service) passOn(conn net.Conn, from identity.DeviceID) {
 	if _, err := io.ReadFull(conn, to[:]); err != nil {
 		return
 	}
-	far, code := s.next(from, to)
+	var far net.Conn
+	code := statusNoWay
+	if s.claim(conn, from) {
+		far, code = s.next(from, to)
+	}
 	if far != nil {
 		defer far.Close()
 		defer context.AfterFunc(s.ctx, func() { far.Close() })()
@@ -159,7 +180,7 @@ func (s *Service) receive(conn net.Conn, via identity.DeviceID) {
 	if _, err := io.ReadFull(conn, from[:]); err != nil {
 		return
 	}
-	if from == via || !s.cfg.Together(via, from) || !s.cfg.Together(s.self, from) {
+	if from == via || !s.cfg.Together(via, from) || !s.cfg.Together(s.self, from) || !s.pend(conn, via, from) {
 		_, _ = conn.Write([]byte{statusDenied}) // it is over either way
 		return
 	}
@@ -179,7 +200,11 @@ func (s *Service) receive(conn net.Conn, via identity.DeviceID) {
 		return
 	}
 	to := binary.BigEndian.Uint16(port[:])
-	take, ok := s.cfg.Accept(from, to)
+	var take func(net.Conn)
+	ok := s.claim(conn, from)
+	if ok {
+		take, ok = s.cfg.Accept(from, to)
+	}
 	if !ok {
 		_, _ = sec.Write([]byte{statusDenied}) // it is over either way
 		return

@@ -39,7 +39,8 @@ const (
 const (
 	headerSize = 4
 	roomSize   = 16
-	stateSize  = roomSize + 8
+	markSize   = 8
+	stateSize  = roomSize + 8 + markSize
 	frameHead  = 2*identity.IDSize + rendezvous.TopicSize
 )
 
@@ -65,7 +66,8 @@ func maxBody(k kind) int {
 // A State is how far a device's roster of a room is.
 type State struct {
 	Room    [16]byte
-	Version uint64 // the roster's number; 0: there is none yet
+	Version uint64  // the roster's number; 0: there is none yet
+	Mark    [8]byte // differs between rosters of one number
 }
 
 // A relayed is a frame on its way between two members.
@@ -107,6 +109,7 @@ func encodeStates(states []State) []byte {
 	out := make([]byte, 0, len(states)*stateSize)
 	for _, s := range states[:min(len(states), maxRooms)] {
 		out = binary.BigEndian.AppendUint64(append(out, s.Room[:]...), s.Version)
+		out = append(out, s.Mark[:]...)
 	}
 	return out
 }
@@ -117,7 +120,9 @@ func parseStates(body []byte) ([]State, error) {
 	}
 	out := make([]State, 0, len(body)/stateSize)
 	for ; len(body) > 0; body = body[stateSize:] {
-		out = append(out, State{Room: [16]byte(body), Version: binary.BigEndian.Uint64(body[roomSize:])})
+		out = append(out, State{
+			Room: [16]byte(body), Version: binary.BigEndian.Uint64(body[roomSize:]), Mark: [markSize]byte(body[roomSize+8:]),
+		})
 	}
 	return out, nil
 }

@@ -104,7 +104,7 @@ func (s *Server) takeChatNote(from kith.Device, body []byte) bool {
 }
 
 // conv finds a conversation: that with a device, by whatever names one, or a room by its
-// name; or either by its ID.
+// name, if it is the only one that is called so; or either by its ID.
 func (s *Server) conv(ref string) (chat.Conv, error) {
 	all := s.convs()
 	var id chat.ConvID
@@ -113,12 +113,20 @@ func (s *Server) conv(ref string) (chat.Conv, error) {
 	if err == nil {
 		id, byID = chat.PairConv(s.node.ID(), d.ID), true
 	}
+	var named []chat.Conv
 	for _, c := range all {
-		if byID && c.ID == id || err != nil && c.Room && strings.EqualFold(c.Name, ref) {
+		switch {
+		case byID && c.ID == id:
 			return c, nil
+		case err != nil && c.Room && strings.EqualFold(c.Name, ref):
+			named = append(named, c)
 		}
 	}
 	switch {
+	case len(named) == 1:
+		return named[0], nil
+	case len(named) > 1:
+		return chat.Conv{}, &Error{Kind: KindNotFound, Text: "several rooms are called " + named[0].Name, Hint: "kith room lists their IDs"}
 	case err == nil && d.State == kith.Member:
 		return chat.Conv{}, &Error{Kind: KindUsage, Text: d.Name + " is a member of a room, and not paired", Hint: "kith chat ROOM writes to all of its members"}
 	case err == nil && d.Rights.Blocked:
