@@ -15,11 +15,11 @@ import (
 )
 
 const (
-	maxSessions = 16               // handshakes under way at once
+	maxSessions = 16 // handshakes under way at once
 	// maxBegun is how many handshakes one code serves for. Who has the code and stands
 	// between the two devices learns the check number of each that it begins, and would
 	// begin them until one fits that of the other side.
-	maxBegun = 32
+	maxBegun    = 32
 	sessionIdle = 10 * time.Second // after which one may make room for another
 )
 
@@ -27,7 +27,7 @@ const (
 // valid m1, until one of them has proved itself.
 type offererSide struct {
 	sessions map[wire.SID]*session
-	begun    int // handshakes
+	begun    int  // handshakes
 	contact  bool // told to the user
 }
 
