@@ -6,21 +6,21 @@ import (
 	"github.com/kithproject/kith"
 )
 
-// partner returns a device that may use services of this one at all: it is paired and not
+// serves reports whether a device may use services of this one at all: it is paired and not
 // blocked.
+func serves(d kith.Device) bool { return d.State == kith.Paired && !d.Rights.Blocked }
+
+// partner returns a device, and whether it may use services of this one.
 func (s *Server) partner(ref string) (kith.Device, bool) {
 	d, err := s.node.Device(ref)
-	return d, err == nil && d.State == kith.Paired && !d.Rights.Blocked
+	return d, err == nil && serves(d)
 }
 
-// caller returns the ID of the partner behind a remote address in the tunnel.
+// caller returns the ID of the device behind a remote address in the tunnel, and whether it
+// may use services of this one.
 func (s *Server) caller(remote net.Addr) (string, bool) {
 	d, err := s.node.WhoIs(remote)
-	if err != nil {
-		return "", false
-	}
-	_, ok := s.partner(d.ID.String())
-	return d.ID.String(), ok
+	return d.ID.String(), err == nil && serves(d)
 }
 
 // watchRights ends what devices may no longer do: listening here, transfers, and what is
