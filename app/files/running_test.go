@@ -69,15 +69,9 @@ func TestWithdrawn(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var trusted atomic.Bool
-			trusted.Store(true)
 			ended, offers := make(chan Received, 4), make(chan Offer, 4)
 			l, dir := newLab(t, func(_, b *Config) {
-				b.Policy = func(Offer) Decision {
-					if trusted.Load() {
-						return Decision{Action: Accept}
-					}
-					return Decision{}
-				}
+				b.Policy = trust(&trusted)
 				b.OnReceived, b.OnOffer = func(r Received) { ended <- r }, func(o Offer) { offers <- o }
 			})
 			h := l.halt(8 << 20)
@@ -302,21 +296,26 @@ func TestTargetRemoved(t *testing.T) {
 	}
 }
 
+// trust is a Policy that takes everything until trusted is set to false, and then asks.
+func trust(trusted *atomic.Bool) func(Offer) Decision {
+	trusted.Store(true)
+	return func(Offer) Decision {
+		if trusted.Load() {
+			return Decision{Action: Accept}
+		}
+		return Decision{}
+	}
+}
+
 // TestWithdrawnWhileBroken withdraws the right by which a transfer was taken while there
 // is no connection: it is an offer when it comes again.
 func TestWithdrawnWhileBroken(t *testing.T) {
 	src := filepath.Join(t.TempDir(), "f")
 	write(t, src, 24<<20)
 	var trusted atomic.Bool
-	trusted.Store(true)
 	offers, ended := make(chan Offer, 1), make(chan Received, 4)
 	l, dir := newLab(t, func(_, b *Config) {
-		b.Policy = func(Offer) Decision {
-			if trusted.Load() {
-				return Decision{Action: Accept}
-			}
-			return Decision{}
-		}
+		b.Policy = trust(&trusted)
 		b.OnOffer, b.OnReceived = func(o Offer) { offers <- o }, func(r Received) { ended <- r }
 	})
 	h := l.halt(8 << 20)

@@ -6,21 +6,23 @@ import (
 	"github.com/kithproject/kith"
 )
 
-// partner returns a device that may use services of this one at all: it is paired, or a
+// serves reports whether a device may use services of this one at all: it is paired, or a
 // member of a room with this one, and not blocked.
-func (s *Server) partner(ref string) (kith.Device, bool) {
-	d, err := s.node.Device(ref)
-	return d, err == nil && (d.State == kith.Paired || d.State == kith.Member) && !d.Rights.Blocked
+func serves(d kith.Device) bool {
+	return (d.State == kith.Paired || d.State == kith.Member) && !d.Rights.Blocked
 }
 
-// caller returns the ID of the partner behind a remote address in the tunnel.
+// partner returns a device, and whether it may use services of this one.
+func (s *Server) partner(ref string) (kith.Device, bool) {
+	d, err := s.node.Device(ref)
+	return d, err == nil && serves(d)
+}
+
+// caller returns the ID of the device behind a remote address in the tunnel, and whether it
+// may use services of this one.
 func (s *Server) caller(remote net.Addr) (string, bool) {
 	d, err := s.node.WhoIs(remote)
-	if err != nil {
-		return "", false
-	}
-	_, ok := s.partner(d.ID.String())
-	return d.ID.String(), ok
+	return d.ID.String(), err == nil && serves(d)
 }
 
 // watchRights ends what devices may no longer do: listening here, transfers, and what is
