@@ -24,7 +24,7 @@ func FuzzParse(f *testing.F) {
 		}
 		if err != nil {
 			e, ok := errors.AsType[*ParseError](err)
-			if !ok || e.Hint == "" || e.Kind == 0 || e.Kind > KindExpired || len(e.Suggestions) > 4 || len(e.Word) > 32 {
+			if !ok || e.Hint == "" || e.Kind == 0 || e.Kind > KindRoom || len(e.Suggestions) > 4 || len(e.Word) > 32 {
 				t.Fatalf("not a whole ParseError: %v", err)
 			}
 			return
