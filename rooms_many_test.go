@@ -13,9 +13,9 @@ import (
 	"github.com/kithproject/kith/room"
 )
 
-// TestRoomOfFifty has fifty nodes of one process meet in a room: each sees all others.
-func TestRoomOfFifty(t *testing.T) {
-	const n = 50
+// TestRoomOfMany has fifty nodes (crowd) of one process meet in a room: each sees all others.
+func TestRoomOfMany(t *testing.T) {
+	const n = crowd
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	network := rendezvoustest.NewNetwork(1, rendezvoustest.Faults{})
