@@ -322,7 +322,7 @@ func (s *chatSession) lines(ctx context.Context) error {
 		select {
 		case s.slots <- struct{}{}:
 		case <-s.ended:
-			return errors.New("the daemon ended the chat")
+			return control.ErrEnded
 		}
 		if err := s.call.Send(input); err != nil {
 			return err
@@ -361,7 +361,7 @@ func (s *chatSession) end(ctx context.Context) error {
 	case !s.whole && ctx.Err() != nil:
 		return ctx.Err()
 	case !s.whole:
-		return errors.New("the daemon ended the chat")
+		return control.ErrEnded
 	case s.kept == 0:
 		return nil
 	}

@@ -203,6 +203,8 @@ func classify(err error) (status int, text, hint string) {
 	switch {
 	case errors.As(err, &told):
 		return statusOf(told.Kind), told.Text, told.Hint
+	case errors.Is(err, control.ErrEnded):
+		return exitError, err.Error(), "start it again: kith up"
 	case errors.Is(err, kith.ErrInUse):
 		return exitInUse, err.Error(), "stop it, or choose another directory with --home"
 	case errors.As(err, &mode):

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -50,6 +51,9 @@ func (e *env) introduce(ctx context.Context, one, two string, wait time.Duration
 		if err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
+			}
+			if errors.Is(err, control.ErrEnded) && !first {
+				return &control.Error{Kind: control.KindOther, Text: err.Error(), Hint: "the introduction goes on when it runs again: kith up"}
 			}
 			return err
 		}

@@ -297,6 +297,9 @@ func (e *Error) Error() string { return e.Text }
 // ErrNoDaemon reports that no daemon serves a state directory.
 var ErrNoDaemon = errors.New("control: no daemon is running")
 
+// ErrEnded reports a daemon that ended while a request was under way.
+var ErrEnded = errors.New("kith up has ended while it worked on this")
+
 // SocketPath returns the path of the socket of a state directory. It errs if
 // the path is too long for a unix socket.
 func SocketPath(dir string) (string, error) {
