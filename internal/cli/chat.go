@@ -243,6 +243,7 @@ type chatSession struct {
 	mu     sync.Mutex // guards the fields below
 	failed error      // what became of a line
 	kept   int        // lines that are only here
+	noMail string     // why nobody took them as mail
 	whole  bool       // the daemon has said the end
 }
 
@@ -259,7 +260,7 @@ func (s *chatSession) replies() {
 			return
 		case r.Done:
 			s.mu.Lock()
-			s.kept, s.whole = r.Kept, true
+			s.kept, s.noMail, s.whole = r.Kept, r.NoMail, true
 			s.mu.Unlock()
 			return
 		case r.ChatEvent != nil:
@@ -369,8 +370,12 @@ func (s *chatSession) end(ctx context.Context) error {
 	if s.kept > 1 {
 		lines, they = fmt.Sprintf("%d lines are", s.kept), "they go by themselves"
 	}
+	hint := they + " when kith up runs on both devices"
+	if s.noMail != "" {
+		hint += "; not taken as mail by " + chat.CleanText(s.noMail)
+	}
 	return &control.Error{
 		Kind: control.KindNotConnected, Text: fmt.Sprintf("%s kept here, and not delivered yet: %s is away", lines, chat.CleanText(s.conv.Name)),
-		Hint: they + " when kith up runs on both devices",
+		Hint: hint,
 	}
 }

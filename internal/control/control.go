@@ -219,6 +219,7 @@ type Reply struct {
 	ChatEvent *chat.Event    `json:"chat_event,omitempty"` // chat
 	Lines     []chat.Message `json:"lines,omitempty"`      // history, search: some of them
 	Kept      int            `json:"kept,omitempty"`       // chat, at the end: how many of the lines are only here
+	NoMail    string         `json:"no_mail,omitempty"`    // chat, at the end: why who keeps mail did not take them
 
 	Transfer  *Transfer      `json:"transfer,omitempty"`
 	Delivery  *Delivery      `json:"delivery,omitempty"`
