@@ -174,7 +174,7 @@ func (l *mailLab) overQuota(ctx context.Context, t *testing.T) {
 	for i := range 60 {
 		lines = append(lines, fmt.Sprintf("%02d %s", i, strings.Repeat("so much to say, ", 200)+"but not now"))
 	}
-	status, out := l.laptop.try(ctx, strings.Join(lines, "\n")+"\n", "chat", "desk")
+	status, out := l.laptop.try(ctx, strings.Join(lines, "\n")+"\n", "chat", "--wait", "6s", "desk")
 	l.said = append(l.said, lines...)
 	var kept int
 	if _, err := fmt.Sscanf(out[strings.LastIndex(out, "error:"):], "error: %d lines are kept here, and not delivered yet: desk is away", &kept); status != 5 || err != nil ||

@@ -43,7 +43,8 @@ line that comes is printed, those first that came while nobody read.
 
 A line is kept, sealed, on this device's disk before it is sent, and on the other one's
 before it counts as delivered. If the other device is away, it is delivered once both
-are there, exactly once and in order; kith chat then ends with exit status 5 and says so.
+are there, exactly once and in order; kith chat then ends with exit status 5 and says so,
+unless a hub or device that keeps mail has a sealed copy.
 
 On a terminal --plain ends with Ctrl-D. When standard input is not a terminal it ends
 at the end of the input, when all lines are delivered or --wait is over, unless --stay

@@ -146,7 +146,7 @@ func (e *env) introductionsCommand() *cobra.Command {
 	var asJSON, all bool
 	var forget string
 	cmd := &cobra.Command{
-		Use: "introductions", Short: "Show introductions, and answer them", Args: noArgs,
+		Use: "introductions [accept|decline NUMBER]", Short: "Show introductions, and answer them", Args: noArgs,
 		Long: `Show the introductions that other devices make to this one and that wait for an answer,
 and those that this device makes. kith introductions accept says yes to one, decline no.
 Say yes if you trust the introducer to name the right device: kith verify compares both
@@ -291,16 +291,18 @@ func (e *env) verifyCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "verify DEVICE [NUMBER]", Short: "Compare the check number of a pair", Args: argsBetween(1, 5),
-		Long: `Show the check number of the pair with a device, twelve digits: kith verify on the other device shows
-the same one, unless somebody is between the two. With the number that the other device
-shows, or on a terminal when you answer yes, the device is marked as verified. That is
-worth doing for a device that was introduced: nobody has compared anything yet.
+		Long: `Show the check number of the pair with a device, twelve digits: kith verify on the
+other device shows the same one, unless somebody is between the two. With the number
+that the other device shows, or on a terminal when you answer yes, the device is marked
+as verified. That is worth doing for a device that was introduced: nobody has compared
+anything yet.
 ` + exitHelp,
 		Example: "  kith verify phone\n  kith verify phone 123456789012",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			digits := strings.Join(args[1:], "")
-			if digits != "" && strings.Trim(digits, "0123456789 -") != "" {
-				return usage(fmt.Sprintf("%q is not a check number", digits), "it has twelve digits")
+			digits = strings.NewReplacer(" ", "", "-", "").Replace(digits)
+			if digits != "" && (strings.Trim(digits, "0123456789") != "" || len(digits) != 12) {
+				return usage(fmt.Sprintf("%q is not a check number", strings.Join(args[1:], " ")), "it has twelve digits")
 			}
 			return e.verify(cmd.Context(), args[0], digits, asJSON)
 		},
