@@ -113,12 +113,10 @@ func (s *station) accept(ctx context.Context) {
 // know holds that two stations are paired by desk's word, and exchange lines.
 func (l *kinLab) know(ctx context.Context, t *testing.T, a, b *station, line string) {
 	t.Helper()
-	start := time.Now()
-	a.run(ctx, "ping", "-c", "1", "--wait", "30s", b.host.Name)
-	b.run(ctx, "ping", "-c", "1", "--wait", "30s", a.host.Name)
-	t.Logf("%s and %s know each other after %v", a.host.Name, b.host.Name, time.Since(start).Round(time.Millisecond))
 	for _, s := range []*station{a, b} {
 		other := map[*station]*station{a: b, b: a}[s]
+		s.until(ctx, "knows "+other.host.Name, func(out string) bool { return strings.Contains(out, "\n"+other.host.Name+" ") }, "devices")
+		s.run(ctx, "ping", "-c", "1", "--wait", "30s", other.host.Name)
 		if d, ok := s.device(ctx, other.host.Name); !ok || d.IntroducedBy != "desk" || d.State != kith.Paired {
 			t.Errorf("%s says of %s: %+v", s.host.Name, other.host.Name, d)
 		}
@@ -318,15 +316,15 @@ func TestNetworkNewPairs(t *testing.T) {
 	l.desk.daemon(ctx)
 	l.desk.up.Await(ctx, `"event":"new-pair".*stranger`)
 	l.laptop.kill(ctx)
-	var list []struct{ ID, On, Name, Undo string }
+	var list []kith.NewPair
 	if err := json.Unmarshal([]byte(l.desk.run(ctx, "devices", "--new", "--json")), &list); err != nil {
 		t.Fatal(err)
 	}
-	i := slices.IndexFunc(list, func(p struct{ ID, On, Name, Undo string }) bool { return p.On == "laptop" && p.Name == "stranger" })
+	i := slices.IndexFunc(list, func(p kith.NewPair) bool { return p.On == "laptop" && p.Name == "stranger" && !p.Ended })
 	if i < 0 {
 		t.Fatalf("new pairs: %+v", list)
 	}
-	if out := l.desk.run(ctx, "devices", "--undo", list[i].ID); !strings.Contains(out, "laptop has been asked and has not answered yet") {
+	if out := l.desk.run(ctx, "devices", "--undo", list[i].ID.String()); !strings.Contains(out, "laptop has been asked and has not answered yet") {
 		t.Errorf("undo of a device that is away: %s", out)
 	}
 	l.desk.kill(ctx) // the request is kept
