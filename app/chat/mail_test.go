@@ -107,6 +107,9 @@ func TestMail(t *testing.T) {
 				if err != nil || first[0].State != StateSent || first[0].Delivered != 0 {
 					t.Fatalf("%s, %v", first[0].State, err)
 				}
+				if convs, err := a.svc.Convs(); err != nil || convs[0].Kept != 0 {
+					t.Errorf("%d lines are here alone, %v", convs[0].Kept, err)
+				}
 				left := k.left
 				a.stop()
 				a.start() // which does not leave it again
