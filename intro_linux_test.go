@@ -158,6 +158,7 @@ func TestNetworkIntroduce(t *testing.T) {
 		{"declined", (*kinLab).declines},
 		{"away, and the introducer is killed", (*kinLab).awayAndKilled},
 		{"killed in the midst", (*kinLab).killedInTheMidst},
+		{"unpaired from the introducer", (*kinLab).withoutTheIntroducer},
 	} {
 		start := time.Now()
 		phase.run(l, ctx, t)
@@ -276,6 +277,21 @@ func (l *kinLab) killedInTheMidst(ctx context.Context, t *testing.T) {
 	}
 }
 
+// withoutTheIntroducer: laptop ends its pair with desk. What desk has introduced stays, if
+// its user presses no more than the enter key.
+func (l *kinLab) withoutTheIntroducer(ctx context.Context, t *testing.T) {
+	enter := func(shown string) string {
+		if strings.Contains(shown, "Keep them paired? [Y/n]") {
+			return "\n"
+		}
+		return ""
+	}
+	if out := l.laptop.press(ctx, t, enter, "unpair", "desk"); !strings.Contains(out, "Unpaired from desk. It has been told.") || !strings.Contains(out, "What it had introduced stays paired: phone.") {
+		t.Errorf("unpair: %s", out)
+	}
+	l.know(ctx, t, l.laptop, l.third, "still here")
+}
+
 // TestNetworkNewPairs has laptop pair with a stranger: its user's other device, desk, says
 // so within seconds, or as soon as it is back, and ends that pair.
 func TestNetworkNewPairs(t *testing.T) {
@@ -300,6 +316,9 @@ func TestNetworkNewPairs(t *testing.T) {
 			}
 		}
 		return ""
+	}
+	if out := l.desk.press(ctx, t, func(shown string) string { return strings.Repeat("q", len(key(shown))) }, "devices", "--new"); !strings.Contains(out, "Nothing was changed.") {
+		t.Errorf("another key: %s", out)
 	}
 	if out := l.desk.press(ctx, t, key, "devices", "--new"); !strings.Contains(out, `Undone: laptop is no longer paired with "stranger".`) {
 		t.Errorf("one key: %s", out)

@@ -342,12 +342,11 @@ func (e *env) verify(ctx context.Context, device, digits string, asJSON bool) er
 	if err := show(); err != nil || digits != "" || asJSON || !e.onTerminal() || r.Device.Verified {
 		return err
 	}
-	fmt.Fprintf(e.err, "On %s run kith verify with this device's name. Does it show the same number? [y/n] ", r.Device.Name)
-	answer, err := newLines(e.in).next(ctx)
+	answer, err := e.answer(ctx, fmt.Sprintf("On %s run kith verify with this device's name. Does it show the same number? [y/n] ", r.Device.Name))
 	if err != nil {
 		return err
 	}
-	switch strings.ToLower(strings.TrimSpace(answer)) {
+	switch answer {
 	case "y", "yes":
 		digits = r.Kin.Number
 		if r, err = ask(digits); err != nil {
@@ -426,14 +425,9 @@ func (e *env) askVouched(ctx context.Context, c *control.Client, device string) 
 	if len(names) == 0 {
 		return "", nil
 	}
-	fmt.Fprintf(e.err, "%s has introduced to this device: %s.\nKeep them paired? [Y/n] ", devices[i].Name, strings.Join(names, ", "))
-	answer, err := newLines(e.in).next(ctx)
-	if err != nil {
-		return "", err
-	}
-	switch strings.ToLower(strings.TrimSpace(answer)) {
-	case "n", "no":
+	answer, err := e.answer(ctx, fmt.Sprintf("%s has introduced to this device: %s.\nKeep them paired? [Y/n] ", devices[i].Name, strings.Join(names, ", ")))
+	if err == nil && (answer == "n" || answer == "no") {
 		return "remove", nil
 	}
-	return "keep", nil
+	return "keep", err
 }
