@@ -73,8 +73,10 @@ type laneBytes struct{ sent, received atomic.Uint64 }
 
 // mayCarry reports whether connections to a port may leave the tunnel.
 func (n *Node) mayCarry(port uint16) bool {
-	return n.lanes.service != nil && (port < firstOwnPort || port > lastOwnPort)
+	return n.lanes.service != nil && !ownPort(port)
 }
+
+func ownPort(port uint16) bool { return port >= firstOwnPort && port <= lastOwnPort }
 
 // carried returns a connection inside the tunnel as one that goes over a lane when there
 // is much to carry.

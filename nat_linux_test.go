@@ -71,7 +71,7 @@ func newReachLab(ctx context.Context, t *testing.T, a, b nettest.NAT) *reachLab 
 
 // startHub starts a hub on the server: on both of its IPv4 addresses, or on all
 // for homes that have IPv6 alone.
-func (r *reachLab) startHub(ctx context.Context) {
+func (r *reachLab) startHub(ctx context.Context, more ...string) {
 	var v4 []string
 	var v6 string
 	for _, a := range r.hub.host.Addrs() {
@@ -85,7 +85,7 @@ func (r *reachLab) startHub(ctx context.Context) {
 	if r.v6 {
 		args = []string{"hub", "--dht", "off", "--listen", ":443", "--host", v6}
 	}
-	r.up = r.hub.start(args...)
+	r.up = r.hub.start(append(args, more...)...)
 	r.up.Await(ctx, "kith-hub:")
 	r.text = strings.TrimSpace(r.hub.run(ctx, "hub", "address"))
 }

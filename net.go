@@ -241,7 +241,9 @@ const maxReached = 4096
 // refused.
 func (n *Node) acceptForward(from identity.DeviceID, port uint16, accept func() (net.Conn, error)) bool {
 	if !n.allowed(from, forward.TCP, port) {
-		n.refused(from, forward.TCP, port)
+		if !ownPort(port) { // there a device looks what this one offers: it keeps no mail
+			n.refused(from, forward.TCP, port)
+		}
 		return false
 	}
 	local, err := forward.DialLocal(n.ctx, port)

@@ -257,7 +257,8 @@ func (b *book) unread() int {
 	return int(n)
 }
 
-// kept returns how many of this device's entries not all of some members have.
+// kept returns how many of this device's entries some members have not, nor a letter with
+// them.
 func (b *book) kept(members []Member) int {
 	n := uint64(0)
 	for _, l := range b.list {
@@ -267,7 +268,7 @@ func (b *book) kept(members []Member) int {
 		least := l.last
 		for _, m := range members {
 			if m.ID != b.self {
-				least = min(least, b.members[m.ID][l.log].delivered)
+				least = min(least, b.unmailed(m.ID, l))
 			}
 		}
 		n += l.last - max(least, min(l.base, l.last))

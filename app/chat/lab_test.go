@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -212,7 +213,36 @@ type lab struct {
 	up    map[[2]int]bool
 	conns map[[2]int][]net.Conn
 	convs []ConvID // rooms of all, or those of pairs if there is none
+	lost  atomic.Bool
 }
+
+// A lossyConn carries nothing more, and says nothing of it, once its lab is lost.
+type lossyConn struct {
+	net.Conn
+	silence net.Conn
+	lost    *atomic.Bool
+}
+
+func (c lossyConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if c.lost.Load() {
+		return c.silence.Read(p)
+	}
+	return n, err
+}
+
+func (c lossyConn) Write(p []byte) (int, error) {
+	if c.lost.Load() {
+		return len(p), nil
+	}
+	return c.Conn.Write(p)
+}
+
+func (c lossyConn) SetReadDeadline(t time.Time) error {
+	return errors.Join(c.Conn.SetReadDeadline(t), c.silence.SetReadDeadline(t))
+}
+
+func (c lossyConn) Close() error { return errors.Join(c.Conn.Close(), c.silence.Close()) }
 
 type node struct {
 	lab  *lab
@@ -336,7 +366,8 @@ func (n *node) dial(ctx context.Context, peer identity.DeviceID) (net.Conn, erro
 	if ln != nil {
 		select {
 		case ln.ch <- pipeConn{far, pipeAddr(n.n)}:
-			return near, nil
+			silence, _ := net.Pipe()
+			return lossyConn{near, silence, &n.lab.lost}, nil
 		case <-ln.done:
 		case <-ctx.Done():
 		}

@@ -17,7 +17,7 @@ import (
 const (
 	// answerTimeout is how long a device may take to say that it has something.
 	answerTimeout = 30 * time.Second
-	// pingTimeout is how long it may take to answer when it has just come back.
+	// pingTimeout is how long it may take to answer when it has just come or gone.
 	pingTimeout = 5 * time.Second
 	// writeTimeout is how long a device may not read.
 	writeTimeout = 30 * time.Second

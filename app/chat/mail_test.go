@@ -107,6 +107,9 @@ func TestMail(t *testing.T) {
 				if err != nil || first[0].State != StateSent || first[0].Delivered != 0 {
 					t.Fatalf("%s, %v", first[0].State, err)
 				}
+				if convs, err := a.svc.Convs(); err != nil || convs[0].Kept != 0 {
+					t.Errorf("%d lines are here alone, %v", convs[0].Kept, err)
+				}
 				left := k.left
 				a.stop()
 				a.start() // which does not leave it again
@@ -282,6 +285,41 @@ func TestMailDown(t *testing.T) {
 		if k.left != left {
 			t.Error("a letter was left for who is there")
 		}
+	})
+}
+
+// TestMailForTheLost has a device go without a word, as by kill -9: its connection still
+// stands, and what is written is left as mail all the same.
+func TestMailForTheLost(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, l *lab) {
+		k := newKeeper()
+		l.mailAt(k)
+		a, b, c := l.nodes[0], l.nodes[1], l.pair(0, 1)
+		l.startAll()
+		l.connectAll()
+		a.await(t, a.send(t, c, "one"), StateDelivered)
+		gone := func() {
+			l.mu.Lock()
+			l.up[pairKey(0, 1)] = false
+			l.mu.Unlock()
+			l.changed()
+		}
+		gone() // but it answers: the connection stays
+		pass(time.Minute)
+		a.await(t, a.send(t, c, "two"), StateDelivered)
+		if k.left != 0 {
+			t.Errorf("%d letters for who is there", k.left)
+		}
+		l.connectAll()
+		pass(time.Minute)
+		l.lost.Store(true)
+		gone()
+		start := time.Now()
+		a.await(t, a.send(t, c, "three"), StateSent)
+		if took := time.Since(start); took > pingTimeout+awayBefore+time.Second {
+			t.Errorf("left after %v", took)
+		}
+		b.stop()
 	})
 }
 

@@ -30,6 +30,7 @@ const (
 // A peer is what is known of connections with a device. Service.mu guards it.
 type peer struct {
 	id      identity.DeviceID
+	near    bool // it was connected to this device when that was last looked at
 	link    *link
 	dialing bool
 	timer   *time.Timer // nil: no call is planned
@@ -110,6 +111,10 @@ func (s *Service) reconnect() {
 	}
 	for id, online := range partners {
 		p := s.peer(id)
+		if p.near && !online && p.link != nil {
+			p.link.ping() // it went without a word: what is written now is to be left as mail
+		}
+		p.near = online
 		s.presence(p, online)
 		if online && p.link == nil && !p.dialing && p.timer == nil {
 			s.plan(p, s.patience(id))

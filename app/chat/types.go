@@ -114,7 +114,7 @@ type Conv struct {
 	Name    string    `json:"name"`
 	Members []Member  `json:"members"`         // this device included
 	Unread  int       `json:"unread"`          // how many entries of others have not been read
-	Kept    int       `json:"kept,omitempty"`  // how many entries of this device not everybody has yet
+	Kept    int       `json:"kept,omitempty"`  // how many entries of this device not everybody has, or a letter with them
 	Last    time.Time `json:"last,omitzero"`   // when the last entry came or was written here
 	Muted   bool      `json:"muted,omitempty"` // its lines are not to draw attention
 }

@@ -246,6 +246,7 @@ func TestBadCallers(t *testing.T) {
 			}
 			conn.Close()
 		}
+		synctest.Wait() // none of them counts any more
 		var idle []net.Conn
 		for range maxConnsFrom + 3 {
 			conn, err := b.ln.dial(t.Context())

@@ -43,7 +43,8 @@ line that comes is printed, those first that came while nobody read.
 
 A line is kept, sealed, on this device's disk before it is sent, and on the other one's
 before it counts as delivered. If the other device is away, it is delivered once both
-are there, exactly once and in order; kith chat then ends with exit status 5 and says so.
+are there, exactly once and in order; kith chat then ends with exit status 5 and says so,
+unless a hub or device that keeps mail has a sealed copy.
 
 On a terminal --plain ends with Ctrl-D. When standard input is not a terminal it ends
 at the end of the input, when all lines are delivered or --wait is over, unless --stay
@@ -243,6 +244,7 @@ type chatSession struct {
 	mu     sync.Mutex // guards the fields below
 	failed error      // what became of a line
 	kept   int        // lines that are only here
+	noMail string     // why nobody took them as mail
 	whole  bool       // the daemon has said the end
 }
 
@@ -259,7 +261,7 @@ func (s *chatSession) replies() {
 			return
 		case r.Done:
 			s.mu.Lock()
-			s.kept, s.whole = r.Kept, true
+			s.kept, s.noMail, s.whole = r.Kept, r.NoMail, true
 			s.mu.Unlock()
 			return
 		case r.ChatEvent != nil:
@@ -322,7 +324,7 @@ func (s *chatSession) lines(ctx context.Context) error {
 		select {
 		case s.slots <- struct{}{}:
 		case <-s.ended:
-			return errors.New("the daemon ended the chat")
+			return control.ErrEnded
 		}
 		if err := s.call.Send(input); err != nil {
 			return err
@@ -361,7 +363,7 @@ func (s *chatSession) end(ctx context.Context) error {
 	case !s.whole && ctx.Err() != nil:
 		return ctx.Err()
 	case !s.whole:
-		return errors.New("the daemon ended the chat")
+		return control.ErrEnded
 	case s.kept == 0:
 		return nil
 	}
@@ -369,8 +371,12 @@ func (s *chatSession) end(ctx context.Context) error {
 	if s.kept > 1 {
 		lines, they = fmt.Sprintf("%d lines are", s.kept), "they go by themselves"
 	}
+	hint := they + " when kith up runs on both devices"
+	if s.noMail != "" {
+		hint += "; not taken as mail by " + chat.CleanText(s.noMail)
+	}
 	return &control.Error{
 		Kind: control.KindNotConnected, Text: fmt.Sprintf("%s kept here, and not delivered yet: %s is away", lines, chat.CleanText(s.conv.Name)),
-		Hint: they + " when kith up runs on both devices",
+		Hint: hint,
 	}
 }

@@ -20,7 +20,6 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 
@@ -170,14 +169,18 @@ func argsBetween(least, most int) cobra.PositionalArgs {
 		if len(args) >= least && len(args) <= most {
 			return nil
 		}
-		want := strconv.Itoa(least)
+		bound, want := most, ""
 		switch {
-		case most == math.MaxInt:
-			want = fmt.Sprintf("at least %d", least)
+		case len(args) < least && least != most:
+			bound, want = least, "at least "
 		case least != most:
-			want = fmt.Sprintf("at most %d", most)
+			want = "at most "
 		}
-		return usage(fmt.Sprintf("%s takes %s arguments, not %d", cmd.Name(), want, len(args)), "usage: "+cmd.UseLine())
+		s := "s"
+		if bound == 1 {
+			s = ""
+		}
+		return usage(fmt.Sprintf("%s takes %s%d argument%s, not %d", cmd.Name(), want, bound, s, len(args)), "usage: "+cmd.UseLine())
 	}
 }
 
@@ -203,6 +206,8 @@ func classify(err error) (status int, text, hint string) {
 	switch {
 	case errors.As(err, &told):
 		return statusOf(told.Kind), told.Text, told.Hint
+	case errors.Is(err, control.ErrEnded):
+		return exitError, err.Error(), "start it again: kith up"
 	case errors.Is(err, kith.ErrInUse):
 		return exitInUse, err.Error(), "stop it, or choose another directory with --home"
 	case errors.As(err, &mode):

@@ -193,7 +193,7 @@ func onOff(v string, set func(bool)) error {
 	case "off":
 		set(false)
 	default:
-		return usage(fmt.Sprintf("%q is neither on nor off", v), "")
+		return usage(fmt.Sprintf("%q is neither on nor off", v), "say on, or off")
 	}
 	return nil
 }

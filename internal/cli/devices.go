@@ -31,8 +31,9 @@ func (e *env) devicesCommand() *cobra.Command {
 		Long: `List the paired devices, and pairings that are not finished.
 
 With --new: the pairs of the last 24 hours, of this device and of those that are marked
-as your own (kith own). On a terminal one key undoes one; elsewhere --undo ID does, or --undo DEVICE:ID. A pair
-of another own device is ended by that one: it is asked to, within the next 24 hours.
+as your own (kith own). On a terminal one key undoes one; elsewhere --undo ID does, or
+--undo DEVICE:ID. A pair of another own device is ended by that one: it is asked to,
+within the next 24 hours.
 ` + exitHelp,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

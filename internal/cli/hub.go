@@ -60,8 +60,14 @@ unit that grants it and nothing else.
 			}
 			for _, name := range []string{"mail-quota", "mail-per-client", "mail-days"} {
 				if !f.cfg.Mail && cmd.Flags().Changed(name) {
-					return usage("--mail-quota, --mail-per-client and --mail-days are of use with --mail only", "")
+					return usage("--mail-quota, --mail-per-client and --mail-days are of use with --mail only", "kith hub --mail …")
 				}
+			}
+			if min(f.mailQuota, f.mailClient) < mail.MaxBlob {
+				return usage("--mail-quota and --mail-per-client are 64KiB at least, which is one long letter", "kith help hub")
+			}
+			if f.cfg.MailDays < 1 {
+				return usage("--mail-days is 1 at least", "kith help hub")
 			}
 			return e.hub(cmd.Context(), &f)
 		},

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -50,6 +51,9 @@ func (e *env) introduce(ctx context.Context, one, two string, wait time.Duration
 		if err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
+			}
+			if errors.Is(err, control.ErrEnded) && !first {
+				return &control.Error{Kind: control.KindOther, Text: err.Error(), Hint: "the introduction goes on when it runs again: kith up"}
 			}
 			return err
 		}
@@ -142,7 +146,7 @@ func (e *env) introductionsCommand() *cobra.Command {
 	var asJSON, all bool
 	var forget string
 	cmd := &cobra.Command{
-		Use: "introductions", Short: "Show introductions, and answer them", Args: noArgs,
+		Use: "introductions [accept|decline NUMBER]", Short: "Show introductions, and answer them", Args: noArgs,
 		Long: `Show the introductions that other devices make to this one and that wait for an answer,
 and those that this device makes. kith introductions accept says yes to one, decline no.
 Say yes if you trust the introducer to name the right device: kith verify compares both
@@ -287,16 +291,18 @@ func (e *env) verifyCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "verify DEVICE [NUMBER]", Short: "Compare the check number of a pair", Args: argsBetween(1, 5),
-		Long: `Show the check number of the pair with a device, twelve digits: kith verify on the other device shows
-the same one, unless somebody is between the two. With the number that the other device
-shows, or on a terminal when you answer yes, the device is marked as verified. That is
-worth doing for a device that was introduced: nobody has compared anything yet.
+		Long: `Show the check number of the pair with a device, twelve digits: kith verify on the
+other device shows the same one, unless somebody is between the two. With the number
+that the other device shows, or on a terminal when you answer yes, the device is marked
+as verified. That is worth doing for a device that was introduced: nobody has compared
+anything yet.
 ` + exitHelp,
 		Example: "  kith verify phone\n  kith verify phone 123456789012",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			digits := strings.Join(args[1:], "")
-			if digits != "" && strings.Trim(digits, "0123456789 -") != "" {
-				return usage(fmt.Sprintf("%q is not a check number", digits), "it has twelve digits")
+			digits = strings.NewReplacer(" ", "", "-", "").Replace(digits)
+			if digits != "" && (strings.Trim(digits, "0123456789") != "" || len(digits) != 12) {
+				return usage(fmt.Sprintf("%q is not a check number", strings.Join(args[1:], " ")), "it has twelve digits")
 			}
 			return e.verify(cmd.Context(), args[0], digits, asJSON)
 		},
@@ -336,12 +342,11 @@ func (e *env) verify(ctx context.Context, device, digits string, asJSON bool) er
 	if err := show(); err != nil || digits != "" || asJSON || !e.onTerminal() || r.Device.Verified {
 		return err
 	}
-	fmt.Fprintf(e.err, "On %s run kith verify with this device's name. Does it show the same number? [y/n] ", r.Device.Name)
-	answer, err := newLines(e.in).next(ctx)
+	answer, err := e.answer(ctx, fmt.Sprintf("On %s run kith verify with this device's name. Does it show the same number? [y/n] ", r.Device.Name))
 	if err != nil {
 		return err
 	}
-	switch strings.ToLower(strings.TrimSpace(answer)) {
+	switch answer {
 	case "y", "yes":
 		digits = r.Kin.Number
 		if r, err = ask(digits); err != nil {
@@ -420,14 +425,9 @@ func (e *env) askVouched(ctx context.Context, c *control.Client, device string) 
 	if len(names) == 0 {
 		return "", nil
 	}
-	fmt.Fprintf(e.err, "%s has introduced to this device: %s.\nKeep them paired? [Y/n] ", devices[i].Name, strings.Join(names, ", "))
-	answer, err := newLines(e.in).next(ctx)
-	if err != nil {
-		return "", err
-	}
-	switch strings.ToLower(strings.TrimSpace(answer)) {
-	case "n", "no":
+	answer, err := e.answer(ctx, fmt.Sprintf("%s has introduced to this device: %s.\nKeep them paired? [Y/n] ", devices[i].Name, strings.Join(names, ", ")))
+	if err == nil && (answer == "n" || answer == "no") {
 		return "remove", nil
 	}
-	return "keep", nil
+	return "keep", err
 }

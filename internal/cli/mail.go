@@ -37,7 +37,7 @@ func showMail(w io.Writer, m *control.Mail) {
 		case k.Off:
 			line = "keeps no mail (kith hub --mail)"
 		case !k.Ready:
-			line = "not there: " + oneLine(k.Error)
+			line = "not there: " + oneLine(strings.TrimPrefix(k.Error, "mail: "))
 			if k.Error == "" {
 				line = "connecting"
 			}
@@ -57,7 +57,7 @@ func mailLine(k mail.PlaceStatus) string {
 	}
 	line := fmt.Sprintf("%s of this device, %s for it", letters(k.Sent.Letters), letters(k.Waiting.Letters))
 	if k.Error != "" {
-		line += "; the last was not taken: " + oneLine(k.Error)
+		line += "; the last was not taken: " + oneLine(strings.TrimPrefix(k.Error, "mail: "))
 	}
 	return line
 }

@@ -134,7 +134,7 @@ func TestShowMail(t *testing.T) {
   mail at shelf          not there: gone for good
   mail at tv             connecting
   mail at pc             does not say what it has
-  mail at nas            0 letters of this device, 0 letters for it; the last was not taken: mail: the keeper has no room left for letters of this device
+  mail at nas            0 letters of this device, 0 letters for it; the last was not taken: the keeper has no room left for letters of this device
   keeps for others       3 letters, 12.3 kB of 1.0 GB
 `
 	if b.String() != want {

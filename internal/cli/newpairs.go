@@ -56,6 +56,7 @@ func (e *env) newPairs(ctx context.Context, undo string, asJSON bool) error {
 	if i := strings.IndexByte(undoKeys, key); i >= 0 && i < len(list) && !list[i].Ended {
 		return e.undo(ctx, c, pairRef(list[i].OnID, list[i].ID.String()), false)
 	}
+	fmt.Fprintln(e.err, "Nothing was changed.")
 	return nil
 }
 

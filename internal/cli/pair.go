@@ -268,15 +268,30 @@ func (e *env) followOn(ctx context.Context, c *control.Client, f pairFlags, req 
 
 // lines gives standard input line by line, to a reader that can be interrupted.
 type lines struct {
-	in   *os.File
-	ch   chan string
-	once bool
+	in    *os.File
+	ch    chan string
+	once  bool
+	blank bool // also those that are blank
 }
 
 func newLines(in *os.File) *lines { return &lines{in: in, ch: make(chan string)} }
 
-// next returns the next line that is not blank, io.EOF at the end, or the
-// context's error.
+// answer asks a question and returns the answer in small letters: "" if it is a blank line,
+// or the input has ended.
+func (e *env) answer(ctx context.Context, question string) (string, error) {
+	fmt.Fprint(e.err, question)
+	in := newLines(e.in)
+	in.blank = true
+	text, err := in.next(ctx)
+	if errors.Is(err, io.EOF) {
+		fmt.Fprintln(e.err)
+		err = nil
+	}
+	return strings.ToLower(strings.TrimSpace(text)), err
+}
+
+// next returns the next line that is not blank, unless those are wanted, too, io.EOF at
+// the end, or the context's error.
 func (l *lines) next(ctx context.Context) (string, error) {
 	select {
 	case line, ok := <-l.lines():
@@ -289,7 +304,7 @@ func (l *lines) next(ctx context.Context) (string, error) {
 	}
 }
 
-// lines is where the lines come that are not blank; it is closed at the end.
+// lines is where the lines come; it is closed at the end.
 func (l *lines) lines() <-chan string {
 	if !l.once {
 		l.once = true
@@ -298,7 +313,7 @@ func (l *lines) lines() <-chan string {
 			s := bufio.NewScanner(l.in)
 			s.Buffer(make([]byte, 0, 4096), maxCodeFile)
 			for s.Scan() {
-				if strings.TrimSpace(s.Text()) != "" {
+				if l.blank || strings.TrimSpace(s.Text()) != "" {
 					l.ch <- s.Text()
 				}
 			}

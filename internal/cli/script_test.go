@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -224,16 +225,27 @@ func freePort(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv(args[0], port)
 }
 
-// freeTCP: freetcp VARIABLE finds a TCP port that nobody uses at the moment.
+// freeTCP: freetcp VARIABLE finds a TCP port that nobody uses at the moment, nor the UDP
+// port of that number and the next one: a hub needs them.
 func freeTCP(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: freetcp VARIABLE")
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	ts.Check(err)
-	_, port, err := net.SplitHostPort(ln.Addr().String())
-	ts.Check(errors.Join(err, ln.Close()))
-	ts.Setenv(args[0], port)
+	for range 100 {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		ts.Check(err)
+		addr := ln.Addr().(*net.TCPAddr)
+		one, errOne := net.ListenUDP("udp", &net.UDPAddr{IP: addr.IP, Port: addr.Port})
+		two, errTwo := net.ListenUDP("udp", &net.UDPAddr{IP: addr.IP, Port: addr.Port + 1})
+		ln.Close()
+		one.Close()
+		two.Close()
+		if errOne == nil && errTwo == nil {
+			ts.Setenv(args[0], strconv.Itoa(addr.Port))
+			return
+		}
+	}
+	ts.Fatalf("no port is free")
 }
 
 // awaitGone: gone PORT waits until nothing listens on a TCP port of localhost.

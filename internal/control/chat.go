@@ -330,7 +330,11 @@ func (t *talk) end(events <-chan chat.Event) (Reply, error) {
 				}
 			}
 		}
-		return Reply{Kept: kept}, nil
+		r := Reply{Kept: kept}
+		if kept > 0 {
+			r.NoMail = t.s.post.refusal()
+		}
+		return r, nil
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"syscall"
@@ -68,12 +69,15 @@ func (c *Client) Call(ctx context.Context, req Request) (*Call, error) {
 	return call, nil
 }
 
-// Next returns the next reply. It errs with an *Error that the node gave, or
-// when the connection broke.
+// Next returns the next reply. It errs with an *Error that the node gave, with ErrEnded,
+// or when the connection broke otherwise.
 func (c *Call) Next() (Reply, error) {
 	var r Reply
-	if err := c.s.receive(&r); err != nil {
-		return Reply{}, fmt.Errorf("control: the node's answer broke off: %w", err)
+	switch err := c.s.receive(&r); {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
+		return Reply{}, ErrEnded
+	case err != nil:
+		return Reply{}, fmt.Errorf("control: the node's answer: %w", err)
 	}
 	if r.Error != nil {
 		return r, r.Error

@@ -219,6 +219,7 @@ type Reply struct {
 	ChatEvent *chat.Event    `json:"chat_event,omitempty"` // chat
 	Lines     []chat.Message `json:"lines,omitempty"`      // history, search: some of them
 	Kept      int            `json:"kept,omitempty"`       // chat, at the end: how many of the lines are only here
+	NoMail    string         `json:"no_mail,omitempty"`    // chat, at the end: why who keeps mail did not take them
 
 	Transfer  *Transfer      `json:"transfer,omitempty"`
 	Delivery  *Delivery      `json:"delivery,omitempty"`
@@ -296,6 +297,9 @@ func (e *Error) Error() string { return e.Text }
 
 // ErrNoDaemon reports that no daemon serves a state directory.
 var ErrNoDaemon = errors.New("control: no daemon is running")
+
+// ErrEnded reports a daemon that ended while a request was under way.
+var ErrEnded = errors.New("kith up has ended while it worked on this")
 
 // SocketPath returns the path of the socket of a state directory. It errs if
 // the path is too long for a unix socket.

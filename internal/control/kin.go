@@ -11,6 +11,7 @@ import (
 	"github.com/kithproject/kith"
 	"github.com/kithproject/kith/app/kin"
 	"github.com/kithproject/kith/identity"
+	"github.com/kithproject/kith/registry"
 )
 
 // The operations of introductions, own devices and new pairs.
@@ -83,6 +84,9 @@ func (s *Server) kin(ctx context.Context, st *stream, req Request) (Reply, error
 		return Reply{Kin: &KinReply{Received: []Introduction{s.introduction(r)}}}, nil
 	case OpIntroForget:
 		id, err := s.node.Forget(req.Device)
+		if errors.Is(err, registry.ErrNotFound) {
+			return Reply{}, &Error{Kind: KindNotFound, Text: "no removed device is called " + clip(req.Device), Hint: "kith introductions --all lists them"}
+		}
 		if err != nil {
 			return Reply{}, err
 		}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -217,6 +218,19 @@ func (p *post) endKept(d kith.Device) {
 	if now, err := p.s.node.Device(d.ID.String()); keeper != nil && (err != nil || !sharesMail(now)) {
 		keeper.End(d.ID.String())
 	}
+}
+
+// refusal says who of those that keep mail did not take the last letter, and why; "": all
+// took it.
+func (p *post) refusal() string {
+	ctx, cancel := context.WithCancel(p.s.ctx)
+	cancel() // what waits there is not asked for
+	for _, k := range p.service.Status(ctx) {
+		if k.Ready && k.Error != "" {
+			return k.Name + ": " + strings.TrimPrefix(k.Error, "mail: ")
+		}
+	}
+	return ""
 }
 
 // mailStatus says what waits where.
