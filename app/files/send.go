@@ -114,6 +114,21 @@ func (s *Service) SendReader(ctx context.Context, peer, name string, r io.Reader
 	})
 }
 
+// Look returns what Send of the same paths offers: its ID, and the names and sizes as far
+// as a moment goes. It errs if one of them cannot be read.
+func Look(ctx context.Context, paths []string) (Offer, error) {
+	roots, err := openSources(paths)
+	if err != nil {
+		return Offer{}, err
+	}
+	defer closeSources(roots)
+	o, err := makeOffer(ctx, roots, paths)
+	if err != nil {
+		return Offer{}, err
+	}
+	return shownOffer("", o), nil
+}
+
 // makeOffer looks at what is to be sent, for a moment, and derives its ID.
 func makeOffer(ctx context.Context, roots []*srcRoot, paths []string) (*offerMsg, error) {
 	o := &offerMsg{run: newToken()}
