@@ -458,7 +458,7 @@ func (s *Service) SendFile(ctx context.Context, conv ConvID, f FileRef) (Message
 }
 
 func (s *Service) compose(conv ConvID, kind byte, body []byte) (func(context.Context) (Message, error), error) {
-	c, err := s.open(conv)
+	c, err := s.asked(conv)
 	if err != nil {
 		return nil, err
 	}
