@@ -25,6 +25,7 @@ var mayImport = map[string][]string{
 	"internal/testreport":       {},
 	"internal/train":            {},
 	"internal/nettest":          {},
+	"internal/tmuxtest":         {},
 	"identity":                  {},
 	"code":                      {"internal/wire"},
 	"code/scan":                 {"code"},
@@ -77,7 +78,7 @@ var mayImport = map[string][]string{
 }
 
 // testHelpers may be imported by any test.
-var testHelpers = []string{"internal/durable/disktest", "rendezvous/rendezvoustest", "internal/nettest"}
+var testHelpers = []string{"internal/durable/disktest", "rendezvous/rendezvoustest", "internal/nettest", "internal/tmuxtest"}
 
 // home says which packages may import a third-party module: each heavy or
 // delicate one stays behind a few. Tests may import the test libraries anywhere.

@@ -263,8 +263,8 @@ func (m *model) transfer(k *conversation, it *item, width int) string {
 	case TransferExpired:
 		text = "[expired: not offered any more]"
 	case TransferUnknown:
-		if text = "[not offered here: it has ended, or is still to come]"; it.m.Mine {
-			text = "[what became of it is not known any more]"
+		if text = "[not offered here, or not yet]"; it.m.Mine {
+			text = "[not known any more]"
 		}
 	case TransferWaiting:
 		text = "[waits for a connection" + note + "]"
@@ -283,7 +283,8 @@ func (m *model) truth(f *File, t Transfer) string {
 	if t.Name == "" || m.c.file(t.Name) == m.c.file(f.Name) && (t.Total <= 0 || f.Size < 0 || t.Total == f.Size) {
 		return ""
 	}
-	return fmt.Sprintf("in truth %s (%s); ", m.c.file(t.Name), bytesText(t.Total))
+	const room = 30 // a name is not to push the size away
+	return fmt.Sprintf("in truth %s (%s); ", m.c.cut(m.c.file(t.Name), room), bytesText(t.Total))
 }
 
 // bar is a progress bar with numbers.

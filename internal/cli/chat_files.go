@@ -70,9 +70,9 @@ func fileWords(f *control.FileState, line *chat.FileRef, mine bool) string {
 	case control.FileUnknown:
 	}
 	if mine {
-		return "what became of it is not known any more"
+		return "not known any more"
 	}
-	return "not offered here: it has ended, or is still to come"
+	return "not offered here, or not yet"
 }
 
 // said takes what a line has said of its file.

@@ -34,7 +34,7 @@ const (
 type FileTaker struct {
 	ID    identity.DeviceID `json:"id"`
 	State FileStep          `json:"state"`
-	Bytes int64             `json:"bytes"`           // that it has
+	Bytes int64             `json:"bytes"`           // bytes that it has
 	Total int64             `json:"total,omitempty"` // bytes in all; 0 is not known
 	Note  string            `json:"note,omitempty"`  // why it failed
 }
@@ -46,7 +46,7 @@ type FileState struct {
 	From   identity.DeviceID `json:"from"`             // who offers it
 	Offer  string            `json:"offer"`            // as in its line, chat.FileRef
 	State  FileStep          `json:"state"`            // with several takers: of all of them
-	Number uint64            `json:"number,omitempty"` // of the inbox, while it waits there
+	Number uint64            `json:"number,omitempty"` // its number in the inbox, while it waits there
 	Name   string            `json:"name,omitempty"`   // as the offer itself says, which is what counts
 	Bytes  int64             `json:"bytes"`            // bytes that have come, or gone to all takers
 	Total  int64             `json:"total,omitempty"`  // bytes in all, as the offer says; 0 is not known

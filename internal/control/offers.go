@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -99,13 +101,25 @@ func (s *Server) came(r files.Received) {
 		f.moved(r.Progress)
 		switch {
 		case r.Err == nil:
-			f.State, f.Note = FileDone, "in "+r.Dir
+			f.State, f.Note = FileDone, "in "+short(r.Dir)
 		case r.Progress.State == files.StateBroken:
 			f.State = FileWaiting
 		default:
 			f.State, f.Note = FileFailed, plain(r.Err)
 		}
 	})
+}
+
+// short is a folder for a person: below the home folder it begins with ~.
+func short(dir string) string {
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return dir
+	}
+	if below, err := filepath.Rel(home, dir); err == nil && filepath.IsLocal(below) {
+		return filepath.Join("~", below)
+	}
+	return dir
 }
 
 func (f *FileState) moved(p files.Progress) {
