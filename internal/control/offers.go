@@ -39,17 +39,16 @@ func (s *Server) openOffers() {
 		for {
 			select {
 			case <-s.ctx.Done():
-				save()
 				return
 			case <-s.book.dirty:
 			}
 			t := time.NewTimer(saveAfter)
 			select {
 			case <-t.C:
-				save()
 			case <-s.ctx.Done():
 				t.Stop()
 			}
+			save()
 		}
 	})
 }
@@ -294,10 +293,16 @@ func (s *Server) sendTo(ctx context.Context, o *offering, d kith.Device, req Req
 	defer wg.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	var started *files.Transfer
+	steered := false // who waits for an answer costs nothing
 	r, err := s.files.Send(ctx, d.ID.String(), req.Paths, files.SendOptions{
 		GiveUp:  req.Wait,
-		Started: func(t *files.Transfer) { wg.Go(func() { s.steer(ctx, d.ID.String(), t) }) },
+		Started: func(t *files.Transfer) { started = t },
 		Progress: func(p files.Progress) {
+			if p.State == files.StateRunning && !steered {
+				steered = true
+				wg.Go(func() { s.steer(ctx, d.ID.String(), started) })
+			}
 			o.moved(d.ID, p)
 			show(p)
 		},

@@ -427,6 +427,8 @@ func explain(err error) *Error {
 	case errors.As(err, &notConnected):
 		return &Error{Kind: KindNotConnected, Text: notConnected.Device.Name + " is not connected: " + notConnected.Device.Looking,
 			Hint: "is kith up running there, and are both devices on one network or on a common broker?"}
+	case errors.Is(err, files.ErrNoConnection):
+		return &Error{Kind: KindNotConnected, Text: plain(files.ErrNoConnection), Hint: "is kith up running there? The same command goes on where it stopped"}
 	case errors.As(err, &noAnswer):
 		return &Error{Kind: KindNotConnected, Text: noAnswer.Error(),
 			Hint: "is kith up running there, on this network segment? The line may have arrived all the same"}
