@@ -7,7 +7,7 @@ ROOT    := $(shell [ "$$(id -u)" = 0 ] && [ "$$(uname)" = Linux ] && echo yes)
 TARGETS := linux/amd64 linux/arm64 linux/arm darwin/amd64 darwin/arm64 windows/amd64 freebsd/amd64 android/arm64
 LINT    := $(GO) tool -modfile=tools/go.mod
 
-.PHONY: help build demo test race fuzz models bench files-large natmatrix roam rendezvous-matrix hubload cross lint deps
+.PHONY: help build demo test race fuzz models screens bench files-large natmatrix roam rendezvous-matrix hubload cross lint deps
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 10
 
@@ -31,6 +31,7 @@ deps: ## as root on Debian: install what the network tests need
 		command -v named >/dev/null || missing="$$missing bind9"; \
 		command -v unbound >/dev/null || missing="$$missing unbound"; \
 		command -v gcc >/dev/null || missing="$$missing gcc libc6-dev"; \
+		command -v tmux >/dev/null || missing="$$missing tmux"; \
 		command -v curl >/dev/null || missing="$$missing curl"; \
 		if [ -n "$$missing" ]; then \
 			echo "installing:$$missing"; \
@@ -55,6 +56,9 @@ fuzz: ## each fuzz target for FUZZ (5s)
 			$$run || { echo "once more: go can end a fuzz run with 'context deadline exceeded'; a real finding fails again"; $$run; } || exit 1; \
 		done; \
 	done
+
+screens: deps ## what the chat looks like on a terminal; writes docs/chat-screen.md
+	KITH_CHAT_SCREENS=$(CURDIR)/docs/chat-screen.md $(GO) test -count=1 -run '^TestChatScreen$$' -v ./internal/cli
 
 models: deps ## the SPIN models of the commit phase
 	$(GO) test -count=1 -v ./models

@@ -25,14 +25,15 @@ var mayImport = map[string][]string{
 	"internal/testreport":       {},
 	"internal/train":            {},
 	"internal/nettest":          {},
-	"identity":                  {},
+	"internal/tmuxtest":         {},
+	"identity":                  {"internal/durable"},
 	"code":                      {"internal/wire"},
 	"code/scan":                 {"code"},
 	"rendezvous":                {},
 	"rendezvous/rendezvoustest": {"rendezvous"},
 	"rendezvous/lan":            {"rendezvous", "internal/netmon"},
 	"rendezvous/mqtt":           {"rendezvous", "internal/wire"},
-	"rendezvous/dht":            {"rendezvous", "internal/wire"},
+	"rendezvous/dht":            {"rendezvous", "internal/durable", "internal/wire"},
 	"rendezvous/paper":          {"rendezvous", "internal/wire"},
 	"rendezvous/waku":           {"rendezvous", "internal/wire"},
 	"rendezvous/dns":            {"rendezvous", "internal/wire"},
@@ -48,7 +49,7 @@ var mayImport = map[string][]string{
 	"tunnel":                    {"identity"},
 	"lane":                      {"identity", "internal/wire"},
 	"lane/carry":                {},
-	"app/chat":                  {"identity", "internal/wire"},
+	"app/chat":                  {"identity", "internal/durable", "internal/wire"},
 	"app/kin":                   {"identity", "pairing", "internal/wire"},
 	"app/forward":               {},
 	"app/files":                 {},
@@ -62,7 +63,7 @@ var mayImport = map[string][]string{
 	"app/mesh":                  {"identity", "rendezvous"},
 	"models":                    {},
 	"hub/hubaddr":               {},
-	"hub":                       {"hub/hubaddr", "app/mail", "rendezvous", "rendezvous/dht", "rendezvous/waku", "internal/train"},
+	"hub":                       {"hub/hubaddr", "app/mail", "internal/durable", "rendezvous", "rendezvous/dht", "rendezvous/waku", "internal/train"},
 	".": {
 		"identity", "code", "rendezvous", "rendezvous/lan", "pairing", "registry", "signaling", "link", "tunnel", "lane", "lane/carry",
 		"app/forward", "app/kin", "app/mail", "app/mesh", "internal/durable", "internal/netmon", "internal/wire", "link/portmap", "link/punch", "link/relay",
@@ -77,7 +78,7 @@ var mayImport = map[string][]string{
 }
 
 // testHelpers may be imported by any test.
-var testHelpers = []string{"internal/durable/disktest", "rendezvous/rendezvoustest", "internal/nettest"}
+var testHelpers = []string{"internal/durable/disktest", "rendezvous/rendezvoustest", "internal/nettest", "internal/tmuxtest"}
 
 // home says which packages may import a third-party module: each heavy or
 // delicate one stays behind a few. Tests may import the test libraries anywhere.

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/kithproject/kith/hub/hubaddr"
+	"github.com/kithproject/kith/internal/durable"
 )
 
 const (
@@ -128,28 +129,8 @@ func (s *state) read(name string) ([]byte, error) {
 
 // write replaces a file so that it is there whole or not at all.
 func (s *state) write(name string, data []byte) error {
-	f, err := os.CreateTemp(s.dir, name+".tmp-*") // mode 0600
-	if err != nil {
+	if err := durable.WriteFile(s.dir, name, data); err != nil {
 		return fmt.Errorf("hub: %w", err)
-	}
-	defer func() { _ = os.Remove(f.Name()) }() // fails after the rename, as it should
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), filepath.Join(s.dir, name))
-	}
-	if err != nil {
-		return fmt.Errorf("hub: %w", err)
-	}
-	if runtime.GOOS != "windows" { // where directories cannot be synced
-		d, err := os.Open(s.dir)
-		if err != nil {
-			return fmt.Errorf("hub: %w", err)
-		}
-		defer d.Close()
-		if err := d.Sync(); err != nil {
-			return fmt.Errorf("hub: %w", err)
-		}
 	}
 	return nil
 }

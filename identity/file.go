@@ -14,7 +14,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"syscall"
+
+	"github.com/kithproject/kith/internal/durable"
 )
 
 const (
@@ -165,7 +166,7 @@ func store(path string, id *Identity, link func(oldname, newname string) error) 
 	if err != nil {
 		return err
 	}
-	return syncDir(dir)
+	return durable.Dir(dir).SyncDir()
 }
 
 // writeSynced writes the key file to f and closes it.
@@ -175,23 +176,6 @@ func writeSynced(f *os.File, id *Identity) error {
 		err = f.Sync()
 	}
 	return errors.Join(err, f.Close())
-}
-
-// syncDir makes new names in dir durable. Windows does so by itself and cannot
-// be asked to; nor can some network file systems, which say EINVAL.
-func syncDir(dir string) error {
-	if runtime.GOOS == "windows" {
-		return nil
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	err = d.Sync()
-	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.EINVAL) {
-		err = nil
-	}
-	return errors.Join(err, d.Close())
 }
 
 // The lines of a key file, version 1.

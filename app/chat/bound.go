@@ -217,7 +217,7 @@ func (s *Service) copyTo(c *convo, keep []uint32) error {
 // the others do not send it again; what was written here and has not gone is lost. It
 // errs with ErrNoConv, after Close, and if the disk does.
 func (s *Service) Forget(id ConvID) error {
-	c, err := s.open(id)
+	c, err := s.asked(id)
 	if err != nil {
 		return err
 	}

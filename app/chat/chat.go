@@ -344,6 +344,17 @@ func (s *Service) open(id ConvID) (*convo, error) {
 	return c, s.load(c)
 }
 
+// asked is open for a caller of this device, who may know of a conversation before Changed
+// was called for it.
+func (s *Service) asked(id ConvID) (*convo, error) {
+	c, err := s.open(id)
+	if errors.Is(err, ErrNoConv) {
+		s.Changed()
+		return s.open(id)
+	}
+	return c, err
+}
+
 // load reads a conversation, once.
 func (s *Service) load(c *convo) error {
 	c.loading.Lock()

@@ -188,7 +188,7 @@ func TestErrors(t *testing.T) {
 				t.Errorf("%q: %v, want ErrText", bad, err)
 			}
 		}
-		for _, bad := range []FileRef{{}, {Name: strings.Repeat("x", 256)}, {Name: "x", Size: -1}, {Name: "x", Offer: strings.Repeat("x", 65)}} {
+		for _, bad := range []FileRef{{}, {Name: strings.Repeat("x", 256)}, {Name: "x", Size: -2}, {Name: "x", Offer: strings.Repeat("x", 65)}} {
 			if _, err := a.svc.SendFile(t.Context(), c, bad); err == nil {
 				t.Errorf("%+v was offered", bad)
 			}

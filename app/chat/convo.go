@@ -444,10 +444,10 @@ func (s *Service) Submit(conv ConvID, text string) (wait func(context.Context) (
 }
 
 // SendFile writes in a conversation that a file is offered. It errs as Send does, and
-// for a name of more than 255 bytes, an offer of more than 64, or a size below zero.
+// for a name of more than 255 bytes, an offer of more than 64, or a size below -1.
 func (s *Service) SendFile(ctx context.Context, conv ConvID, f FileRef) (Message, error) {
 	f.Name = CleanText(f.Name)
-	if f.Name == "" || len(f.Name) > maxName || len(f.Offer) > maxOffer || f.Size < 0 || !utf8.ValidString(f.Offer) {
+	if f.Name == "" || len(f.Name) > maxName || len(f.Offer) > maxOffer || f.Size < -1 || !utf8.ValidString(f.Offer) {
 		return Message{}, errors.New("chat: a file has a name of 1 to 255 bytes, a size, and an offer of at most 64 bytes")
 	}
 	wait, err := s.compose(conv, kindFile, encodeFile(f))
@@ -458,7 +458,7 @@ func (s *Service) SendFile(ctx context.Context, conv ConvID, f FileRef) (Message
 }
 
 func (s *Service) compose(conv ConvID, kind byte, body []byte) (func(context.Context) (Message, error), error) {
-	c, err := s.open(conv)
+	c, err := s.asked(conv)
 	if err != nil {
 		return nil, err
 	}

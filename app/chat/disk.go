@@ -7,7 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
+
+	"github.com/kithproject/kith/internal/durable"
 )
 
 // disk are the few operations that conversations at rest need, so that tests can make
@@ -74,7 +75,7 @@ func (d folder) WriteAt(name string, p []byte, off int64, sync bool) error {
 	}
 	f, err = os.OpenFile(d.path(name), os.O_WRONLY|os.O_CREATE, 0o600)
 	if err = writeAt(f, err, p, off, sync); err == nil {
-		err = d.syncDir()
+		err = durable.Dir(d).SyncDir()
 	}
 	if err != nil { // so that its name is synced the next time
 		err = errors.Join(err, d.Remove(name))
@@ -100,28 +101,10 @@ func writeAt(f *os.File, err error, p []byte, off int64, sync bool) error {
 }
 
 func (d folder) Rename(from, to string) error {
-	if err := os.Rename(d.path(from), d.path(to)); err != nil {
+	if err := durable.Dir(d).Rename(from, to); err != nil {
 		return err
 	}
-	return d.syncDir()
+	return durable.Dir(d).SyncDir()
 }
 
-func (d folder) Remove(name string) error {
-	err := os.Remove(d.path(name))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
-}
-
-// syncDir makes names durable, where the system can.
-func (d folder) syncDir() error {
-	if runtime.GOOS == "windows" {
-		return nil // a folder cannot be synced there
-	}
-	f, err := os.Open(string(d))
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
-}
+func (d folder) Remove(name string) error { return durable.Dir(d).Remove(name) }

@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"encoding/binary"
 	"errors"
+	"math"
 	"time"
 	"unicode/utf8"
 
@@ -146,7 +147,8 @@ func nextLamport(highest, seq, lamport uint64) uint64 {
 	return min(max(highest, lamport)+1, lamport+maxStep)
 }
 
-// encodeFile is the body of a file: size u64 || length of the name u8 || name || offer.
+// encodeFile is the body of a file: size u64, all ones if it is not known || length of the
+// name u8 || name || offer.
 func encodeFile(f FileRef) []byte {
 	b := binary.BigEndian.AppendUint64(nil, uint64(f.Size))
 	b = append(b, byte(len(f.Name)))
@@ -160,7 +162,7 @@ func decodeFile(b []byte) (FileRef, bool) {
 	}
 	size, name := binary.BigEndian.Uint64(b), int(b[8])
 	b = b[9:]
-	if size > 1<<62 || name == 0 || len(b) < name || len(b) > name+maxOffer || !utf8.Valid(b[:name]) || !utf8.Valid(b[name:]) {
+	if size > 1<<62 && size != math.MaxUint64 || name == 0 || len(b) < name || len(b) > name+maxOffer || !utf8.Valid(b[:name]) || !utf8.Valid(b[name:]) {
 		return FileRef{}, false
 	}
 	return FileRef{Name: string(b[:name]), Size: int64(size), Offer: string(b[name:])}, true

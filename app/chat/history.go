@@ -73,7 +73,7 @@ func (b *book) spot(n uint32) spot {
 // History returns the n entries before one, or the last n, in the order of display. It
 // errs with ErrNoConv, after Close, and if the conversation cannot be read.
 func (s *Service) History(conv ConvID, before *Message, n int) ([]Message, error) {
-	c, err := s.open(conv)
+	c, err := s.asked(conv)
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +98,7 @@ func (s *Service) History(conv ConvID, before *Message, n int) ([]Message, error
 // Search returns the last n entries that contain the text, whatever its case, in the
 // order of display. It errs as History does, and with ctx.
 func (s *Service) Search(ctx context.Context, conv ConvID, query string, n int) ([]Message, error) {
-	c, err := s.open(conv)
+	c, err := s.asked(conv)
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +138,7 @@ func (m *Message) matches(query string) bool {
 // Unread returns the first n entries of others that MarkRead has not reached, in the
 // order of display. It errs as History does.
 func (s *Service) Unread(conv ConvID, n int) ([]Message, error) {
-	c, err := s.open(conv)
+	c, err := s.asked(conv)
 	if err != nil {
 		return nil, err
 	}
@@ -164,7 +164,7 @@ func (s *Service) Unread(conv ConvID, n int) ([]Message, error) {
 // MarkRead says that everything up to an entry has been shown here. The authors are
 // told. It errs as History does, and with ErrNotKept if there is no such entry.
 func (s *Service) MarkRead(conv ConvID, upTo Message) error {
-	c, err := s.open(conv)
+	c, err := s.asked(conv)
 	if err != nil {
 		return err
 	}
@@ -210,7 +210,7 @@ func (s *Service) MarkRead(conv ConvID, upTo Message) error {
 // it is then. It errs as History does, with ErrNotKept if there is no such entry, and
 // with ctx.
 func (s *Service) Wait(ctx context.Context, m Message, state State) (Message, error) {
-	c, err := s.open(m.Conv)
+	c, err := s.asked(m.Conv)
 	if err != nil {
 		return m, err
 	}

@@ -70,7 +70,7 @@ const (
 // app/files.
 type FileRef struct {
 	Name  string `json:"name"`  // clean, at most 255 bytes
-	Size  int64  `json:"size"`  // bytes, as its sender says
+	Size  int64  `json:"size"`  // bytes, as its sender says; -1 is not known
 	Offer string `json:"offer"` // what app/files knows it by, at most 64 bytes
 }
 

@@ -100,6 +100,8 @@ var (
 	ErrBusy = errors.New("files: too many offers wait at the other device already")
 	// ErrNotShared reports a path that the other device does not share.
 	ErrNotShared = errors.New("files: the other device does not share this")
+	// ErrNoConnection reports that there was no connection for as long as was to be waited.
+	ErrNoConnection = errors.New("files: no connection to the other device")
 	// ErrProtocol reports a peer that breaks the protocol.
 	ErrProtocol = errors.New("files: the other device does not keep to the protocol")
 )

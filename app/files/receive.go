@@ -40,7 +40,7 @@ func (s *stage) doneNames(t *ticket, o *offerMsg, durable bool, note func(Note))
 	return names, err == nil, err
 }
 
-func (s *Service) offerOf(peer string, o *offerMsg) Offer {
+func shownOffer(peer string, o *offerMsg) Offer {
 	out := Offer{
 		ID: o.id, Peer: peer, Files: o.files, Bytes: o.bytes, Known: o.known, Stream: o.stream, Folder: o.folderTops, Since: time.Now(),
 	}
@@ -67,7 +67,7 @@ func (s *Service) receiveOffer(ctx context.Context, peer string, ctl *control, o
 	if err != nil {
 		return err
 	}
-	offer := s.offerOf(peer, o)
+	offer := shownOffer(peer, o)
 	d := s.cfg.Policy(offer)
 	in := &incoming{peer: peer, ctl: ctl, offer: o, stage: st, ticket: t, key: key}
 	if in.byPolicy = d.Action == Accept; d.Action == Wait && (t == nil || t.ask) {
@@ -126,8 +126,13 @@ func (s *Service) wait(ctx context.Context, ctl *control, o Offer) (Decision, ui
 	return d, w.offer.Number, err
 }
 
-func (s *Service) decided(ctx context.Context, ctl *control, w *waitingOffer) (Decision, error) {
-	defer s.inbox.remove(w)
+func (s *Service) decided(ctx context.Context, ctl *control, w *waitingOffer) (d Decision, err error) {
+	defer func() {
+		s.inbox.remove(w)
+		if s.cfg.OnAnswer != nil {
+			s.cfg.OnAnswer(w.offer, d.Action)
+		}
+	}()
 	if s.cfg.OnOffer != nil {
 		s.cfg.OnOffer(w.offer)
 	}
@@ -236,7 +241,7 @@ func (s *Service) receive(ctx context.Context, cancel context.CancelCauseFunc, i
 			ID: o.id, Number: in.number, Stream: o.stream, Peer: in.peer, Name: ShowName(o.tops[0]), Started: time.Now(),
 		})}
 		if in.byPolicy {
-			tr.allow = func() bool { return s.cfg.Policy(s.offerOf(in.peer, o)).Action == Accept }
+			tr.allow = func() bool { return s.cfg.Policy(shownOffer(in.peer, o)).Action == Accept }
 		}
 		defer s.track(tr)()
 	}

@@ -25,7 +25,7 @@ type SendOptions struct {
 	// part. Otherwise that part is read again, and sent again if it changed.
 	Trust bool
 	// GiveUp is after how long without a connection Send gives up; 0 is 10 minutes,
-	// less than 0 at once.
+	// less than 0 after the first try, which takes 15 seconds at most.
 	GiveUp time.Duration
 	// Progress is called at most five times a second, never while data waits for it.
 	Progress func(Progress)
@@ -46,8 +46,8 @@ const defaultGiveUp = 10 * time.Minute
 // Send sends files and folders to a peer, and returns when they are there. It goes
 // on by itself after any break of the connection; sending the same again after it
 // ended goes on as well. It errs with ErrDeclined, ErrBusy, ErrLimit, ErrDiskFull or
-// ErrCancelled as the receiver says, with ctx's error, and when there was no
-// connection for SendOptions.GiveUp. The Result is set in any case.
+// ErrCancelled as the receiver says, with ctx's error, and with ErrNoConnection when there
+// was none for SendOptions.GiveUp. The Result is set in any case.
 func (s *Service) Send(ctx context.Context, peer string, paths []string, opts SendOptions) (Result, error) {
 	roots, err := openSources(paths)
 	if err != nil {
@@ -112,6 +112,21 @@ func (s *Service) SendReader(ctx context.Context, peer, name string, r io.Reader
 			return nil
 		}
 	})
+}
+
+// Look returns what Send of the same paths offers: its ID, and the names and sizes as far
+// as a moment goes. It errs if one of them cannot be read.
+func Look(ctx context.Context, paths []string) (Offer, error) {
+	roots, err := openSources(paths)
+	if err != nil {
+		return Offer{}, err
+	}
+	defer closeSources(roots)
+	o, err := makeOffer(ctx, roots, paths)
+	if err != nil {
+		return Offer{}, err
+	}
+	return shownOffer("", o), nil
 }
 
 // makeOffer looks at what is to be sent, for a moment, and derives its ID.
@@ -242,7 +257,11 @@ func (s *Service) drive(ctx context.Context, peer string, tr *Transfer, giveUp t
 	wait, last := s.cfg.redial, time.Now()
 	for {
 		before := tr.Progress().State
-		res.Names, err = s.oneRun(ctx, peer, once)
+		until := last.Add(giveUp)
+		if giveUp < 0 {
+			until = time.Now().Add(helloWait)
+		}
+		res.Names, err = s.oneRun(ctx, peer, until, once)
 		if err == nil {
 			return res, nil
 		}
@@ -255,8 +274,10 @@ func (s *Service) drive(ctx context.Context, peer string, tr *Transfer, giveUp t
 		case ctx.Err() != nil:
 			return res, context.Cause(ctx)
 		case errors.As(err, &final), errors.As(err, &remote), errors.Is(err, ErrProtocol), errors.Is(err, errMessage),
-			errors.Is(err, ErrDiskFull), errors.Is(err, ErrLimit), time.Since(last) > giveUp:
+			errors.Is(err, ErrDiskFull), errors.Is(err, ErrLimit):
 			return res, err
+		case time.Since(last) >= giveUp:
+			return res, fmt.Errorf("%w: %w", ErrNoConnection, err)
 		}
 		tr.meter.state(StateBroken)
 		s.cfg.Log.InfoContext(ctx, "transfer broken", "peer", peer, "err", err)
@@ -270,9 +291,12 @@ func (s *Service) drive(ctx context.Context, peer string, tr *Transfer, giveUp t
 	}
 }
 
-// oneRun makes one run over one control stream.
-func (s *Service) oneRun(ctx context.Context, peer string, once func(context.Context, *control) ([]string, error)) ([]string, error) {
-	ctl, end, err := s.dialControl(ctx, peer)
+// oneRun makes one run over one control stream. To dial may take until then: a device that
+// is away is waited for.
+func (s *Service) oneRun(ctx context.Context, peer string, until time.Time, once func(context.Context, *control) ([]string, error)) ([]string, error) {
+	dialing, dialled := context.WithDeadline(ctx, until)
+	ctl, end, err := s.dialControl(dialing, peer)
+	dialled()
 	if err != nil {
 		return nil, err
 	}

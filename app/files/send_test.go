@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -95,5 +97,35 @@ func TestCounted(t *testing.T) {
 	s.q.stop(context.Canceled)
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Error(err)
+	}
+}
+
+// TestGiveUp holds that a device that does not come is not waited for any longer than is
+// said, also while it is being dialled.
+func TestGiveUp(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x")
+	if err := os.WriteFile(path, []byte("hello"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ giveUp, want time.Duration }{{time.Second, time.Second}, {time.Hour, time.Hour}, {-1, helloWait}} {
+		synctest.Test(t, func(t *testing.T) {
+			s, err := New(Config{Dial: func(ctx context.Context, _ string, _ Lane) (net.Conn, error) {
+				<-ctx.Done()
+				return nil, fmt.Errorf("away: %w", ctx.Err())
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			begin := time.Now()
+			if _, err = s.Send(t.Context(), "laptop", []string{path}, SendOptions{GiveUp: c.giveUp}); !errors.Is(err, ErrNoConnection) {
+				t.Errorf("%v: %v", c.giveUp, err)
+			}
+			if took := time.Since(begin); took != c.want {
+				t.Errorf("%v: gave up after %v", c.giveUp, took)
+			}
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

@@ -35,6 +35,9 @@ type Config struct {
 	Policy func(Offer) Decision
 	// OnOffer is told of an offer that waits. It must not block.
 	OnOffer func(Offer)
+	// OnAnswer is told when an offer does not wait any more: Accept or Decline is what was
+	// decided, Wait that its sender does not offer it any more. It must not block.
+	OnAnswer func(Offer, Action)
 	// OnTransfer is told of every transfer that begins, on either side. It must not
 	// block.
 	OnTransfer func(*Transfer)

@@ -1,6 +1,7 @@
 package kin
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -150,23 +151,26 @@ func (b *Book) undone(to identity.DeviceID, id ID, s Status) error {
 	return nil
 }
 
+// errSame ends a change that changes nothing: nothing is stored.
+var errSame = errors.New("kin: nothing changes")
+
 // eachReceived changes received introductions: those for which f says that it did. It
 // errs if the change could not be stored.
 func (b *Book) eachReceived(f func(*received) bool) error {
-	probe := b.s.clone()
-	hit := false
-	for i := range probe.received {
-		hit = f(&probe.received[i]) || hit
-	}
-	if !hit {
-		return nil
-	}
-	return b.change(func(s *state) error {
+	err := b.change(func(s *state) error {
+		hit := false
 		for i := range s.received {
-			f(&s.received[i])
+			hit = f(&s.received[i]) || hit
+		}
+		if !hit {
+			return errSame
 		}
 		return nil
 	})
+	if errors.Is(err, errSame) {
+		return nil
+	}
+	return err
 }
 
 // Paired says that a device is paired, or was all along: introductions to it are over.

@@ -263,48 +263,59 @@ func (c *Client) Put(ctx context.Context, box Box, blob []byte) error {
 
 // Take returns what is in the boxes of tokens, see Keeper. It errs as that says.
 func (c *Client) Take(ctx context.Context, tokens [][32]byte) ([]Item, error) {
-	items, _, err := c.takeMore(ctx, 0, tokens)
+	items, _, err := c.takeMore(ctx, cursor{}, tokens)
 	return items, err
 }
 
-// takeMore begins behind the item that is after in the keeper's order, and takes MaxFetch
-// bytes, or a little more. It returns where to go on if there is more, and else 0. A
-// keeper that gives something twice, or little at a time for ever, is left.
-func (c *Client) takeMore(ctx context.Context, after uint64, tokens [][32]byte) (items []Item, next uint64, err error) {
+// A cursor is where a fetch goes on: tokens are asked for in parts, each in the keeper's
+// order. The zero value is the beginning.
+type cursor struct {
+	part  int    // a count of parts before it
+	after uint64 // of the part's items, the place in the order
+}
+
+// takeMore begins at a cursor and takes MaxFetch bytes, or a little more. It returns where to
+// go on if there is more, and else the beginning. A keeper that gives something twice, or
+// little at a time for ever, is left.
+func (c *Client) takeMore(ctx context.Context, at cursor, tokens [][32]byte) (items []Item, next cursor, err error) {
 	bytes, rounds := 0, 0
 	seen := make(map[[BoxSize + IDSize]byte]struct{})
-	for part := range slices.Chunk(tokens, maxTokens) {
-		for from, more := after, true; more; {
+	parts := slices.Collect(slices.Chunk(tokens, maxTokens))
+	if at.part >= len(parts) { // there are fewer tokens than before
+		at = cursor{}
+	}
+	for ; at.part < len(parts); at = (cursor{part: at.part + 1}) {
+		for more := true; more; {
 			if bytes >= MaxFetch {
-				return items, from, nil
+				return items, at, nil
 			}
 			if rounds++; rounds > maxRounds {
 				c.fail(fmt.Errorf("%w: a fetch without end", ErrProtocol))
-				return items, 0, nil
+				return items, cursor{}, nil
 			}
-			r, err := c.ask(ctx, fTake, joinTake(from, part))
+			r, err := c.ask(ctx, fTake, joinTake(at.after, parts[at.part]))
 			if err != nil {
-				return nil, 0, err
+				return nil, cursor{}, err
 			}
 			for _, it := range r.got {
 				key := pendingKey(it.Box, it.ID)
 				if _, twice := seen[key]; twice {
 					c.fail(fmt.Errorf("%w: a letter came twice", ErrProtocol))
-					return items, 0, nil
+					return items, cursor{}, nil
 				}
 				seen[key] = struct{}{}
 				items = append(items, it)
 			}
 			bytes += r.bytes
 			if len(r.body) < 1+orderSize {
-				return nil, 0, fmt.Errorf("%w: a take ends with %d bytes", ErrProtocol, len(r.body))
+				return nil, cursor{}, fmt.Errorf("%w: a take ends with %d bytes", ErrProtocol, len(r.body))
 			}
 			last := binary.BigEndian.Uint64(r.body[1:])
-			more = r.body[0] != 0 && last > from && len(r.got) > 0
-			from = last
+			more = r.body[0] != 0 && last > at.after && len(r.got) > 0
+			at.after = last
 		}
 	}
-	return items, 0, nil
+	return items, cursor{}, nil
 }
 
 // Done removes blobs, see Keeper. It errs as that says.

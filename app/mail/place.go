@@ -66,7 +66,7 @@ type place struct {
 	mu      sync.Mutex // guards the fields below
 	useless int        // fetches in a row that it asked for in vain
 	asked   bool       // it has asked for one
-	from    uint64     // where in its order the next fetch begins
+	from    cursor     // where the next fetch begins
 }
 
 func newPlace(s *Service, where Place) *place {
@@ -146,7 +146,7 @@ func (p *place) set(c *Client, err error) {
 	if c != nil {
 		p.put = nil
 		p.mu.Lock()
-		p.from = 0 // the order is that of one run of the keeper
+		p.from = cursor{} // the order is that of one run of the keeper
 		p.mu.Unlock()
 	}
 	p.s.signalLocked()
@@ -243,17 +243,17 @@ func (p *place) calm() time.Duration {
 	return min(newsFirst<<min(p.useless-newsFree, 16), newsLast)
 }
 
-// begin returns where in the keeper's order a fetch begins.
-func (p *place) begin() uint64 {
+// begin returns where a fetch begins.
+func (p *place) begin() cursor {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.from
 }
 
 // fetched notes how many letters there were that are not done with, and where the next
-// fetch is to begin: 0 if that was all. A keeper that says again and again that there is
+// fetch is to begin: at the beginning if that was all. A keeper that says again and again that there is
 // something, and has nothing, is asked ever less often.
-func (p *place) fetched(useful int, next uint64) {
+func (p *place) fetched(useful int, next cursor) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
@@ -262,7 +262,7 @@ func (p *place) fetched(useful int, next uint64) {
 	case p.asked:
 		p.useless++
 	}
-	if p.asked, p.from = false, next; next == 0 {
+	if p.asked, p.from = false, next; next == (cursor{}) {
 		return
 	}
 	select {

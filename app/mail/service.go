@@ -251,7 +251,7 @@ func (s *Service) start(f func()) bool {
 type taken struct {
 	live
 	items []Item
-	next  uint64
+	next  cursor
 }
 
 // A waiting letter, and where it is.

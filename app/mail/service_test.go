@@ -175,6 +175,45 @@ func TestService(t *testing.T) {
 	}
 }
 
+// TestManyTokens holds that with more tokens than one request has a fetch that stops in the
+// first part goes on there and comes to the second: its letters are not passed over as
+// they are older.
+func TestManyTokens(t *testing.T) {
+	ctx := within(t)
+	store := openTest(t, StoreConfig{})
+	_, dial := serve(t, ServerConfig{Store: store})
+	c := client(t, dial("b"))
+	var tokens [][32]byte
+	for i := range maxTokens + 10 {
+		tokens = append(tokens, token(i))
+	}
+	put := func(n int, text string) {
+		t.Helper()
+		if err := store.Put("a", BoxOf(token(n)), letter(t, n, text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(maxTokens+5, "older")
+	big, many := strings.Repeat("x", MaxBody-10), MaxFetch/MaxBody+2
+	for range many {
+		put(3, big)
+	}
+	first, next, err := c.takeMore(ctx, cursor{}, tokens)
+	if err != nil || next == (cursor{}) || len(first) >= many {
+		t.Fatalf("the first fetch has %d letters, goes on at %+v, %v", len(first), next, err)
+	}
+	second, end, err := c.takeMore(ctx, next, tokens)
+	if err != nil || end != (cursor{}) || len(first)+len(second) != many+1 {
+		t.Fatalf("then %d of %d letters, goes on at %+v, %v", len(first)+len(second), many+1, end, err)
+	}
+	if last := second[len(second)-1]; last.Box != BoxOf(token(maxTokens+5)) {
+		t.Error("the older letter did not come")
+	}
+	if all, end, err := c.takeMore(ctx, cursor{part: 7}, tokens); err != nil || len(all) != len(first) || end == (cursor{}) {
+		t.Errorf("with fewer tokens than before: %d letters, %+v, %v", len(all), end, err)
+	}
+}
+
 // TestManyLetters holds that what one fetch leaves out comes with the next, in order, also
 // if none is done with: a letter that its reader cannot use yet is not in the way.
 func TestManyLetters(t *testing.T) {

@@ -79,25 +79,31 @@ type File struct {
 	Name  string // as the sender calls it; cleaned before it is shown
 	Size  int64  // bytes; below 0 is not known
 	Offer string // names the offer to the Backend
+
+	Now *Transfer // how far it was when the line was read; nil is not known
 }
 
 // States of a Transfer.
 const (
 	TransferOffered  = "offered"  // waits for an answer
+	TransferAccepted = "accepted" // taken; no byte has moved
 	TransferRunning  = "running"  // bytes move
 	TransferWaiting  = "waiting"  // begun, and no connection at the moment
 	TransferDone     = "done"     // all of it is here, or there
 	TransferDeclined = "declined" // not wanted
 	TransferFailed   = "failed"   // will not go on by itself
+	TransferExpired  = "expired"  // not offered any more, and never answered
+	TransferUnknown  = "unknown"  // nothing is known of it
 )
 
 // A Transfer is how far an offered file is.
 type Transfer struct {
 	Offer string // of which File
-	State string // TransferOffered to TransferFailed
+	State string // TransferOffered to TransferUnknown
+	Name  string // as the offer itself says, if it waits here: what counts, whatever the line says
 	Bytes int64  // bytes that are there
 	Total int64  // bytes in all; 0 is not known
-	Note  string // what went wrong, or where it was put; may be empty
+	Note  string // what went wrong, where it was put, or who has it; may be empty
 }
 
 // A Notice is something that this device says itself: somebody joined, was removed, a

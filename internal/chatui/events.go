@@ -82,10 +82,7 @@ func (m *model) event(e Event) tea.Cmd {
 			k.presence(e.Device, e.Online)
 		}
 	case e.Kind == EventTransfer && e.Transfer != nil:
-		if _, have := m.moved[e.Transfer.Offer]; !have && len(m.moved) >= mostLines {
-			clear(m.moved) // only what is told again is shown again
-		}
-		m.moved[e.Transfer.Offer] = *e.Transfer
+		m.learn(*e.Transfer)
 	case e.Kind == EventNotice && e.Notice != nil:
 		m.notice(*e.Notice)
 	case e.Kind == EventStatus && e.Status != nil:
@@ -96,8 +93,28 @@ func (m *model) event(e Event) tea.Cmd {
 	return nil
 }
 
+// learn takes how far a file is.
+func (m *model) learn(t Transfer) {
+	if _, have := m.moved[t.Offer]; !have && len(m.moved) >= mostLines {
+		clear(m.moved) // only what is told again is shown again
+	}
+	m.moved[t.Offer] = t
+}
+
+// learnFrom takes how far files were when lines were read: less than what was told since.
+func (m *model) learnFrom(lines ...Message) {
+	for i := range lines {
+		if f := lines[i].File; f != nil && f.Now != nil {
+			if _, have := m.moved[f.Offer]; !have {
+				m.learn(*f.Now)
+			}
+		}
+	}
+}
+
 // reload asks for everything again: something was left out.
 func (m *model) reload() tea.Cmd {
+	clear(m.moved)
 	for _, k := range m.convs {
 		k.first, k.loaded, k.whole = false, false, false
 		k.items = slices.DeleteFunc(k.items, func(it item) bool { return it.local == 0 })
@@ -106,6 +123,7 @@ func (m *model) reload() tea.Cmd {
 }
 
 func (m *model) message(v Message) tea.Cmd {
+	m.learnFrom(v)
 	k := m.byID(v.Conv)
 	if k == nil {
 		return m.loadConvs()

@@ -199,6 +199,26 @@ func demo() *fake {
 	return f
 }
 
+// files writes a line for each state of a file, own ones too, as they come of history.
+func files(r *rig, conv string) {
+	for i, now := range []Transfer{
+		{State: TransferAccepted}, {State: TransferRunning, Bytes: 700, Total: 1000}, {State: TransferWaiting}, {State: TransferDone, Note: "in /home/me/Downloads"},
+		{State: TransferDeclined}, {State: TransferFailed, Note: "the disk is full"}, {State: TransferExpired}, {State: TransferUnknown},
+		{State: TransferOffered, Name: "x.zip", Total: 1000}, {State: TransferOffered, Name: "run me.exe", Total: 5_000_000},
+		{State: TransferOffered, Note: "1 of 3 has it"}, {State: TransferDone, Note: "2 of 3 have it, 1 declined"}, {State: TransferUnknown},
+	} {
+		author := "cc33"
+		if i > 9 {
+			author = "me"
+		}
+		m := r.f.add(conv, author, "")
+		now.Offer = fmt.Sprint(author, " ", i)
+		r.f.change(conv, m.Seq, func(m *Message) {
+			m.Kind, m.File = KindFile, &File{Name: "x.zip", Size: 1000, Offer: now.Offer, Now: &now}
+		})
+	}
+}
+
 func (f *fake) change(conv string, seq uint64, do func(*Message)) Message {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -32,6 +32,7 @@ func TestGolden(t *testing.T) {
 			r.keys("'this is not kept", "enter")
 		}},
 		{"transfer", func(r *rig) { r.keys("alt+a") }},
+		{"files", func(r *rig) { files(r, "c3"); r.keys("alt+3") }},
 	} {
 		for _, size := range [][2]int{{80, 24}, {40, 20}, {120, 40}} {
 			name := fmt.Sprintf("%s-%dx%d", view.name, size[0], size[1])

@@ -358,6 +358,7 @@ func (m *model) history(msg historyMsg) tea.Cmd {
 		m.find.want = nil
 		return nil
 	}
+	m.learnFrom(msg.lines...)
 	k.page(m.c, msg.lines, msg.whole)
 	if msg.first {
 		k.markFresh()

@@ -283,6 +283,9 @@ func TestFiles(t *testing.T) {
 	r.called(t, "accept o1", "decline o2")
 	r.keys("'/accept 7", "enter")
 	r.wants(t, "> /accept 7", "no open offer 7")
+	m.File.Now = &Transfer{Offer: "o2", State: TransferDone} // as it was when the line was read: older than what was told
+	r.tell(Event{Kind: EventMessage, Message: &m})
+	r.wants(t, "[declined]")
 	for state, want := range map[string]string{TransferDone: "[done: in the inbox]", TransferFailed: "[failed: in the inbox]", TransferWaiting: "[waits for a connection: in the inbox]"} {
 		r.tell(Event{Kind: EventTransfer, Transfer: &Transfer{Offer: "o1", State: state, Note: "in the inbox", Bytes: 1, Total: 2}})
 		r.wants(t, want)

@@ -250,14 +250,22 @@ func (m *model) transfer(k *conversation, it *item, width int) string {
 	case TransferOffered:
 		switch {
 		case it.m.Mine:
-			text = "[waits for an answer]"
+			text = "[waits for an answer" + note + "]"
 		case number == m.open1(k):
-			text, l = fmt.Sprintf("[%d: Alt-A takes it, Alt-D declines]", number), lookNew
+			text, l = fmt.Sprintf("[%d: %sAlt-A takes it, Alt-D declines]", number, m.truth(it.m.File, t)), lookNew
 		default:
-			text = fmt.Sprintf("[%d: /accept %d or /decline %d]", number, number, number)
+			text = fmt.Sprintf("[%d: %s/accept %d or /decline %d]", number, m.truth(it.m.File, t), number, number)
 		}
+	case TransferAccepted:
+		text = "[accepted]"
 	case TransferRunning:
-		text = bar(t, width)
+		text = bar(t, width) + note
+	case TransferExpired:
+		text = "[expired: not offered any more]"
+	case TransferUnknown:
+		if text = "[not offered here, or not yet]"; it.m.Mine {
+			text = "[not known any more]"
+		}
 	case TransferWaiting:
 		text = "[waits for a connection" + note + "]"
 	case TransferDone:
@@ -268,6 +276,15 @@ func (m *model) transfer(k *conversation, it *item, width int) string {
 		text, l = "[failed"+note+"]", lookError
 	}
 	return m.s.paint(l, m.c.cut(text, width))
+}
+
+// truth says what an offer is of, if that is not what its line says: one takes the offer.
+func (m *model) truth(f *File, t Transfer) string {
+	if t.Name == "" || m.c.file(t.Name) == m.c.file(f.Name) && (t.Total <= 0 || f.Size < 0 || t.Total == f.Size) {
+		return ""
+	}
+	const room = 30 // a name is not to push the size away
+	return fmt.Sprintf("in truth %s (%s); ", m.c.cut(m.c.file(t.Name), room), bytesText(t.Total))
 }
 
 // bar is a progress bar with numbers.

@@ -57,6 +57,9 @@ With --via multicast lines go by multicast of this network segment alone, with n
 connection between the two: also where the network lets no unicast through. Devices
 that are not on the segment are not reached. Lines that come are shown whichever way
 they took.
+
+A file that is offered is a line: kith send FILE DEVICE, or ROOM, writes it. The line says
+how far the file is, and, while it waits here, which command takes it.
 ` + exitHelp,
 		Example: `  kith chat laptop
   echo done | kith chat laptop
@@ -142,9 +145,9 @@ func (e *env) pastLines(ctx context.Context, req control.Request, asJSON bool) e
 		}
 		for i := range r.Lines {
 			if asJSON {
-				err = e.printJSON(chatLine(chat.Event{Kind: chat.EventMessage, Message: &r.Lines[i]}, r.Conv))
+				err = e.printJSON(chatLine(chat.Event{Kind: chat.EventMessage, Message: &r.Lines[i]}, r.Conv, r.Files))
 			} else {
-				_, err = fmt.Fprintln(e.out, lineOf(&r.Lines[i], r.Conv, time.DateTime))
+				_, err = fmt.Fprintln(e.out, lineOf(&r.Lines[i], r.Conv, r.Files, time.DateTime))
 			}
 			if err != nil {
 				return err
@@ -169,10 +172,10 @@ func nameIn(c *chat.Conv, id identity.DeviceID) string {
 }
 
 // lineOf is an entry as one line for a person.
-func lineOf(m *chat.Message, c *chat.Conv, layout string) string {
+func lineOf(m *chat.Message, c *chat.Conv, known []control.FileState, layout string) string {
 	text := chat.CleanText(m.Text)
 	if m.File != nil {
-		text = fmt.Sprintf("offers the file %q, %d bytes", chat.CleanText(m.File.Name), m.File.Size)
+		text = "offers the file " + fileLine(m, known)
 	}
 	notes := ""
 	if m.ClockDiffers {
@@ -193,9 +196,14 @@ type chatEvent struct {
 	Mine bool   `json:"mine,omitempty"`
 
 	Time time.Time `json:"time,omitzero"` // of the line, by its author's clock
+
+	File *control.FileState `json:"file,omitempty"` // of a line with a file, and of the event "file": how far it is
 }
 
-func chatLine(ev chat.Event, c *chat.Conv) chatEvent {
+// eventFile is the event of a file that has come further.
+const eventFile chat.EventKind = "file"
+
+func chatLine(ev chat.Event, c *chat.Conv, known []control.FileState) chatEvent {
 	out := chatEvent{Event: ev}
 	if ev.Conv != nil {
 		out.In = chat.CleanText(ev.Conv.Name)
@@ -204,6 +212,7 @@ func chatLine(ev chat.Event, c *chat.Conv) chatEvent {
 	}
 	if m := ev.Message; m != nil {
 		out.From, out.Text, out.Mine, out.Time = nameIn(c, m.Author), chat.CleanText(m.Text), m.Mine, m.Time
+		out.File = fileOf(m, known)
 	}
 	return out
 }
@@ -221,7 +230,7 @@ func (e *env) chat(ctx context.Context, req control.Request, f chatFlags) error 
 	if e.onTerminal() {
 		fmt.Fprintf(e.err, "Chat with %s. Ctrl-D ends it.\n", first.Conv.Name)
 	}
-	s := &chatSession{e: e, call: call, flags: f, conv: first.Conv, ended: make(chan struct{}), slots: make(chan struct{}, unanswered)}
+	s := &chatSession{e: e, call: call, flags: f, conv: first.Conv, ended: make(chan struct{}), slots: make(chan struct{}, unanswered), files: make(map[string]control.FileStep)}
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer call.Close()
@@ -238,8 +247,9 @@ type chatSession struct {
 	call  *control.Call
 	flags chatFlags
 	conv  *chat.Conv
-	slots chan struct{} // one for each line that was not answered
-	ended chan struct{} // closed after the last reply
+	slots chan struct{}               // one for each line that was not answered
+	ended chan struct{}               // closed after the last reply
+	files map[string]control.FileStep // what was said last of a file; replies alone uses it
 
 	mu     sync.Mutex // guards the fields below
 	failed error      // what became of a line
@@ -268,12 +278,14 @@ func (s *chatSession) replies() {
 			if c := r.ChatEvent.Conv; c != nil && s.conv != nil && c.ID == s.conv.ID {
 				s.conv = c
 			}
-			_ = s.e.printJSON(chatLine(*r.ChatEvent, s.conv))
+			_ = s.e.printJSON(chatLine(*r.ChatEvent, s.conv, r.Files))
 		case r.Chat == nil:
+			s.moved(r.Files)
 		case r.Chat.Mine:
 			s.answered(nil)
 		default:
-			fmt.Fprintln(s.e.out, lineOf(r.Chat, s.conv, "15:04"))
+			s.said(r.Files)
+			fmt.Fprintln(s.e.out, lineOf(r.Chat, s.conv, r.Files, "15:04"))
 		}
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -36,7 +35,7 @@ func (e *env) chatScreen(ctx context.Context, start string) error {
 		}
 		opts.Start = r.Conv.ID.String()
 	}
-	b := &chatBackend{c: c, self: "", out: make(chan chatui.Event)}
+	b := &chatBackend{c: c, seen: make(map[string]seenAs)}
 	st, err := c.Do(ctx, control.Request{Op: control.OpStatus})
 	if err != nil {
 		return err
@@ -51,9 +50,32 @@ func (e *env) chatScreen(ctx context.Context, start string) error {
 // A chatBackend brings the daemon's conversations to the full-screen chat.
 type chatBackend struct {
 	c    *control.Client
-	self string // this device's ID
-	out  chan chatui.Event
-	wg   sync.WaitGroup // of what Events and SendFile began
+	self string         // this device's ID
+	wg   sync.WaitGroup // of what Events began
+
+	mu   sync.Mutex
+	seen map[string]seenAs // offers that the screen shows
+}
+
+// seenAs is how the screen shows an offer.
+type seenAs int
+
+const (
+	seenNot seenAs = iota
+	seenLine
+	seenNotice
+)
+
+// see takes that an offer is shown, and returns how it was before. A line is more than a
+// notice.
+func (b *chatBackend) see(offer string, as seenAs) seenAs {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	before := b.seen[offer]
+	if before != seenLine {
+		b.seen[offer] = as
+	}
+	return before
 }
 
 var _ chatui.Backend = (*chatBackend)(nil)
@@ -85,16 +107,33 @@ func (b *chatBackend) conv(c chat.Conv) chatui.Conv {
 	return out
 }
 
-func screenMessage(m chat.Message) chatui.Message {
+func (b *chatBackend) message(m chat.Message, known []control.FileState) chatui.Message {
 	out := chatui.Message{
 		Conv: m.Conv.String(), Author: m.Author.String(), Log: m.Log.String(), Seq: m.Seq, Lamport: m.Lamport, Time: m.Time,
 		ClockDiffers: m.ClockDiffers, Kind: string(m.Kind), Text: m.Text, Mine: m.Mine, State: string(m.State),
 		Delivered: m.Delivered, Read: m.Read, Late: m.Late,
 	}
 	if m.File != nil {
-		out.File = &chatui.File{Name: m.File.Name, Size: m.File.Size, Offer: m.File.Offer}
+		now := screenTransfer(*fileOf(&m, known))
+		if now.Offer = m.Author.String() + " " + m.File.Offer; m.Mine {
+			now.Offer = m.Conv.String() + " " + m.File.Offer
+		}
+		out.File = &chatui.File{Name: m.File.Name, Size: m.File.Size, Offer: now.Offer, Now: &now}
+		b.see(now.Offer, seenLine)
 	}
 	return out
+}
+
+// screenTransfer is how far a file is. What names it has who offers it, so that nobody can
+// write a line about the offer of another: or, of a file of this device, the conversation.
+func screenTransfer(f control.FileState) chatui.Transfer {
+	of := f.From.String()
+	if f.Conv != (chat.ConvID{}) {
+		of = f.Conv.String()
+	}
+	return chatui.Transfer{
+		Offer: of + " " + f.Offer, State: string(f.State), Name: f.Name, Bytes: f.Bytes, Total: f.Total, Note: f.Note,
+	}
 }
 
 // place names a line to the daemon.
@@ -122,7 +161,7 @@ func (b *chatBackend) lines(ctx context.Context, req control.Request) ([]chatui.
 			return nil, err
 		}
 		for _, m := range r.Lines {
-			out = append(out, screenMessage(m))
+			out = append(out, b.message(m, r.Files))
 		}
 		if r.Done {
 			return out, nil
@@ -162,91 +201,38 @@ func (b *chatBackend) Send(ctx context.Context, conv, text string) (chatui.Messa
 	if err != nil {
 		return chatui.Message{}, err
 	}
-	return screenMessage(*r.Chat), nil
+	return b.message(*r.Chat, r.Files), nil
 }
 
-// Accept is for offers that are lines, of which there are none: offers are notices.
-func (b *chatBackend) Accept(context.Context, string) error { return errNoOffer }
+// Accept takes a file.
+func (b *chatBackend) Accept(ctx context.Context, offer string) error {
+	return b.answer(ctx, control.OpAccept, offer)
+}
 
-// Decline is as Accept.
-func (b *chatBackend) Decline(context.Context, string) error { return errNoOffer }
+// Decline refuses a file.
+func (b *chatBackend) Decline(ctx context.Context, offer string) error {
+	return b.answer(ctx, control.OpDecline, offer)
+}
 
-var errNoOffer = errors.New("this offer does not wait any more: kith inbox lists those that do")
+func (b *chatBackend) answer(ctx context.Context, op, offer string) error {
+	from, id, _ := strings.Cut(offer, " ")
+	_, err := b.c.Do(ctx, control.Request{Op: op, Device: from, Offer: id})
+	return err
+}
 
-// SendFile offers a file to all members who are there; notices say what becomes of it.
+// SendFile offers a file to all others. It is offered as long as the daemon runs, a day at
+// most, whether or not the screen stays.
 func (b *chatBackend) SendFile(ctx context.Context, conv, path string) error {
-	if _, err := os.Stat(path); err != nil {
-		return err
-	}
-	all, err := b.Convs(ctx)
-	if err != nil {
-		return err
-	}
-	var to []chatui.Member
-	for _, c := range all {
-		if c.ID == conv {
-			to = c.Members
-		}
-	}
-	var calls []*control.Call
-	var names []string
-	for _, m := range to {
-		if !m.Online {
-			continue
-		}
-		call, err := b.c.Call(context.WithoutCancel(ctx), control.Request{Op: control.OpSend, Device: m.ID, Paths: []string{path}})
-		if err != nil {
-			return err
-		}
-		calls, names = append(calls, call), append(names, m.Name)
-	}
-	if len(calls) == 0 {
-		return errors.New("nobody is there to take it; kith send waits for a device")
-	}
-	for i, call := range calls {
-		b.wg.Go(func() { b.follow(conv, names[i], path, call) })
-	}
-	return nil
+	_, err := b.c.Do(ctx, control.Request{Op: control.OpOfferFile, Device: conv, Paths: []string{path}})
+	return err
 }
-
-// follow says what becomes of a file.
-func (b *chatBackend) follow(conv, name, path string, call *control.Call) {
-	defer call.Close()
-	for {
-		r, err := call.Next()
-		switch {
-		case err != nil:
-			b.note(conv, fmt.Sprintf("%s was not sent to %s: %v", path, name, err), nil)
-			return
-		case r.Done:
-			b.note(conv, fmt.Sprintf("%s has %s", name, path), nil)
-			return
-		}
-	}
-}
-
-// note shows a line of this device, if the screen is still there.
-func (b *chatBackend) note(conv, text string, act *chatui.Action) {
-	select {
-	case b.out <- chatui.Event{Kind: chatui.EventNotice, Notice: &chatui.Notice{Conv: conv, Time: time.Now(), Text: oneLine(text), Action: act}}:
-	case <-time.After(noteTime):
-	}
-}
-
-// noteTime is how long the end of the screen waits for a notice that nobody takes.
-const noteTime = time.Second
 
 // Act does what a notice promised.
 func (b *chatBackend) Act(ctx context.Context, action string) error {
 	verb, rest, _ := strings.Cut(action, " ")
 	switch verb {
 	case "take":
-		n, err := strconv.ParseUint(rest, 10, 64)
-		if err != nil {
-			return errNoOffer
-		}
-		_, err = b.c.Do(ctx, control.Request{Op: control.OpAccept, Number: n})
-		return err
+		return b.Accept(ctx, rest)
 	case "admit":
 		ref, member, _ := strings.Cut(rest, " ")
 		q := control.RoomRequest{Verb: control.RoomApprove, Room: ref, Member: member}
@@ -256,7 +242,7 @@ func (b *chatBackend) Act(ctx context.Context, action string) error {
 		_, err := b.c.Do(ctx, control.Request{Op: control.OpUndo, Kin: &control.KinRequest{ID: rest}})
 		return err
 	}
-	return errNoOffer
+	return fmt.Errorf("this cannot be done: %s", verb)
 }
 
 // Events follows what happens until ctx ends.
@@ -284,8 +270,20 @@ func (b *chatBackend) Events(ctx context.Context) (<-chan chatui.Event, error) {
 		defer talk.Close()
 		for {
 			r, err := talk.Next()
-			if err != nil || r.Done || r.ChatEvent != nil && !put(b.chatEvent(*r.ChatEvent)) {
+			if err != nil || r.Done || r.ChatEvent != nil && !put(b.chatEvent(*r.ChatEvent, r.Files)) {
 				return
+			}
+			if r.ChatEvent != nil {
+				continue
+			}
+			for _, f := range r.Files {
+				t := screenTransfer(f)
+				if !put(chatui.Event{Kind: chatui.EventTransfer, Transfer: &t}) {
+					return
+				}
+				if f.Conv == (chat.ConvID{}) {
+					wg.Go(func() { b.lineless(ctx, f, put) })
+				}
 			}
 		}
 	})
@@ -304,18 +302,6 @@ func (b *chatBackend) Events(ctx context.Context) (<-chan chatui.Event, error) {
 			}
 		}
 	})
-	wg.Go(func() { // what SendFile has to say
-		for {
-			select {
-			case ev := <-b.out:
-				if !put(ev) {
-					return
-				}
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
 	b.wg.Go(func() {
 		wg.Wait()
 		close(out)
@@ -323,10 +309,51 @@ func (b *chatBackend) Events(ctx context.Context) (<-chan chatui.Event, error) {
 	return out, nil
 }
 
-func (b *chatBackend) chatEvent(ev chat.Event) chatui.Event {
+// lineTime is how long the line of a file may take that is offered.
+const lineTime = 2 * time.Second
+
+// lineless tells of a file of another device that has no line on the screen: its sender is
+// in no conversation with this device, or in one that was not looked at yet.
+func (b *chatBackend) lineless(ctx context.Context, f control.FileState, put func(chatui.Event) bool) {
+	n := chatui.Notice{Time: time.Now()}
+	of := screenTransfer(f).Offer
+	switch f.State {
+	case control.FileOffered:
+		late := time.NewTimer(lineTime)
+		defer late.Stop()
+		select {
+		case <-late.C:
+		case <-ctx.Done():
+			return
+		}
+		if b.see(of, seenNotice) != seenNot {
+			return
+		}
+		name := f.From.Short()
+		if r, err := b.c.Do(ctx, control.Request{Op: control.OpInbox}); err == nil {
+			for _, o := range r.Offers {
+				if o.Number == f.Number {
+					name = o.Device
+				}
+			}
+		}
+		n.Text = fmt.Sprintf("%s offers %s (%s)", name, quoted(f.Name), control.Bytes(f.Total))
+		n.Action = &chatui.Action{ID: "take " + of, Label: "takes it"}
+	case control.FileDone, control.FileFailed:
+		if b.see(of, seenNotice) == seenLine {
+			return
+		}
+		n.Text = fmt.Sprintf("%s: %s: %s", quoted(f.Name), f.State, f.Note)
+	default:
+		return
+	}
+	put(chatui.Event{Kind: chatui.EventNotice, Notice: &n})
+}
+
+func (b *chatBackend) chatEvent(ev chat.Event, known []control.FileState) chatui.Event {
 	switch ev.Kind {
 	case chat.EventMessage, chat.EventState:
-		m := screenMessage(*ev.Message)
+		m := b.message(*ev.Message, known)
 		return chatui.Event{Kind: chatui.EventMessage, Message: &m}
 	case chat.EventConv:
 		return chatui.Event{Kind: chatui.EventConv, Convs: []chatui.Conv{b.conv(*ev.Conv)}}
@@ -356,11 +383,6 @@ func (b *chatBackend) notice(ev kith.Event) *chatui.Notice {
 			return nil
 		}
 		n.Text = fmt.Sprintf("%s is connected: %s", ev.Device.Name, ev.Detail)
-	case kith.EventOffer:
-		n.Text = fmt.Sprintf("%s offers %s", ev.Device.Name, ev.Detail)
-		act("take "+ev.Subject, "takes it")
-	case kith.EventReceived:
-		n.Text = ev.Detail
 	case kith.EventRoomAsked:
 		n.Text = fmt.Sprintf("%q asks to be let into the room", ev.Detail)
 		act("admit "+ev.Room.ID.String()+" "+ev.Subject, "lets it in")

@@ -29,10 +29,14 @@ type sendFlags struct {
 func (e *env) sendCommand() *cobra.Command {
 	var f sendFlags
 	cmd := &cobra.Command{
-		Use: "send PATH... DEVICE", Short: "Send files and folders to a device", Args: atLeastArgs(2),
-		Long: `Send files and folders to a device. It is asked there, unless it has allowed this
-device to send without asking: kith allow THIS-DEVICE files. What arrives is in its
-inbox folder (kith inbox shows which).
+		Use: "send PATH... DEVICE|ROOM", Short: "Send files and folders to a device or a room", Args: atLeastArgs(2),
+		Long: `Send files and folders to a device, or to all other members of a room. It is asked
+there, unless it has allowed this device to send without asking: kith allow THIS-DEVICE
+files. What arrives is in its inbox folder (kith inbox shows which). The offer is a line in
+the chat with the device or room, which says how far it is.
+
+To a room it ends when each member has it, has declined or was away for --wait. The exit
+status is 0 only if all have it.
 
 A transfer goes on by itself after any break, and where it stopped when the same is
 sent again. Names, times and permissions are kept. The path - sends standard input, as
@@ -96,6 +100,9 @@ func (e *env) carry(ctx context.Context, req control.Request, f sendFlags) error
 			bar.clear()
 			return e.delivered(req, r, f)
 		}
+		if r.Conv != nil {
+			return e.sendRoom(ctx, call, r.Conv, f)
+		}
 		if r.Transfer != nil {
 			if err := bar.show(*r.Transfer); err != nil {
 				return err
@@ -135,18 +142,29 @@ func (e *env) delivered(req control.Request, r control.Reply, f sendFlags) error
 	for _, n := range r.Delivery.Notes {
 		fmt.Fprintln(e.err, "note:", n)
 	}
-	what := control.Count(t.Files)
+	if req.Op == control.OpGet {
+		what, how := achieved(t)
+		fmt.Fprintf(e.out, "%s of %s in %s: %s\n", what, t.Device, r.Delivery.Dir, how)
+		return nil
+	}
+	fmt.Fprintln(e.out, sentLine(t))
+	return nil
+}
+
+// achieved says what a transfer has brought, and how fast.
+func achieved(t *control.Transfer) (what, how string) {
+	what = control.Count(t.Files)
 	if t.Files == 1 {
 		what = files.ShowName(t.Name)
 	}
 	took := max(time.Since(t.Started), time.Millisecond)
 	rate := control.Bytes(int64(float64(t.Bytes-t.Resumed) / took.Seconds()))
-	if req.Op == control.OpGet {
-		fmt.Fprintf(e.out, "%s of %s in %s: %s in %s, %s/s\n", what, t.Device, r.Delivery.Dir, control.Bytes(t.Bytes), round(took), rate)
-		return nil
-	}
-	fmt.Fprintf(e.out, "%s sent to %s: %s in %s, %s/s\n", what, t.Device, control.Bytes(t.Bytes), round(took), rate)
-	return nil
+	return what, fmt.Sprintf("%s in %s, %s/s", control.Bytes(t.Bytes), round(took), rate)
+}
+
+func sentLine(t *control.Transfer) string {
+	what, how := achieved(t)
+	return fmt.Sprintf("%s sent to %s: %s", what, t.Device, how)
 }
 
 func round(d time.Duration) time.Duration {

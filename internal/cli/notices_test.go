@@ -22,7 +22,6 @@ func TestNoticesActOnTheirOwn(t *testing.T) {
 		want string // ID of the action
 	}{
 		{kith.Event{Kind: kith.EventRoomAsked, Room: in, Subject: asks.String(), Detail: "anna"}, "admit " + in.ID.String() + " " + asks.String()},
-		{kith.Event{Kind: kith.EventOffer, Device: laptop, Subject: "7"}, "take 7"},
 		{kith.Event{Kind: kith.EventNewPair, Device: laptop, Subject: "3f60c1d2"}, "undo " + laptop.ID.String() + ":3f60c1d2"},
 		{kith.Event{Kind: kith.EventNewPair, Device: laptop, Detail: "that pair is over"}, ""},
 	} {

@@ -179,12 +179,12 @@ func (s *Server) lines(st *stream, req Request) (Reply, error) {
 		return Reply{}, err
 	}
 	for len(found) > linesAtOnce {
-		if st.send(Reply{Conv: &c, Lines: found[:linesAtOnce]}) != nil {
+		if st.send(Reply{Conv: &c, Lines: found[:linesAtOnce], Files: s.fileStates(found[:linesAtOnce]...)}) != nil {
 			return Reply{}, errTaken
 		}
 		found = found[linesAtOnce:]
 	}
-	return Reply{Conv: &c, Lines: found}, nil
+	return Reply{Conv: &c, Lines: found, Files: s.fileStates(found...)}, nil
 }
 
 // A talk is one OpChat.
@@ -280,8 +280,19 @@ func (t *talk) run(events <-chan chat.Event, in <-chan Input, cancel func()) (Re
 		return Reply{}, errTaken
 	}
 	var over <-chan struct{}
+	watch := filesWatch{t: t}
+	defer watch.stop()
 	for {
+		if !watch.next() {
+			return Reply{}, errTaken
+		}
 		select {
+		case <-watch.changed:
+			watch.later()
+			continue
+		case <-watch.soon:
+			watch.due()
+			continue
 		case ev, ok := <-events:
 			if !ok || !t.event(ev) {
 				return Reply{}, errTaken
@@ -469,10 +480,12 @@ func (t *talk) show(ev chat.Event) bool {
 		t.shown[log] = m.Seq
 	}
 	switch {
+	case t.req.Events && m != nil:
+		return t.reply(Reply{ChatEvent: &ev, Files: t.s.fileStates(*m)})
 	case t.req.Events:
 		return t.reply(Reply{ChatEvent: &ev})
 	case ev.Kind == chat.EventMessage && !m.Mine:
-		return t.reply(Reply{Chat: m})
+		return t.reply(Reply{Chat: m, Files: t.s.fileStates(*m)})
 	}
 	return true
 }

@@ -46,23 +46,24 @@ const (
 	OpOffer     = "offer"
 	OpJoin      = "join"
 	OpDial      = "dial"
-	OpAsk       = "ask"      // may this device reach a port of the other?
-	OpChat      = "chat"     // one conversation or all: what was not shown, and what happens; Inputs are lines
-	OpConvs     = "convs"    // all conversations
-	OpSay       = "say"      // a line
-	OpHistory   = "history"  // Count lines before Line, or the last
-	OpSearch    = "search"   // the last Count lines with Text
-	OpRead      = "read"     // all up to Line has been shown
-	OpForget    = "forget"   // a conversation
-	OpSend      = "send"     // files to a device, until they are there
-	OpGet       = "get"      // files of a folder that a device shares, until they are here
-	OpList      = "list"     // such a folder's names
-	OpInbox     = "inbox"    // offers that wait, and transfers under way
-	OpAccept    = "accept"   // an offer
-	OpDecline   = "decline"  // an offer, or a transfer that goes on
-	OpWatch     = "watch"    // the inbox, until the client goes
-	OpForward   = "forward"  // a port of this machine to one of a device, until the client goes or for good
-	OpForwards  = "forwards" // which there are
+	OpAsk       = "ask"        // may this device reach a port of the other?
+	OpChat      = "chat"       // one conversation or all: what was not shown, and what happens; Inputs are lines
+	OpConvs     = "convs"      // all conversations
+	OpSay       = "say"        // a line
+	OpHistory   = "history"    // Count lines before Line, or the last
+	OpSearch    = "search"     // the last Count lines with Text
+	OpRead      = "read"       // all up to Line has been shown
+	OpForget    = "forget"     // a conversation
+	OpSend      = "send"       // files to a device, until they are there
+	OpOfferFile = "offer-file" // files in a conversation, whether or not the client stays
+	OpGet       = "get"        // files of a folder that a device shares, until they are here
+	OpList      = "list"       // such a folder's names
+	OpInbox     = "inbox"      // offers that wait, and transfers under way
+	OpAccept    = "accept"     // an offer
+	OpDecline   = "decline"    // an offer, or a transfer that goes on
+	OpWatch     = "watch"      // the inbox, until the client goes
+	OpForward   = "forward"    // a port of this machine to one of a device, until the client goes or for good
+	OpForwards  = "forwards"   // which there are
 	OpUnforward = "unforward"
 	OpExpose    = "expose"  // a service of this machine at a port of a device, until the client goes or for good
 	OpExposed   = "exposed" // which there are, and which ports here other devices have
@@ -118,6 +119,7 @@ type Request struct {
 	Dir       string   `json:"dir,omitempty"`       // get, accept: where to; absolute
 	Overwrite bool     `json:"overwrite,omitempty"` // get, accept
 	Number    uint64   `json:"number,omitempty"`    // accept, decline: number of the offer or transfer
+	Offer     string   `json:"offer,omitempty"`     // accept, decline: its ID, of Device, in place of a number
 
 	Kin *KinRequest `json:"kin,omitempty"` // introductions, own devices, new pairs
 }
@@ -221,7 +223,10 @@ type Reply struct {
 	Kept      int            `json:"kept,omitempty"`       // chat, at the end: how many of the lines are only here
 	NoMail    string         `json:"no_mail,omitempty"`    // chat, at the end: why who keeps mail did not take them
 
+	Files []FileState `json:"files,omitempty"` // chat, history, search: of files in the lines, and that have changed
+
 	Transfer  *Transfer      `json:"transfer,omitempty"`
+	Sent      *Sent          `json:"sent,omitempty"` // send, to a room: how it ended with one member
 	Delivery  *Delivery      `json:"delivery,omitempty"`
 	Forwards  []Forward      `json:"forwards,omitempty"`
 	Hosted    []Hosted       `json:"hosted,omitempty"`

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/kithproject/kith"
+	"github.com/kithproject/kith/app/chat"
 	"github.com/kithproject/kith/app/files"
 )
 
@@ -60,7 +61,9 @@ func (s *Server) openFiles(dir string) error {
 			}
 			return files.Decision{}
 		},
+		OnAnswer: s.answered, OnTransfer: s.began,
 		OnOffer: func(o files.Offer) {
+			s.offered(o)
 			d, err := s.node.Device(o.Peer)
 			if err != nil {
 				return
@@ -159,34 +162,58 @@ func (s *Server) transfer(st *stream, req Request, run func(ctx context.Context,
 }
 
 func (s *Server) sendFiles(st *stream, req Request) (Reply, error) {
-	return s.transfer(st, req, func(ctx context.Context, peer string, show func(files.Progress), started func(*files.Transfer)) (files.Result, error) {
+	d, err := s.node.Device(req.Device)
+	if err != nil {
+		if c, err := s.conv(req.Device); err == nil && c.Room {
+			return s.sendRoom(st, req, c)
+		}
+	}
+	var line *offering // that the file stands in
+	var sent error
+	reply, err := s.transfer(st, req, func(ctx context.Context, peer string, show func(files.Progress), started func(*files.Transfer)) (r files.Result, err error) {
+		defer func() { sent = err }()
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		opts := files.SendOptions{Progress: show, GiveUp: req.Wait, Started: started}
-		in := inputs(ctx, st)
+		opts := files.SendOptions{GiveUp: req.Wait, Started: started, Progress: func(p files.Progress) {
+			line.moved(d.ID, p)
+			show(p)
+		}}
+		said := inputs(ctx, st)
 		if !req.Stream {
 			go func() { // ends with the connection or ctx
-				for range in {
+				for range said {
 				}
 				cancel()
 			}()
+			what, err := files.Look(ctx, req.Paths)
+			if err != nil {
+				return files.Result{}, err
+			}
+			line = s.pairLine(ctx, d, fileRef(what))
 			return s.files.Send(ctx, peer, req.Paths, opts)
 		}
-		r, w := io.Pipe()
+		opts.Started = func(t *files.Transfer) {
+			p := t.Progress()
+			line = s.pairLine(ctx, d, chat.FileRef{Name: offerName([]string{p.Name}), Size: -1, Offer: p.ID.String()})
+			started(t)
+		}
+		in, out := io.Pipe()
 		go func() { // ends with the connection or the pipe's reader
-			for i := range in {
+			for i := range said {
 				if i.End {
-					w.Close()
-				} else if _, err := w.Write(i.Data); err != nil {
+					out.Close()
+				} else if _, err := out.Write(i.Data); err != nil {
 					continue
 				}
 			}
-			w.CloseWithError(io.ErrUnexpectedEOF)
+			out.CloseWithError(io.ErrUnexpectedEOF)
 			cancel()
 		}()
-		defer r.Close()
-		return s.files.SendReader(ctx, peer, req.Name, r, opts)
+		defer in.Close()
+		return s.files.SendReader(ctx, peer, req.Name, in, opts)
 	})
+	line.ended(d.ID, sent)
+	return reply, err
 }
 
 func (s *Server) getFiles(st *stream, req Request) (Reply, error) {

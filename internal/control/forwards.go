@@ -22,6 +22,7 @@ import (
 	"github.com/kithproject/kith"
 	"github.com/kithproject/kith/app/forward"
 	"github.com/kithproject/kith/app/proxy"
+	"github.com/kithproject/kith/internal/durable"
 )
 
 // A Forward is a port of this machine that leads to one of another device, or, if its
@@ -103,22 +104,7 @@ func (f *forwards) write() error {
 	if err != nil {
 		return fmt.Errorf("control: %w", err)
 	}
-	return replaceFile(f.file, append(raw, '\n'))
-}
-
-// replaceFile writes a file that is whole whatever happens.
-func replaceFile(path string, raw []byte) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
-	if err != nil {
-		return fmt.Errorf("control: %w", err)
-	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(raw)
-	err = errors.Join(err, tmp.Sync(), tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
+	if err := durable.WriteFile(filepath.Dir(f.file), filepath.Base(f.file), append(raw, '\n')); err != nil {
 		return fmt.Errorf("control: %w", err)
 	}
 	return nil

@@ -58,6 +58,7 @@ func (e *ends) publish(end Ended) {
 
 // received says how a transfer ended that came from another device.
 func (s *Server) received(r files.Received) {
+	s.came(r)
 	d, err := s.node.Device(r.Progress.Peer)
 	if err != nil {
 		d = kith.Device{Name: "a device that is no longer paired"}
@@ -203,6 +204,13 @@ func (s *Server) watchInbox(st *stream) (Reply, error) {
 
 // decide takes an offer, or says no to it or to a transfer that goes on.
 func (s *Server) decide(req Request) (Reply, error) {
+	if req.Offer != "" {
+		n, err := s.offerByID(req)
+		if err != nil {
+			return Reply{}, err
+		}
+		req.Number = n
+	}
 	if req.Op == OpAccept {
 		if s.files.Accept(req.Number, files.Decision{Action: files.Accept, Dir: req.Dir, Overwrite: req.Overwrite}) {
 			return Reply{}, nil

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kithproject/kith"
@@ -31,6 +32,8 @@ type Server struct {
 	expose   *expose.Service
 	post     *post
 	ends     ends
+	book     *fileBook
+	offering atomic.Int64 // to how many members OpOfferFile offers at the moment
 
 	inboxDir string
 
@@ -59,6 +62,7 @@ const defaultWait = 15 * time.Second
 func NewServer(node *kith.Node, inbox string, log *slog.Logger) (*Server, error) {
 	s := &Server{node: node, log: log, stop: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.openOffers()
 	s.openMail()
 	if err := s.openChat(); err != nil {
 		s.cancel()
@@ -260,6 +264,8 @@ func (s *Server) answer(st *stream, req Request) (Reply, error) {
 		return s.proxy(st, req)
 	case OpSend:
 		return s.sendFiles(st, req)
+	case OpOfferFile:
+		return s.offerFile(ctx, req)
 	case OpGet:
 		return s.getFiles(st, req)
 	case OpList:
@@ -421,6 +427,8 @@ func explain(err error) *Error {
 	case errors.As(err, &notConnected):
 		return &Error{Kind: KindNotConnected, Text: notConnected.Device.Name + " is not connected: " + notConnected.Device.Looking,
 			Hint: "is kith up running there, and are both devices on one network or on a common broker?"}
+	case errors.Is(err, files.ErrNoConnection):
+		return &Error{Kind: KindNotConnected, Text: plain(files.ErrNoConnection), Hint: "is kith up running there? The same command goes on where it stopped"}
 	case errors.As(err, &noAnswer):
 		return &Error{Kind: KindNotConnected, Text: noAnswer.Error(),
 			Hint: "is kith up running there, on this network segment? The line may have arrived all the same"}

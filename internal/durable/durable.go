@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"syscall"
 )
 
 // TmpSuffix ends the names of files that Replace has begun. After a crash they are of no
@@ -146,7 +147,7 @@ func (d Dir) Remove(name string) error {
 }
 
 // SyncDir makes names durable. Windows cannot sync a directory, and NTFS journals names by
-// itself. It errs if the disk does.
+// itself; nor can some network file systems, which say so. It errs if the disk does.
 func (d Dir) SyncDir() error {
 	if runtime.GOOS == "windows" {
 		return nil
@@ -155,5 +156,9 @@ func (d Dir) SyncDir() error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(f.Sync(), f.Close())
+	err = f.Sync()
+	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.EINVAL) {
+		err = nil
+	}
+	return errors.Join(err, f.Close())
 }

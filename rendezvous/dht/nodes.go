@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kithproject/kith/internal/durable"
 	"github.com/kithproject/kith/rendezvous"
 )
 
@@ -145,26 +146,10 @@ func (e *Exchange) save() error {
 	if len(good) == 0 {
 		return nil
 	}
-	if err := writeFile(e.cfg.NodesFile, formatNodes(good)); err != nil {
+	if err := durable.WriteFile(filepath.Dir(e.cfg.NodesFile), filepath.Base(e.cfg.NodesFile), formatNodes(good)); err != nil {
 		return fmt.Errorf("dht: save nodes: %w", err)
 	}
 	return nil
-}
-
-func writeFile(name string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*.tmp")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-	}
-	return err
 }
 
 func formatNodes(nodes []contact) []byte {
