@@ -62,6 +62,7 @@ type Node struct {
 	mu       sync.Mutex // guards the fields below; never held while calling out
 	closed   bool
 	peers    map[registry.PairID]*peer
+	ending   map[registry.PairID]*peer // those that stopPeer waits for
 	pairings map[*Pairing]struct{}
 }
 
@@ -79,7 +80,7 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{
-		cfg: cfg, peers: make(map[registry.PairID]*peer), pairings: make(map[*Pairing]struct{}),
+		cfg: cfg, peers: make(map[registry.PairID]*peer), ending: make(map[registry.PairID]*peer), pairings: make(map[*Pairing]struct{}),
 		live: forward.NewLive[identity.DeviceID](maxReached),
 		carries: carries{
 			conns: make(map[*carry.Conn]carried), names: make(map[carryName]*carry.Conn),

@@ -232,7 +232,7 @@ func (r *rooms) reconcile() {
 		if _, ok := want[have.ID]; ok {
 			continue
 		}
-		if rec, ok := r.get(have.Room); ok && (rec.Roster == nil && inRoom(rec, have.ID) || r.owed(have)) {
+		if rec, ok := r.get(have.Room); ok && (r.brings(rec, have.ID) || r.owed(have)) {
 			want[have.ID] = have // it let us in, or is to be told that it is out
 			near[have.ID] = true
 			continue
@@ -259,6 +259,17 @@ func (r *rooms) reconcile() {
 		}
 	}
 	r.look()
+}
+
+// brings reports whether a device let this one in, which has not been given a roster with
+// itself in it yet: one of before may come first.
+func (r *rooms) brings(rec room.Record, id identity.DeviceID) bool {
+	if rec.Roster != nil {
+		if _, in := rec.Roster.Member(r.n.ID()); in {
+			return false
+		}
+	}
+	return id == rec.Grant.Host
 }
 
 // wanted adds a room's members to those that there should be.
