@@ -28,8 +28,9 @@ import (
 // A badBroker is an MQTT broker that records everything, and may drop, copy and reorder it.
 type badBroker struct {
 	broker.HookBase
-	srv *broker.Server
-	url string
+	srv   *broker.Server
+	url   string
+	burst int // how many frames a device may say at once; 0: as by default
 
 	mu     sync.Mutex // guards the fields below
 	random *rand.Rand
@@ -103,10 +104,10 @@ func (b *badBroker) recorded() []published {
 	return slices.Clone(b.seen)
 }
 
-// exchange is a new user of the broker, who may say more than its default rate lets.
-func (b *badBroker) exchange(t *testing.T, burst int) *mqtt.Exchange {
+// exchange is a new user of the broker.
+func (b *badBroker) exchange(t *testing.T) *mqtt.Exchange {
 	t.Helper()
-	e, err := mqtt.New(mqtt.Config{URL: b.url, Burst: burst})
+	e, err := mqtt.New(mqtt.Config{URL: b.url, Burst: b.burst})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +118,7 @@ func (b *badBroker) exchange(t *testing.T, burst int) *mqtt.Exchange {
 func (b *badBroker) device(t *testing.T, dir, name string) *Server {
 	t.Helper()
 	n, err := kith.Open(t.Context(), kith.Config{
-		Dir: dir, Name: name, NoLAN: true, NoDHT: true, Loopback: true, Exchanges: []rendezvous.Exchange{b.exchange(t, 0)},
+		Dir: dir, Name: name, NoLAN: true, NoDHT: true, Loopback: true, Exchanges: []rendezvous.Exchange{b.exchange(t)},
 	})
 	if err != nil {
 		t.Fatal(err)
