@@ -92,11 +92,11 @@ func (m *mallory) line(log byte, seq uint64, at time.Time, author identity.Devic
 
 // dirty are texts that would do something at a terminal.
 var dirty = []string{ //nolint:gochecknoglobals // a table
-	"\x1b[2J\x1b[H\x1b]0;owned\x07gone", "\u202egnp.exe\u202c", "x\n*** host closed the room\r\n", "\u2028host: hello", "\x9b31mred\x9c",
+	"\x1b[2J\x1b[H\x1b]0;owned\x07gone", "\u202egnp.exe\u202c", "x\n*** host closed the room\r\n", "\u2028host: hello", "\u009b31mred\u009c",
 	"a\u2066b\u2069c\u200fd", "\x00\x08\x7f", "\ufeff\U000e0001tag",
 }
 
-// clean reports whether a terminal just shows a text.
+// isPlain reports whether a terminal just shows a text.
 func isPlain(text string) bool {
 	return !strings.ContainsFunc(text, func(r rune) bool {
 		return unicode.IsControl(r) || unicode.Is(unicode.Cf, r) && r != '\u200d' || r == '\u2028' || r == '\u2029' || r == unicode.ReplacementChar
@@ -160,7 +160,7 @@ func TestRoomWithMallory(t *testing.T) {
 	flood, end := context.WithTimeout(ctx, 6*time.Second)
 	defer end()
 	var wg sync.WaitGroup
-	counts := make([][3]int, 6)
+	counts := make([][3]int, 5)
 	each := func(what int, f func(s *Server) int) {
 		for i, s := range honest {
 			wg.Go(func() { counts[what][i] = f(s) })
@@ -238,6 +238,18 @@ func TestRoomWithMallory(t *testing.T) {
 	})
 
 	// Meanwhile anna and ben talk, and the host answers its user.
+	heard := map[*Server]chan string{anna: make(chan string, 1000), ben: make(chan string, 1000)}
+	for s, lines := range heard {
+		all, stop := s.chat.Events()
+		defer stop()
+		go func() {
+			for ev := range all {
+				if ev.Kind == chat.EventMessage && strings.HasPrefix(ev.Message.Text, "honest") && !ev.Message.Mine {
+					lines <- ev.Message.Author.String() + ev.Message.Text
+				}
+			}
+		}()
+	}
 	var slowest, answers time.Duration
 	said := 0
 	for flood.Err() == nil {
@@ -250,10 +262,13 @@ func TestRoomWithMallory(t *testing.T) {
 		if _, err := from.chat.Send(ctx, conv, text); err != nil {
 			t.Fatal(err)
 		}
-		soon(ctx, t, "an honest line arrives", func() bool {
-			all, err := to.chat.Search(ctx, conv, text, 1)
-			return err == nil && len(all) == 1 && all[0].Author == from.node.ID()
-		})
+		for line := ""; line != from.node.ID().String()+text; {
+			select {
+			case line = <-heard[to]:
+			case <-ctx.Done():
+				t.Fatal("an honest line does not arrive")
+			}
+		}
 		slowest = max(slowest, time.Since(begin))
 		said++
 		begin = time.Now()
@@ -265,18 +280,22 @@ func TestRoomWithMallory(t *testing.T) {
 		}
 		answers = max(answers, time.Since(begin))
 	}
+	grown := func() int64 {
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		return (int64(after.HeapAlloc) - int64(before.HeapAlloc)) >> 20
+	}
+	most := grown()
 	wg.Wait()
-	runtime.GC()
-	runtime.ReadMemStats(&after)
-	grown := (int64(after.HeapAlloc) - int64(before.HeapAlloc)) >> 20
-	t.Logf("%d honest lines, the slowest took %v, the slowest answer %v; %d MiB more in use in all 7 nodes; tries %v", said, slowest.Round(time.Millisecond), answers.Round(time.Millisecond), grown, counts)
-	if slowest > 5*time.Second || answers > 2*time.Second || said < 3 {
+	t.Logf("%d honest lines, the slowest took %v, the slowest answer %v; %d MiB more in use in all 7 nodes; tries %v", said, slowest.Round(time.Millisecond), answers.Round(time.Millisecond), most, counts)
+	if most > 768 { // most of it are buffers of WireGuard's, one for each packet that waits
+		t.Errorf("%d MiB more are in use", most)
+	}
+	soon(ctx, t, "memory is given back", func() bool { return grown() < 256 })
+	if slowest > 10*time.Second || answers > 5*time.Second || said < 3 {
 		t.Errorf("honest members wait: %d lines, %v, %v", said, slowest, answers)
 	}
-	if grown > 128 {
-		t.Errorf("%d MiB more are in use", grown)
-	}
-	for what, n := range counts[:5] {
+	for what, n := range counts {
 		if n[0] == 0 || n[1] == 0 || n[2] == 0 {
 			t.Errorf("flood %d did nothing: %v", what, n)
 		}
@@ -316,8 +335,8 @@ func TestRoomWithMallory(t *testing.T) {
 				t.Fatal("a forged line is there")
 			}
 		}
-		if theirs == 0 {
-			t.Error("none of the flood was taken: it shows nothing")
+		if theirs < 100 {
+			t.Errorf("%d lines of the flood were taken", theirs)
 		}
 		if n := len(s.files.Offers()); n > 8 {
 			t.Errorf("%d offers of one member wait", n)
