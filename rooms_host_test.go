@@ -264,3 +264,78 @@ func TestStopPeerThatFailed(t *testing.T) {
 		t.Error("its gate is left")
 	}
 }
+
+// TestRoomNothingLost: however many members come at once, each is looked after.
+func TestRoomNothingLost(t *testing.T) {
+	ctx := waitContext(t)
+	n, _ := hostingNode(t)
+	r := n.rooms
+	left := func() (int, bool) { r.mu.Lock(); defer r.mu.Unlock(); return len(r.moved), r.pairs }
+	r.change.Lock()
+	r.happened(EventPaired, n.ID())
+	until(ctx, t, "busy", func() bool { _, pairs := left(); return !pairs })
+	for i := range 4 * eventQueue {
+		n.tell(EventConnected, Device{}, "")
+		r.happened(EventConnected, identity.DeviceID{byte(i), byte(i >> 8), 1})
+	}
+	if count, _ := left(); count != 4*eventQueue {
+		t.Errorf("%d of %d wait", count, 4*eventQueue)
+	}
+	r.change.Unlock()
+	until(ctx, t, "all are looked after", func() bool { count, _ := left(); return count == 0 })
+}
+
+// TestRoomForgotten: a room that was left long ago is forgotten.
+func TestRoomForgotten(t *testing.T) {
+	l := lair{rendezvoustest.NewNetwork(1, rendezvoustest.Faults{})}
+	dir := filepath.Join(t.TempDir(), "state")
+	n := l.open(t, dir, "n")
+	var ids []room.ID
+	for _, ago := range []time.Duration{0, leftFor - time.Hour, leftFor + time.Hour} {
+		made, err := n.CreateRoom(CreateRoomConfig{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, made.ID)
+		if ago > 0 {
+			if err := n.rooms.store.Update(made.ID, func(rec *room.Record) error { rec.Left = time.Now().Add(-ago); return nil }); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	n = l.open(t, dir, "n")
+	for i, want := range []bool{true, true, false} {
+		if _, ok := n.rooms.store.Get(ids[i]); ok != want {
+			t.Errorf("room %d is there: %v", i, ok)
+		}
+	}
+}
+
+// TestRoomLargeBySecondHost: a device that a second host lets in is given the founder's
+// roster first, in which it is not, and stays.
+func TestRoomLargeBySecondHost(t *testing.T) {
+	ctx := waitContext(t)
+	l := lair{rendezvoustest.NewNetwork(1, rendezvoustest.Faults{})}
+	founder, second := l.open(t, filepath.Join(t.TempDir(), "f"), "founder"), l.open(t, filepath.Join(t.TempDir(), "s"), "second")
+	if _, err := founder.CreateRoom(CreateRoomConfig{Name: "friends", Mode: room.Open}); err != nil {
+		t.Fatal(err)
+	}
+	l.join(ctx, t, founder, second, "friends")
+	takeMembers(t, founder, 150)
+	if _, err := founder.AddRoomHost("friends", "second"); err != nil {
+		t.Fatal(err)
+	}
+	until(ctx, t, "a second host", func() bool { r, err := second.Room("friends"); return err == nil && r.Host })
+	if err := founder.Close(); err != nil {
+		t.Fatal(err)
+	}
+	late := l.open(t, filepath.Join(t.TempDir(), "l"), "late")
+	l.join(ctx, t, second, late, "friends")
+	until(ctx, t, "in the room", func() bool {
+		r, err := late.Room("friends")
+		return err == nil && len(r.Members) == 153 && meets(late, second)
+	})
+}
