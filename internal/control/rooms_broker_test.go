@@ -36,8 +36,11 @@ type badBroker struct {
 	random *rand.Rand
 	part   float64 // of what is published: so much is dropped, so much copied, so much late
 	seen   []published
-	counts struct{ dropped, copied, late int }
+	faults faults
 }
+
+// faults are how often the broker did what it should not.
+type faults struct{ dropped, copied, late int }
 
 // published is what a client gave the broker.
 type published struct {
@@ -80,15 +83,15 @@ func (b *badBroker) OnPublish(cl *broker.Client, pk packets.Packet) (packets.Pac
 		time.AfterFunc(time.Duration(b.random.IntN(400))*time.Millisecond, func() { b.publish(pk.TopicName, frame) })
 	}
 	if happens() {
-		b.counts.copied++
+		b.faults.copied++
 		later()
 	}
 	switch {
 	case happens():
-		b.counts.dropped++
+		b.faults.dropped++
 		return pk, packets.ErrRejectPacket
 	case happens():
-		b.counts.late++
+		b.faults.late++
 		later()
 		return pk, packets.ErrRejectPacket
 	}
@@ -102,6 +105,12 @@ func (b *badBroker) recorded() []published {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return slices.Clone(b.seen)
+}
+
+func (b *badBroker) done() faults {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.faults
 }
 
 // exchange is a new user of the broker.
@@ -226,8 +235,9 @@ func TestRoomByBadBroker(t *testing.T) {
 	for _, s := range all {
 		soon(ctx, t, s.node.Name()+" sees all", func() bool { return sees(s, "friends", 4) })
 	}
+	did := b.done()
 	t.Logf("joined after %v, all see all after %v; of %d frames %d were dropped, %d copied, %d late",
-		joined.Round(time.Millisecond), time.Since(begin).Round(time.Millisecond), len(b.recorded()), b.counts.dropped, b.counts.copied, b.counts.late)
+		joined.Round(time.Millisecond), time.Since(begin).Round(time.Millisecond), len(b.recorded()), did.dropped, did.copied, did.late)
 
 	const lines = 20
 	conv := chat.ConvID(made.ID)
@@ -264,7 +274,7 @@ func TestRoomByBadBroker(t *testing.T) {
 			t.Errorf("%s has a line twice", s.node.Name())
 		}
 	}
-	if b.counts.dropped == 0 || b.counts.copied == 0 || b.counts.late == 0 {
-		t.Errorf("the broker is good: %+v", b.counts)
+	if did.dropped == 0 || did.copied == 0 || did.late == 0 {
+		t.Errorf("the broker is good: %+v", did)
 	}
 }

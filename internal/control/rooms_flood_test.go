@@ -228,8 +228,9 @@ func TestRoomWithMallory(t *testing.T) {
 		defer all.Wait()
 		for ; flood.Err() == nil; n++ {
 			short, stop := context.WithTimeout(flood, 200*time.Millisecond)
+			some := paths[:1+n%len(paths)]
 			for range 10 {
-				all.Go(func() { _, _ = offers.Send(short, s.node.ID().String(), paths[:1+n%len(paths)], files.SendOptions{}) })
+				all.Go(func() { _, _ = offers.Send(short, s.node.ID().String(), some, files.SendOptions{}) })
 			}
 			<-short.Done()
 			stop()
@@ -335,7 +336,7 @@ func TestRoomWithMallory(t *testing.T) {
 				t.Fatal("a forged line is there")
 			}
 		}
-		if theirs < 100 {
+		if theirs < 10 {
 			t.Errorf("%d lines of the flood were taken", theirs)
 		}
 		if n := len(s.files.Offers()); n > 8 {
