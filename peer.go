@@ -48,7 +48,6 @@ type peer struct {
 	peerNAT  punch.Behaviour
 	heard    time.Time // when its last presence came; zero after a goodbye
 	stirred  time.Time // when a lazy link was last of use
-	attached bool      // the tunnel has this peer
 	verify   context.CancelFunc
 	toldDone chan struct{} // closed when the other has confirmed an unpair
 	saw      time.Time     // when "last seen" was written

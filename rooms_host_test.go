@@ -339,3 +339,49 @@ func TestRoomJoinBySecondHost(t *testing.T) {
 		return err == nil && len(r.Members) == fullMesh && meets(late, second)
 	})
 }
+
+// TestPairOutlivesMember: the end of a device's membership takes nothing from the pair that
+// the device is by then, in whatever order the two are started and ended.
+func TestPairOutlivesMember(t *testing.T) {
+	ctx := waitContext(t)
+	n, _ := hostingNode(t)
+	ids := takeMembers(t, n, 1)
+	member, _ := n.known(ids[0].ID())
+	opened := func(rec registry.Device) *peer {
+		p := n.startPeer(rec)
+		ran := make(chan struct{})
+		p.post(func() { close(ran) })
+		select {
+		case <-ran:
+		case <-ctx.Done():
+			t.Fatal("not started")
+		}
+		return p
+	}
+	opened(member)
+	pair := member
+	pair.PairID, pair.Room, pair.Name = registry.PairID{7}, [16]byte{}, "pair"
+	pair, err := n.store.Put(pair)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opened(pair)
+	n.stopPeer(member.PairID) // as who else drops the member does, later
+	if _, ok := n.tunnel.Stats(pair.ID); !ok {
+		t.Error("the tunnel has lost the pair")
+	}
+	late := n.startPeer(member)
+	until(ctx, t, "the member is refused", func() bool {
+		late.mu.Lock()
+		defer late.mu.Unlock()
+		return late.looking == "not started: "+errPaired.Error()
+	})
+	n.stopPeer(member.PairID)
+	if _, ok := n.tunnel.Stats(pair.ID); !ok {
+		t.Error("the tunnel has lost the pair to one that came late")
+	}
+	n.stopPeer(pair.PairID)
+	if _, ok := n.tunnel.Stats(pair.ID); ok {
+		t.Error("the tunnel has it still")
+	}
+}
