@@ -99,7 +99,7 @@ func (n *Node) dropMember(id identity.DeviceID) error {
 	if _, stays := n.store.Get(rec.PairID); stays {
 		return err
 	}
-	n.stopPeer(rec.PairID)
+	n.stopPeer(rec.PairID, "it is met with other keys, or no more")
 	if pair, ok := n.store.ByID(id); !ok || pair.State != registry.Active {
 		n.endReached(id)
 		n.endLanes(id)

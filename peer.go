@@ -34,6 +34,7 @@ type peer struct {
 	cancel  context.CancelFunc
 	done    chan struct{} // closed when run has ended
 	before  *peer         // of the same pair, which ends first; or nil
+	stopped string        // why stopPeer ended it; set before cancel
 	rec     registry.Device
 	channel *signaling.Channel
 	commit  *pairing.Commit
@@ -439,7 +440,7 @@ func (p *peer) goodbye(ctx context.Context) {
 // shut ends what open began, as far as that came.
 func (p *peer) shut() {
 	if p.n.ctx.Err() == nil {
-		p.disconnected("not looked for any more")
+		p.disconnected(p.stopped)
 	}
 	p.closeHeir()
 	p.detach()

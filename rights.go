@@ -62,7 +62,7 @@ func (n *Node) SetRights(ref string, change func(*Rights) error) (Device, error)
 		if ended > 0 { // let the device hear of it
 			time.Sleep(farewell) //nolint:forbidigo // nothing tells when a packet has left
 		}
-		n.stopPeer(rec.PairID)
+		n.stopPeer(rec.PairID, "blocked")
 		n.endLanes(rec.ID)
 		n.rooms.mesh.Forget(rec.ID) // what other members pass on
 	case was && !rec.Rights.Blocked:
@@ -89,13 +89,13 @@ func (n *Node) Deny(ref string, port uint16) error {
 }
 
 // stopPeer ends a pair's work until startPeer, and waits for it, also if somebody else has
-// begun to end it.
-func (n *Node) stopPeer(id registry.PairID) {
+// begun to end it. Why is for people, if the device was connected.
+func (n *Node) stopPeer(id registry.PairID, why string) {
 	n.mu.Lock()
 	p := n.peers[id]
 	if p != nil {
 		delete(n.peers, id)
-		n.ending[id] = p
+		n.ending[id], p.stopped = p, why
 	} else {
 		p = n.ending[id]
 	}

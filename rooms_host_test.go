@@ -183,7 +183,7 @@ func held(t *testing.T) (n *Node, rec registry.Device, release func(), stop func
 	<-begun
 	stop = func() <-chan struct{} {
 		done := make(chan struct{})
-		go func() { n.stopPeer(rec.PairID); close(done) }()
+		go func() { n.stopPeer(rec.PairID, "test"); close(done) }()
 		return done
 	}
 	return n, rec, func() { close(hold) }, stop
@@ -241,7 +241,7 @@ func TestStopPeerThatFailed(t *testing.T) {
 	n, _ := hostingNode(t)
 	ids := takeMembers(t, n, 1)
 	rec, _ := n.known(ids[0].ID())
-	n.stopPeer(rec.PairID)
+	n.stopPeer(rec.PairID, "test")
 	if _, err := n.store.Update(rec.PairID, func(d *registry.Device) { d.WireGuard = n.id.WireGuardPublic() }); err != nil {
 		t.Fatal(err)
 	}
@@ -252,7 +252,7 @@ func TestStopPeerThatFailed(t *testing.T) {
 		return len(p.looking) > 11 && p.looking[:11] == "not started"
 	})
 	done := make(chan struct{})
-	go func() { n.stopPeer(rec.PairID); close(done) }()
+	go func() { n.stopPeer(rec.PairID, "test"); close(done) }()
 	select {
 	case <-done:
 	case <-ctx.Done():
@@ -366,7 +366,7 @@ func TestPairOutlivesMember(t *testing.T) {
 		t.Fatal(err)
 	}
 	opened(pair)
-	n.stopPeer(member.PairID) // as who else drops the member does, later
+	n.stopPeer(member.PairID, "test") // as who else drops the member does, later
 	if _, ok := n.tunnel.Stats(pair.ID); !ok {
 		t.Error("the tunnel has lost the pair")
 	}
@@ -376,11 +376,11 @@ func TestPairOutlivesMember(t *testing.T) {
 		defer late.mu.Unlock()
 		return late.looking == "not started: "+errPaired.Error()
 	})
-	n.stopPeer(member.PairID)
+	n.stopPeer(member.PairID, "test")
 	if _, ok := n.tunnel.Stats(pair.ID); !ok {
 		t.Error("the tunnel has lost the pair to one that came late")
 	}
-	n.stopPeer(pair.PairID)
+	n.stopPeer(pair.PairID, "test")
 	if _, ok := n.tunnel.Stats(pair.ID); ok {
 		t.Error("the tunnel has it still")
 	}

@@ -130,7 +130,7 @@ func (r *rooms) giveUp(id identity.DeviceID, p *peer, while time.Duration) {
 		}
 	}
 	if !p.isConnected() {
-		r.n.stopPeer(p.pairID)
+		r.n.stopPeer(p.pairID, "not found")
 		r.reconcile() // it may have become one that this device keeps connected to
 	}
 }
