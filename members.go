@@ -59,6 +59,9 @@ func (n *Node) setMember(rec registry.Device) error {
 		return err
 	case had:
 		rec.Rights, rec.Endpoints = old.Rights, old.Endpoints
+		if rec.PairID != old.Next.PairID {
+			rec.Next = old.Next
+		}
 		if !byRoom(old.Name) {
 			rec.Name = old.Name
 		}
@@ -92,15 +95,16 @@ func (n *Node) dropMember(id identity.DeviceID) error {
 	if !ok {
 		return nil
 	}
-	if err := n.store.Delete(rec.PairID); err != nil { // first, so that nobody starts it again
+	err := n.store.Delete(rec.PairID) // first, so that nobody starts it again
+	if _, stays := n.store.Get(rec.PairID); stays {
 		return err
 	}
-	n.stopPeer(rec.PairID)
+	n.stopPeer(rec.PairID, "it is met with other keys, or no more")
 	if pair, ok := n.store.ByID(id); !ok || pair.State != registry.Active {
 		n.endReached(id)
 		n.endLanes(id)
 	}
-	return nil
+	return err // it is gone; that it stays so after a power cut is not sure
 }
 
 // endReached ends every connection of a device to ports of this machine.

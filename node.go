@@ -59,9 +59,13 @@ type Node struct {
 	cancel context.CancelFunc // idempotent
 	wg     sync.WaitGroup
 
+	attaching sync.Mutex                  // guards attached, and the order of its changes in the tunnel
+	attached  map[identity.DeviceID]*peer // the one that the tunnel has of each device
+
 	mu       sync.Mutex // guards the fields below; never held while calling out
 	closed   bool
 	peers    map[registry.PairID]*peer
+	ending   map[registry.PairID]*peer // those that stopPeer waits for
 	pairings map[*Pairing]struct{}
 }
 
@@ -79,7 +83,8 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{
-		cfg: cfg, peers: make(map[registry.PairID]*peer), pairings: make(map[*Pairing]struct{}),
+		cfg: cfg, peers: make(map[registry.PairID]*peer), ending: make(map[registry.PairID]*peer),
+		attached: make(map[identity.DeviceID]*peer), pairings: make(map[*Pairing]struct{}),
 		live: forward.NewLive[identity.DeviceID](maxReached),
 		carries: carries{
 			conns: make(map[*carry.Conn]carried), names: make(map[carryName]*carry.Conn),

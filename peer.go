@@ -33,9 +33,13 @@ type peer struct {
 	ctx     context.Context //nolint:containedctx // ends with the peer
 	cancel  context.CancelFunc
 	done    chan struct{} // closed when run has ended
+	before  *peer         // of the same pair, which ends first; or nil
+	stopped string        // why stopPeer ended it; set before cancel
 	rec     registry.Device
 	channel *signaling.Channel
 	commit  *pairing.Commit
+	heir    *signaling.Channel // on rec.Next, to listen; nil if there is none
+	heirOf  registry.NextKeys  // those on which it listens
 	link    *link.Link
 	meet    *rendezvous.Racer // of a member of a room: where it is met; else nil
 	round   int               // number of the link's resets
@@ -45,7 +49,6 @@ type peer struct {
 	peerNAT  punch.Behaviour
 	heard    time.Time // when its last presence came; zero after a goodbye
 	stirred  time.Time // when a lazy link was last of use
-	attached bool      // the tunnel has this peer
 	verify   context.CancelFunc
 	toldDone chan struct{} // closed when the other has confirmed an unpair
 	saw      time.Time     // when "last seen" was written
@@ -84,7 +87,7 @@ func (n *Node) startPeer(rec registry.Device) *peer {
 	}
 	p := &peer{
 		n: n, pairID: rec.PairID, id: rec.ID, member: rec.Member(), rec: rec, box: newMailbox(), done: make(chan struct{}),
-		toldDone: make(chan struct{}), changed: make(chan struct{}), since: time.Now(), looking: "starting",
+		toldDone: make(chan struct{}), changed: make(chan struct{}), since: time.Now(), looking: "starting", before: n.ending[rec.PairID],
 	}
 	p.ctx, p.cancel = context.WithCancel(n.ctx)
 	n.peers[rec.PairID] = p
@@ -111,13 +114,17 @@ func (p *peer) call(ctx context.Context, f func()) error {
 func (p *peer) run() {
 	defer close(p.done)
 	defer p.cancel()
+	if p.before != nil { // the tunnel has one of each device
+		<-p.before.done
+		p.before = nil
+	}
+	defer p.shut()
 	if err := p.open(); err != nil {
 		p.n.cfg.Logger.Error("peer not started", "peer", p.id.Short(), "err", err)
 		p.setLooking("not started: " + err.Error())
 		<-p.ctx.Done()
 		return
 	}
-	defer p.shut()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -170,8 +177,40 @@ func (p *peer) open() error {
 	if err := p.look(); err != nil {
 		return err
 	}
+	p.listenForHeir()
 	p.search()
 	return nil
+}
+
+// listenForHeir listens for the member with the keys that it may have by now.
+func (p *peer) listenForHeir() {
+	next := p.rec.Next
+	if next == p.heirOf {
+		return
+	}
+	p.closeHeir()
+	if p.heirOf = next; next == (registry.NextKeys{}) {
+		return
+	}
+	var boot signaling.BootID
+	_, _ = rand.Read(boot[:]) // never fails
+	heir, err := signaling.Open(p.ctx, signaling.Config{
+		Exchange: p.n.media, Self: p.n.ID(), Chain: pairing.Chain{Key: next.Chain, Day: next.Day}, Skew: p.rec.Skew,
+		BootID: boot, Logger: p.n.cfg.Logger, Events: func(signaling.Event) {},
+		Heard: sync.OnceFunc(func() { _ = p.n.start(func() { p.n.rooms.inherit(p.id, next) }) }), // errs when the node is closed
+	})
+	if err != nil {
+		p.n.cfg.Logger.Error("member's new keys not listened for", "peer", p.id.Short(), "err", err)
+		return
+	}
+	p.heir = heir
+}
+
+func (p *peer) closeHeir() {
+	if p.heir != nil {
+		_ = p.heir.Close() // it is open
+		p.heir = nil
+	}
 }
 
 func (p *peer) presence() signaling.Presence {
@@ -398,14 +437,21 @@ func (p *peer) goodbye(ctx context.Context) {
 	})
 }
 
+// shut ends what open began, as far as that came.
 func (p *peer) shut() {
+	if p.n.ctx.Err() == nil {
+		p.disconnected(p.stopped)
+	}
+	p.closeHeir()
 	p.detach()
 	p.n.reach.relays.want(p, false)
 	if p.link != nil {
 		p.link.Close()
 	}
-	if err := p.channel.Close(); err != nil {
-		p.n.cfg.Logger.Debug("signaling not closed", "peer", p.id.Short(), "err", err)
+	if p.channel != nil {
+		if err := p.channel.Close(); err != nil {
+			p.n.cfg.Logger.Debug("signaling not closed", "peer", p.id.Short(), "err", err)
+		}
 	}
 	if p.meet != nil {
 		_ = p.meet.Close() // the node's media stay open

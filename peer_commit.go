@@ -95,6 +95,7 @@ func (p *peer) reload() {
 	}
 	if rec.State == p.rec.State {
 		p.rec = rec
+		p.listenForHeir()
 		return
 	}
 	if p.commit.State() == pairing.Prepared && rec.State == registry.Active {

@@ -2,6 +2,7 @@ package kith
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"time"
 
@@ -127,7 +128,9 @@ func (p *peer) psk() ([32]byte, error) {
 }
 
 func (p *peer) updatePSK() {
-	if !p.attached {
+	p.n.attaching.Lock()
+	defer p.n.attaching.Unlock()
+	if p.n.attached[p.id] != p {
 		return
 	}
 	psk, err := p.psk()
@@ -146,10 +149,20 @@ func (p *peer) attach() error {
 	if err != nil {
 		return err
 	}
-	err = p.n.tunnel.AddPeer(tunnel.Peer{ID: p.id, WireGuard: p.rec.WireGuard, PSK: psk, Endpoint: p.link})
-	p.attached = err == nil
-	return err
+	p.n.attaching.Lock()
+	defer p.n.attaching.Unlock()
+	if has := p.n.attached[p.id]; p.member && has != nil && !has.member {
+		return errPaired
+	}
+	if err := p.n.tunnel.AddPeer(tunnel.Peer{ID: p.id, WireGuard: p.rec.WireGuard, PSK: psk, Endpoint: p.link}); err != nil {
+		return err
+	}
+	p.n.attached[p.id] = p
+	return nil
 }
+
+// errPaired reports a member of a room that has been paired meanwhile.
+var errPaired = errors.New("it is a paired device by now")
 
 // connect sees to it that a handshake follows once a path is there.
 func (p *peer) connect() {
@@ -173,9 +186,11 @@ func (p *peer) stopVerify() {
 
 func (p *peer) detach() {
 	p.stopVerify()
-	if p.attached {
+	p.n.attaching.Lock()
+	defer p.n.attaching.Unlock()
+	if p.n.attached[p.id] == p { // and not what the device is by now
 		p.n.tunnel.RemovePeer(p.id)
-		p.attached = false
+		delete(p.n.attached, p.id)
 	}
 }
 

@@ -27,6 +27,7 @@ func (p *peer) disconnected(why string) {
 
 func (p *peer) emit(kind EventKind, detail string) {
 	p.n.cfg.Logger.Info("peer event", "event", string(kind), "peer", p.id.Short(), "detail", detail)
+	p.n.rooms.happened(kind, p.id)
 	p.n.tell(kind, p.n.device(p.rec), detail)
 }
 

@@ -55,15 +55,16 @@ func (n *Node) SetRights(ref string, change func(*Rights) error) (Device, error)
 		return Device{}, err
 	}
 	ended := n.live.CloseWhere(func(k forward.Key[identity.DeviceID]) bool {
-		return k.Device == rec.ID && !rec.Rights.Allows(string(k.Protocol), k.Port)
+		return k.Device == rec.ID && !n.allowed(k.Device, k.Protocol, k.Port)
 	})
 	switch {
 	case rec.Rights.Blocked && !was:
 		if ended > 0 { // let the device hear of it
 			time.Sleep(farewell) //nolint:forbidigo // nothing tells when a packet has left
 		}
-		n.stopPeer(rec.PairID)
+		n.stopPeer(rec.PairID, "blocked")
 		n.endLanes(rec.ID)
+		n.rooms.mesh.Forget(rec.ID) // what other members pass on
 	case was && !rec.Rights.Blocked:
 		n.startPeer(rec)
 	}
@@ -87,20 +88,28 @@ func (n *Node) Deny(ref string, port uint16) error {
 	return err
 }
 
-// stopPeer ends a pair's work until startPeer, and waits for it.
-func (n *Node) stopPeer(id registry.PairID) {
+// stopPeer ends a pair's work until startPeer, and waits for it, also if somebody else has
+// begun to end it. Why is for people, if the device was connected.
+func (n *Node) stopPeer(id registry.PairID, why string) {
 	n.mu.Lock()
 	p := n.peers[id]
-	delete(n.peers, id)
+	if p != nil {
+		delete(n.peers, id)
+		n.ending[id], p.stopped = p, why
+	} else {
+		p = n.ending[id]
+	}
 	n.mu.Unlock()
 	if p == nil {
 		return
 	}
-	if err := p.call(n.ctx, func() { p.disconnected("blocked") }); err != nil {
-		return // the node is closing
-	}
 	p.cancel()
 	<-p.done
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.ending[id] == p {
+		delete(n.ending, id)
+	}
 }
 
 // endWithdrawn ends the connections to ports that are not allowed any more.

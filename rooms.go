@@ -30,6 +30,9 @@ const (
 	fullMesh = 16
 )
 
+// leftFor is how long a room that this device has left is remembered, as ended pairs are.
+const leftFor = 90 * 24 * time.Hour
+
 // rooms are those that this device is in.
 type rooms struct {
 	n     *Node
@@ -47,6 +50,8 @@ type rooms struct {
 	leaving map[parting]bool              // who is being told that it is out; true: it has been long enough
 	encoded map[room.ID]encoded           // as they were last given
 	knocked map[identity.DeviceID]struct{}
+	moved   map[identity.DeviceID]bool // who came or went, and is to be looked after; true: it was gone in between
+	pairs   bool                       // a pair has begun or ended
 }
 
 func newRooms(n *Node) *rooms {
@@ -54,6 +59,7 @@ func newRooms(n *Node) *rooms {
 		n: n, turn: make(chan struct{}, 1), hosts: make(map[room.ID]*hosting), behind: make(map[identity.DeviceID]room.ID),
 		leaving: make(map[parting]bool),
 		encoded: make(map[room.ID]encoded), knocked: make(map[identity.DeviceID]struct{}),
+		moved: make(map[identity.DeviceID]bool),
 	}
 }
 
@@ -81,6 +87,12 @@ func (n *Node) openRooms() error {
 	r.gates = newGates(n.media, r.absent, func(msg string, err error) { n.cfg.Logger.Debug(msg, "err", err) })
 	n.wg.Go(r.watch)
 	for _, rec := range store.List() {
+		if !rec.Left.IsZero() && time.Since(rec.Left) > leftFor {
+			if err := store.Delete(rec.Room); err != nil {
+				n.cfg.Logger.Warn("old room stays", "room", rec.Room.String(), "err", err)
+			}
+			continue
+		}
 		if err := r.startHosting(rec); err != nil {
 			n.cfg.Logger.Error("room not hosted", "room", rec.Room.String(), "err", err)
 		}
@@ -105,10 +117,24 @@ func (r *rooms) look() {
 	}
 }
 
+// happened has it looked after that a device came or went, or that a pair with it began or
+// ended. It does not wait, and nothing is lost, however much happens at once.
+func (r *rooms) happened(kind EventKind, id identity.DeviceID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch kind {
+	case EventConnected, EventDisconnected:
+		r.moved[id] = r.moved[id] || kind == EventDisconnected
+	case EventPaired, EventUnpaired:
+		r.pairs = true // it may be a member, too
+	default:
+		return
+	}
+	r.look()
+}
+
 // watch looks after the gates, and after members that come and go.
 func (r *rooms) watch() {
-	events, stop := r.n.Events()
-	defer stop()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -117,20 +143,21 @@ func (r *rooms) watch() {
 			return
 		case <-r.turn:
 		case <-timer.C:
-		case ev, ok := <-events:
-			if !ok {
-				return
+		}
+		r.mu.Lock()
+		moved, pairs := r.moved, r.pairs
+		r.moved, r.pairs = make(map[identity.DeviceID]bool), false
+		r.mu.Unlock()
+		for id, gone := range moved {
+			if gone {
+				r.mesh.Gone(id)
 			}
-			switch ev.Kind {
-			case EventConnected:
-				r.met(ev.Device.ID)
-			case EventDisconnected:
-				r.mesh.Gone(ev.Device.ID)
-			case EventPaired, EventUnpaired:
-				r.reconcile() // it may be a member, too
-			default:
-				continue
+			if rec, ok := r.n.party(id); ok && r.n.device(rec).Connected {
+				r.met(id)
 			}
+		}
+		if pairs {
+			r.reconcile()
 		}
 		r.catchUp()
 		if next := r.gates.update(time.Now()); next.IsZero() {
@@ -232,7 +259,7 @@ func (r *rooms) reconcile() {
 		if _, ok := want[have.ID]; ok {
 			continue
 		}
-		if rec, ok := r.get(have.Room); ok && (rec.Roster == nil && inRoom(rec, have.ID) || r.owed(have)) {
+		if rec, ok := r.get(have.Room); ok && (r.brings(rec, have.ID) || r.owed(have)) {
 			want[have.ID] = have // it let us in, or is to be told that it is out
 			near[have.ID] = true
 			continue
@@ -259,6 +286,17 @@ func (r *rooms) reconcile() {
 		}
 	}
 	r.look()
+}
+
+// brings reports whether a device let this one in, which has not been given a roster with
+// itself in it yet: one of before may come first.
+func (r *rooms) brings(rec room.Record, id identity.DeviceID) bool {
+	if rec.Roster != nil {
+		if _, in := rec.Roster.Member(r.n.ID()); in {
+			return false
+		}
+	}
+	return id == rec.Grant.Host
 }
 
 // wanted adds a room's members to those that there should be.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/kithproject/kith/code"
 	"github.com/kithproject/kith/identity"
+	"github.com/kithproject/kith/internal/wire"
 	"github.com/kithproject/kith/room"
 )
 
@@ -274,6 +275,9 @@ func (n *Node) edit(ref string, change func(*room.Roster) (*room.Roster, error))
 		if !now.Host || now.Roster == nil {
 			return room.ErrNotHost
 		}
+		if !now.Roster.MaySign(n.ID(), wire.Day(time.Now())) {
+			return fmt.Errorf("%w any more: the time for which the founder named it is over", room.ErrNotHost)
+		}
 		var err error
 		if next, err = change(now.Roster); err != nil || next == now.Roster {
 			return err
@@ -282,6 +286,9 @@ func (n *Node) edit(ref string, change func(*room.Roster) (*room.Roster, error))
 			if err := canAdmit(next.Mode, now.Password); err != nil {
 				return err
 			}
+		}
+		if now.Roster.Founder() == n.ID() && slices.ContainsFunc(now.Roster.Hosts, func(h room.HostEntry) bool { return !next.IsHost(h.ID) }) {
+			next.Outrun()
 		}
 		if err = next.Sign(n.id); err != nil {
 			return err

@@ -8,24 +8,22 @@ import (
 	"time"
 
 	"github.com/kithproject/kith/identity"
+	"github.com/kithproject/kith/internal/wire"
 	"github.com/kithproject/kith/registry"
 	"github.com/kithproject/kith/room"
 )
 
 // takeRoster judges a roster that another member has.
 func (r *rooms) takeRoster(_ identity.DeviceID, id [16]byte, raw []byte) {
-	if rec, ok := r.get(id); !ok || slices.ContainsFunc(r.encode(rec), func(have []byte) bool { return bytes.Equal(have, raw) }) {
+	rec, ok := r.get(id)
+	if !ok || slices.ContainsFunc(r.encode(rec), func(have []byte) bool { return bytes.Equal(have, raw) }) {
 		return
 	}
 	next, err := room.DecodeRoster(raw)
 	if err != nil {
 		return
 	}
-	r.change.Lock()
-	was, _ := r.get(id)
-	changed, err := r.adopt(id, next)
-	now, _ := r.get(id)
-	r.change.Unlock()
+	changed, rekeyed, err := r.adopt(rec, next)
 	if err != nil {
 		if !errors.Is(err, room.ErrOlder) {
 			r.n.cfg.Logger.Warn("roster not taken", "room", room.ID(id).String(), "err", err)
@@ -33,35 +31,78 @@ func (r *rooms) takeRoster(_ identity.DeviceID, id [16]byte, raw []byte) {
 		return
 	}
 	if changed {
-		r.spread(id, was.Roster != nil && now.Roster != nil && was.Roster.Epoch != now.Roster.Epoch)
+		r.spread(id, rekeyed)
 	}
 }
 
-// adopt makes a roster that somebody else has signed this device's. r.change is held.
-func (r *rooms) adopt(id room.ID, next *room.Roster) (changed bool, err error) {
-	rec, ok := r.get(id)
-	if !ok {
-		return false, room.ErrNoMember
+// adopt makes a roster that somebody else has signed this device's. The many signatures in
+// it are judged while others may change the room; if they did, once more.
+func (r *rooms) adopt(rec room.Record, next *room.Roster) (changed, rekeyed bool, err error) {
+	for {
+		both, err := r.judge(rec, next)
+		r.change.Lock()
+		now, ok := r.get(rec.Room)
+		if ok && (now.Roster != rec.Roster || now.Base != rec.Base) {
+			r.change.Unlock()
+			rec = now
+			continue
+		}
+		defer r.change.Unlock()
+		switch {
+		case !ok:
+			return false, false, room.ErrNoMember
+		case err != nil:
+			return false, false, err
+		}
+		err = r.store.Update(rec.Room, func(rec *room.Record) error {
+			if rec.Host && rec.Roster != nil {
+				rec.Took(next)
+			}
+			if both != rec.Roster {
+				r.follow(rec, both)
+			}
+			return nil
+		})
+		if err != nil || both == rec.Roster {
+			return false, false, err
+		}
+		r.tellHost(rec.Room, both)
+		return true, rec.Roster != nil && rec.Roster.Epoch != both.Epoch, nil
 	}
-	switch err := next.Verify(rec.Roster, id); {
+}
+
+// judge returns what a device with a record follows from now on when it is given a roster:
+// that, the one it has, or as a host what it signs itself of both.
+func (r *rooms) judge(rec room.Record, next *room.Roster) (*room.Roster, error) {
+	self, today := r.n.ID(), wire.Day(time.Now())
+	if err := next.Within(rec.Founders(), self, today); err != nil {
+		return nil, err
+	}
+	host := rec.Host && rec.Roster != nil && rec.Roster.MaySign(self, today)
+	switch err := next.Verify(rec.Roster, rec.Room); {
 	case err == nil:
-	case next.Signer == r.n.ID() || rec.HasTaken(next):
-		return false, room.ErrOlder // what it says was taken before, and may be undone since
-	case rec.Host && rec.Roster != nil && (errors.Is(err, room.ErrOlder) || errors.Is(err, room.ErrBack)):
-		if err := next.Authentic(rec.Roster, id); err != nil {
-			return false, err
+	case next.Signer == self || rec.HasTaken(next):
+		return nil, room.ErrOlder // what it says was taken before, and may be undone since
+	case host && (errors.Is(err, room.ErrOlder) || errors.Is(err, room.ErrBack)):
+		if err := next.Authentic(rec.Roster, rec.Room); err != nil {
+			return nil, err
 		}
 	default:
-		return false, err
+		return nil, err
 	}
-	if rec.Host && rec.Roster != nil {
-		return r.merge(rec, next)
+	if !host {
+		return next, nil
 	}
-	if err := r.store.Update(id, func(rec *room.Record) error { r.follow(rec, next); return nil }); err != nil {
-		return false, err
+	both, err := room.Merge(rec.Roster, next, nil)
+	switch {
+	case err != nil || both == rec.Roster:
+		return both, err
+	case both == next && next.MaySign(next.Signer, today), !both.IsHost(self):
+		return next, nil
+	case both == next: // its signer's time is over: only the founder gets here
+		both = next.Rename(next.Name)
 	}
-	r.tellHost(id, next)
-	return true, nil
+	return both, both.Sign(r.n.id)
 }
 
 // follow makes a record that of a newer roster.
@@ -73,34 +114,6 @@ func (r *rooms) follow(rec *room.Record, next *room.Roster) {
 		rec.Base = rec.Roster // who has not heard of the host that signed next takes this first
 	}
 	rec.Roster, rec.Host = next, next.IsHost(r.n.ID())
-}
-
-// merge is what a host does with another host's roster. r.change is held.
-func (r *rooms) merge(rec room.Record, next *room.Roster) (changed bool, err error) {
-	was := rec.Roster
-	both, err := room.Merge(was, next, nil)
-	if err != nil {
-		return false, err
-	}
-	if both == was {
-		return false, r.store.Update(rec.Room, func(rec *room.Record) error { rec.Took(next); return nil })
-	}
-	if both != next && both.IsHost(r.n.ID()) {
-		if err := both.Sign(r.n.id); err != nil {
-			return false, err
-		}
-	} else if both != next {
-		both = next
-	}
-	err = r.store.Update(rec.Room, func(rec *room.Record) error {
-		rec.Took(next)
-		r.follow(rec, both)
-		return nil
-	})
-	if err == nil {
-		r.tellHost(rec.Room, both)
-	}
-	return err == nil, err
 }
 
 // spread follows a change of a room: word to all, and then links to who is new.

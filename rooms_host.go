@@ -200,15 +200,43 @@ func (h *hosting) takeIn(a room.Admission) error {
 	if err != nil || !a.HasChain {
 		return err
 	}
+	have, ok := h.n.store.MemberByID(a.Member.ID)
+	if was, in := h.r.get(have.Room); ok && in && have.WireGuard == a.Member.WireGuard && (was.Room == h.id && !a.New || was.Room != h.id && open(was, have.ID)) {
+		next := registry.NextKeys{PairID: a.PairID, Chain: a.Chain.Key, Day: a.Chain.Day}
+		_, err := h.n.store.Update(have.PairID, func(d *registry.Device) { d.Next = next })
+		h.n.reloadPeer(have.PairID)
+		return err // the answer may be lost: it keeps the keys that it has
+	}
 	member := memberRecord(rec, a.Member, a.Chain, a.PairID, false, methodJoin)
 	member.OS, member.Endpoints = a.Info.OS, a.Info.Endpoints[:min(len(a.Info.Endpoints), maxEndpoints)]
 	if err := h.n.setMember(member); err != nil {
+		h.r.tellHost(h.id, rec.Roster) // in which it is
 		return err
 	}
 	if now, ok := h.n.store.MemberByID(a.Member.ID); ok {
 		h.n.startPeer(now)
 	}
 	return nil
+}
+
+// inherit gives a member the keys that it was let in with again, since it was heard to use
+// them.
+func (r *rooms) inherit(id identity.DeviceID, next registry.NextKeys) {
+	r.change.Lock()
+	defer r.change.Unlock()
+	rec, ok := r.n.store.MemberByID(id)
+	if !ok || rec.Next != next {
+		return
+	}
+	rec.PairID, rec.Chain, rec.ChainDay, rec.Next = next.PairID, next.Chain, next.Day, registry.NextKeys{}
+	rec.Joiner, rec.Method = false, methodJoin
+	if err := r.n.setMember(rec); err != nil {
+		r.n.cfg.Logger.Error("member's new keys not stored", "peer", id.Short(), "err", err)
+		return
+	}
+	if now, ok := r.n.store.MemberByID(id); ok {
+		r.n.startPeer(now)
+	}
 }
 
 // keepWaiting remembers who waits for the user.

@@ -32,7 +32,7 @@ func (r *rooms) common(peer identity.DeviceID) (out []mesh.State) {
 func rosterState(rec room.Record) mesh.State {
 	st := mesh.State{Room: rec.Room}
 	if r := rec.Roster; r != nil {
-		st.Version, st.Mark = uint64(r.Epoch)<<40|r.Version&(1<<40-1), [8]byte(r.Sig[:])
+		st.Version, st.Mark = uint64(r.Epoch)<<40|r.Version, [8]byte(r.Sig[:]) // neither is larger
 	}
 	return st
 }
@@ -130,7 +130,7 @@ func (r *rooms) giveUp(id identity.DeviceID, p *peer, while time.Duration) {
 		}
 	}
 	if !p.isConnected() {
-		r.n.stopPeer(p.pairID)
+		r.n.stopPeer(p.pairID, "not found")
 		r.reconcile() // it may have become one that this device keeps connected to
 	}
 }

@@ -110,7 +110,7 @@ func TestKnockGivenUp(t *testing.T) {
 		t.Fatal("it is not known")
 	}
 	running := func() *peer { n.mu.Lock(); defer n.mu.Unlock(); return n.peers[rec.PairID] }
-	n.stopPeer(rec.PairID)
+	n.stopPeer(rec.PairID, "test")
 	r.knock(id)
 	p := running()
 	if p == nil {

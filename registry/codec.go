@@ -22,6 +22,7 @@ const (
 	maxDay       = 1 << 20 // days since 1970
 	maxMailKeys  = 32
 	mailKeySize  = 8 + 32 + 32 // bytes: day, token, seal
+	nextKeysSize = 8 + 16 + 32 // bytes: day, pair id, chain
 	checkDigits  = 12
 )
 
@@ -59,10 +60,11 @@ type record struct {
 	Check     string   `cbor:"30,keyasint,omitempty"`
 	Room      []byte   `cbor:"31,keyasint,omitempty"`
 	MailKeys  [][]byte `cbor:"32,keyasint,omitempty"` // day (8, big endian), token, seal
+	Next      []byte   `cbor:"33,keyasint,omitempty"` // day (8, big endian), pair id, chain
 }
 
 // firstUnknown is the first map key that this version does not know.
-const firstUnknown = 33
+const firstUnknown = 34
 
 // unknown are the map entries of a later version, kept as they are.
 type unknown map[uint64]cbor.RawMessage
@@ -147,6 +149,9 @@ func decode(raw []byte) (Device, unknown, error) {
 			d.MailKeys = append(d.MailKeys, MailKey{int64(binary.BigEndian.Uint64(raw) & (maxDay - 1)), [32]byte(raw[8:]), [32]byte(raw[40:])})
 		}
 	}
+	if raw := r.Next; len(raw) == nextKeysSize {
+		d.Next = NextKeys{PairID(raw[8:24]), [32]byte(raw[24:]), int64(binary.BigEndian.Uint64(raw) & (maxDay - 1))}
+	}
 	for _, raw := range r.Endpoints {
 		var ep netip.AddrPort
 		if (len(raw) == 6 || len(raw) == 18) && ep.UnmarshalBinary(raw) == nil {
@@ -179,6 +184,9 @@ func encode(d Device, keep unknown) ([]byte, error) {
 	for _, k := range d.MailKeys[:min(len(d.MailKeys), maxMailKeys)] {
 		raw := binary.BigEndian.AppendUint64(make([]byte, 0, mailKeySize), uint64(k.Day))
 		r.MailKeys = append(r.MailKeys, append(append(raw, k.Token[:]...), k.Seal[:]...))
+	}
+	if n := d.Next; n.PairID != (PairID{}) {
+		r.Next = append(append(binary.BigEndian.AppendUint64(nil, uint64(n.Day)), n.PairID[:]...), n.Chain[:]...)
 	}
 	for _, ep := range d.Endpoints[:min(len(d.Endpoints), maxEndpoints)] {
 		raw, err := netip.AddrPortFrom(ep.Addr().WithZone(""), ep.Port()).MarshalBinary()

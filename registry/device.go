@@ -54,6 +54,8 @@ type Device struct {
 	MailKeys         []MailKey // of letters from it on days before ChainDay that may still wait; secret
 	CommitJ, CommitO [32]byte  // keys of the commit phase; secret
 
+	Next NextKeys // of a member: those that it may have by now in place of these; zero: none
+
 	Deadline time.Time // of the code that made the pair
 	Created  time.Time
 	Changed  time.Time // last change of State
@@ -70,6 +72,20 @@ type Device struct {
 
 // Member reports whether it is known as a member of a room alone.
 func (d Device) Member() bool { return d.Room != [16]byte{} }
+
+// NextKeys are keys that a device was given, which may not know of it: they take the place
+// of the pair's when it is heard to use them. They print "redacted".
+type NextKeys struct {
+	PairID PairID // zero: there are none
+	Chain  [32]byte
+	Day    int64 // of Chain, days since 1970-01-01 UTC
+}
+
+// String returns "redacted".
+func (NextKeys) String() string { return "redacted" }
+
+// GoString returns "redacted".
+func (NextKeys) GoString() string { return "redacted" }
 
 // A MailKey is what opens letters of one day (package app/mail). It prints "redacted".
 type MailKey struct {

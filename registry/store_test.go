@@ -25,6 +25,7 @@ func testDevice(n byte) Device {
 		PairID: PairID{n}, State: Active, ID: identity.DeviceID{n, 1}, WireGuard: [32]byte{n, 2},
 		Name: fmt.Sprintf("device %d", n), PeerName: "peer", OS: "linux", Method: "words", Verified: true,
 		Chain: [32]byte{n, 3}, ChainDay: 20000, CommitJ: [32]byte{n, 4}, CommitO: [32]byte{n, 5},
+		Next:    NextKeys{PairID{n, 6}, [32]byte{n, 7}, 20001},
 		Created: time.UnixMilli(1_700_000_000_000).UTC(), Rights: Rights{TCP: []uint16{22, 80}, UDP: []uint16{53}, ListenTCP: []uint16{0, 8080}, ListenUDP: []uint16{5353}, Files: true, Shares: []Share{{"docs", filepath.Join(os.TempDir(), "docs")}}, Blocked: true},
 	}
 }

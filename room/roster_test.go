@@ -338,7 +338,7 @@ func TestRosterLimits(t *testing.T) {
 	if _, err := r.AddHost(device(t, "host"), r.Members[20].ID, 20000, 20001); !errors.Is(err, ErrFull) {
 		t.Errorf("one host too many: %v", err)
 	}
-	r.Version = 1<<64 - 1
+	r.Version = maxChanges
 	mustSign(t, r, "host")
 	raw, err := r.Encode()
 	if err != nil {

@@ -81,10 +81,14 @@ func rosterProof(body []byte) []byte {
 }
 
 // Sign makes r the word of self. It errs with ErrNotHost if self is no host in
-// it, and with ErrRoster if it does not fit MaxRoster.
+// it, with ErrFull if there were more changes than are counted, and with ErrRoster if it
+// does not fit MaxRoster.
 func (r *Roster) Sign(self *identity.Identity) error {
-	if !r.IsHost(self.ID()) {
+	switch {
+	case !r.IsHost(self.ID()):
 		return ErrNotHost
+	case r.Epoch == 0 || r.Epoch > maxEpoch || r.Version == 0 || r.Version > maxChanges:
+		return fmt.Errorf("%w of changes", ErrFull)
 	}
 	r.Signer = self.ID()
 	body, err := r.body()
@@ -126,7 +130,7 @@ func DecodeRoster(raw []byte) (*Roster, error) {
 		Name: w.Name, Mode: Mode(w.Mode), Created: time.Unix(w.Created, 0).UTC(), Next: w.Next, Closed: w.Closed,
 		Signer: identity.DeviceID(w.Signer), Sig: [64]byte(raw[:signatureSize]),
 	}
-	if w.Version == 0 || w.Epoch == 0 || r.Mode < Approve || r.Mode > Open || !isClean(w.Name) ||
+	if w.Version == 0 || w.Version > maxChanges || w.Epoch == 0 || w.Epoch > maxEpoch || r.Mode < Approve || r.Mode > Open || !isClean(w.Name) ||
 		w.Created < 0 || w.Created > maxDay*86400 || len(w.Hosts) == 0 || len(w.Hosts) > MaxHosts ||
 		len(w.Members) == 0 || len(w.Members) > MaxMembers || len(w.Gone) > maxGone || len(w.Bans) > MaxBans {
 		return bad("a field is out of bounds")

@@ -54,6 +54,9 @@ type Config struct {
 	// Events is called from the channel's goroutine and must not block or call
 	// the Channel's Close.
 	Events func(Event)
+	// Heard is called, as Events is, for all that the other device has ever sealed with the
+	// pair's keys, fresh or not: it has them. Default: nothing is called.
+	Heard func()
 	// Notes is the medium on which notes and their acknowledgements go out, and
 	// nothing else. Nil: none does. It is used from the first note on; they come in
 	// by Exchange.
@@ -369,6 +372,9 @@ func (c *Channel) receive(now time.Time, a arrival) {
 	if err != nil {
 		c.cfg.Logger.Debug("message not understood", "exchange", a.msg.Exchange)
 		return
+	}
+	if c.cfg.Heard != nil {
+		c.cfg.Heard()
 	}
 	m.stored = a.msg.Stored
 	o := c.core.receive(now, m)
