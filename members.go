@@ -95,7 +95,7 @@ func (n *Node) dropMember(id identity.DeviceID) error {
 	if err := n.store.Delete(rec.PairID); err != nil { // first, so that nobody starts it again
 		return err
 	}
-	n.stopPeer(rec.PairID)
+	n.stopPeer(rec.PairID, "it is no member any more")
 	if pair, ok := n.store.ByID(id); !ok || pair.State != registry.Active {
 		n.endReached(id)
 		n.endLanes(id)

@@ -62,7 +62,7 @@ func (n *Node) SetRights(ref string, change func(*Rights) error) (Device, error)
 		if ended > 0 { // let the device hear of it
 			time.Sleep(farewell) //nolint:forbidigo // nothing tells when a packet has left
 		}
-		n.stopPeer(rec.PairID)
+		n.stopPeer(rec.PairID, "blocked")
 		n.endLanes(rec.ID)
 	case was && !rec.Rights.Blocked:
 		n.startPeer(rec)
@@ -88,7 +88,7 @@ func (n *Node) Deny(ref string, port uint16) error {
 }
 
 // stopPeer ends a pair's work until startPeer, and waits for it.
-func (n *Node) stopPeer(id registry.PairID) {
+func (n *Node) stopPeer(id registry.PairID, why string) {
 	n.mu.Lock()
 	p := n.peers[id]
 	delete(n.peers, id)
@@ -96,7 +96,7 @@ func (n *Node) stopPeer(id registry.PairID) {
 	if p == nil {
 		return
 	}
-	if err := p.call(n.ctx, func() { p.disconnected("blocked") }); err != nil {
+	if err := p.call(n.ctx, func() { p.disconnected(why) }); err != nil {
 		return // the node is closing
 	}
 	p.cancel()

@@ -46,14 +46,14 @@ type rooms struct {
 	behind  map[identity.DeviceID]room.ID // members that this host looks for with the keys of an epoch before
 	leaving map[parting]bool              // who is being told that it is out; true: it has been long enough
 	encoded map[room.ID]encoded           // as they were last given
-	knocked map[identity.DeviceID]struct{}
+	near    map[identity.DeviceID]bool    // members that this device keeps a connection to
 }
 
 func newRooms(n *Node) *rooms {
 	return &rooms{
 		n: n, turn: make(chan struct{}, 1), hosts: make(map[room.ID]*hosting), behind: make(map[identity.DeviceID]room.ID),
 		leaving: make(map[parting]bool),
-		encoded: make(map[room.ID]encoded), knocked: make(map[identity.DeviceID]struct{}),
+		encoded: make(map[room.ID]encoded),
 	}
 }
 
@@ -111,6 +111,7 @@ func (r *rooms) watch() {
 	defer stop()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
+	far := afar{r: r}
 	for {
 		select {
 		case <-r.n.ctx.Done():
@@ -133,7 +134,12 @@ func (r *rooms) watch() {
 			}
 		}
 		r.catchUp()
-		if next := r.gates.update(time.Now()); next.IsZero() {
+		now := time.Now()
+		next := r.gates.update(now)
+		if sweep := far.sweep(now); next.IsZero() || !sweep.IsZero() && sweep.Before(next) {
+			next = sweep
+		}
+		if next.IsZero() {
 			timer.Stop()
 		} else {
 			timer.Reset(time.Until(next))
@@ -242,6 +248,9 @@ func (r *rooms) reconcile() {
 			r.n.cfg.Logger.Error("member not dropped", "peer", have.ID.Short(), "err", err)
 		}
 	}
+	r.mu.Lock()
+	r.near = near
+	r.mu.Unlock()
 	for id, rec := range want {
 		if err := r.n.setMember(rec); err != nil {
 			r.n.cfg.Logger.Error("member not stored", "peer", id.Short(), "err", err)

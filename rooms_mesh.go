@@ -1,9 +1,9 @@
 package kith
 
 import (
+	"bytes"
 	"net"
 	"slices"
-	"time"
 
 	"github.com/kithproject/kith/app/forward"
 	"github.com/kithproject/kith/app/mesh"
@@ -82,56 +82,40 @@ func (r *rooms) encode(rec room.Record) [][]byte {
 	return have.raw
 }
 
-// knockTime is how long a member is looked for that looks for this device, as somebody
-// says.
-const knockTime = 2 * time.Minute
-
-// knock starts to look for a member that looks for this device, and gives that up when it
-// is not found and nobody here wants it either.
-func (r *rooms) knock(id identity.DeviceID) {
-	rec, ok := r.n.known(id)
-	if !ok || !rec.Member() {
-		return
+// PassOn returns the members of a room that this device hosts to whom it should pass on at
+// once what an author says to all: those who have no connection with the author, as it
+// says. Of several hosts who could, the one with the least ID does.
+func (n *Node) PassOn(in room.ID, author identity.DeviceID) (to []identity.DeviceID) {
+	rec, ok := n.rooms.get(in)
+	if !ok || !rec.Host || !open(rec, author) || rec.Roster == nil {
+		return nil
 	}
-	r.n.mu.Lock()
-	had := r.n.peers[rec.PairID] != nil
-	r.n.mu.Unlock()
-	p := r.n.startPeer(rec)
-	if had || p == nil {
-		return
+	near, ok := n.rooms.mesh.Neighbours(author)
+	if !ok {
+		return nil
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if _, had := r.knocked[id]; had {
-		return
+	self := n.ID()
+	var done []map[identity.DeviceID]bool // whom other hosts pass it on to
+	for _, m := range rec.Roster.Members {
+		if rec.Roster.IsHost(m.ID) && near[m.ID] && bytes.Compare(m.ID[:], self[:]) < 0 {
+			if of, ok := n.rooms.mesh.Neighbours(m.ID); ok {
+				done = append(done, of)
+			}
+		}
 	}
-	r.knocked[id] = struct{}{}
-	if r.n.start(func() { r.giveUp(id, p, knockTime) }) != nil { // the node is closed
-		delete(r.knocked, id)
+	for _, m := range rec.Roster.Members {
+		other := func(of map[identity.DeviceID]bool) bool { return of[m.ID] }
+		if m.ID != self && m.ID != author && !near[m.ID] && !slices.ContainsFunc(done, other) {
+			to = append(to, m.ID)
+		}
 	}
+	return to
 }
 
-// giveUp ends the search for a member when it has not come and nothing here has called for
-// it for a while.
-func (r *rooms) giveUp(id identity.DeviceID, p *peer, while time.Duration) {
-	defer func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		delete(r.knocked, id)
-	}()
-	for idle := time.Duration(0); idle < while && !p.isConnected(); {
-		select {
-		case <-p.done:
-			return
-		case <-time.After(while - idle):
-		}
-		if p.call(r.n.ctx, func() { idle = time.Since(p.stirred) }) != nil {
-			return
-		}
-	}
-	if !p.isConnected() {
-		r.n.stopPeer(p.pairID)
-		r.reconcile() // it may have become one that this device keeps connected to
+// knock starts to look for a member that looks for this device.
+func (r *rooms) knock(id identity.DeviceID) {
+	if rec, ok := r.n.known(id); ok && rec.Member() {
+		r.n.startPeer(rec)
 	}
 }
 

@@ -128,6 +128,7 @@ type plan struct {
 	c        *convo
 	members  map[identity.DeviceID]bool
 	gone     bool
+	room     bool
 	own      LogID
 	heads    map[logKey]head
 	newLogs  map[identity.DeviceID]int
@@ -144,7 +145,7 @@ type plan struct {
 // newPlan begins a plan. s.mu is held.
 func newPlan(s *Service, c *convo) *plan {
 	return &plan{
-		s: s, c: c, members: c.ids, gone: c.gone, own: c.own, highest: c.book.highest, heads: make(map[logKey]head),
+		s: s, c: c, members: c.ids, gone: c.gone, room: c.conv.Room, own: c.own, highest: c.book.highest, heads: make(map[logKey]head),
 		newLogs: make(map[identity.DeviceID]int), composed: make(map[int]*job), entries: make(map[int]*entry),
 		from: make(map[int]*link), results: make(map[*job]result),
 	}
@@ -390,6 +391,7 @@ func (s *Service) finish(c *convo, p *plan) {
 		s.cfg.Logger.Warn("conversation not written", "err", err)
 		return
 	}
+	passes := s.passes(p)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.own = p.own
@@ -401,6 +403,7 @@ func (s *Service) finish(c *convo, p *plan) {
 			continue
 		}
 		fresh = append(fresh, e)
+		s.pass(c, e, passes[e.author])
 		m := e.show()
 		if r := c.book.find(e.logKey, e.seq); r != nil {
 			c.book.fill(&m, r, c.conv.Members)

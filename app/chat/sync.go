@@ -282,6 +282,42 @@ func (s *Service) dirty(c *convo, k logKey) {
 	}
 }
 
+// passes returns to whom entries that their authors have sent here are passed on.
+func (s *Service) passes(p *plan) map[identity.DeviceID][]identity.DeviceID {
+	if s.cfg.Pass == nil || !p.room {
+		return nil
+	}
+	out := make(map[identity.DeviceID][]identity.DeviceID)
+	for i, from := range p.from {
+		author := p.entries[i].author
+		if _, known := out[author]; !known && from != nil && from.id == author {
+			out[author] = s.cfg.Pass(p.c.id, author)
+		}
+	}
+	return out
+}
+
+// pass sends an entry on that has just come. s.mu is held.
+func (s *Service) pass(c *convo, e *entry, to []identity.DeviceID) {
+	for _, id := range to {
+		l := s.linkTo(id)
+		if l == nil || id == e.author {
+			continue
+		}
+		sh := l.shared[c.id]
+		if sh == nil || !sh.theirs || sh.has[e.logKey] >= e.seq {
+			continue
+		}
+		switch was, had := sh.serve[e.logKey]; {
+		case !had:
+			sh.serve[e.logKey] = sending{e.seq, e.seq}
+		case was.upto == e.seq-1:
+			sh.serve[e.logKey] = sending{was.next, e.seq}
+		}
+		l.poke()
+	}
+}
+
 // A batch is what has come and is to be kept at once.
 type batch struct {
 	l       *link
