@@ -36,10 +36,18 @@ type crowd struct {
 	lab  *roomLab
 }
 
-// newCrowd starts a hub and n daemons behind NATs.
+// newCrowd starts a hub and n daemons behind NATs. KITH_ROOM_RTT is how long a round trip
+// between two of those takes at least.
 func newCrowd(ctx context.Context, t *testing.T, n int) *crowd {
 	t.Helper()
 	l := newRoomLab(ctx, t)
+	if text := os.Getenv("KITH_ROOM_RTT"); text != "" {
+		rtt, err := time.ParseDuration(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.inet.Delay(rtt / 2)
+	}
 	c := &crowd{t: t, host: l.host, all: []*station{l.host}, lab: l, code: l.code}
 	for i := 1; i < n; i++ {
 		name := fmt.Sprintf("m%02d", i)

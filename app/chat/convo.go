@@ -378,6 +378,7 @@ func (c *convo) unwait(k logKey, seq uint64) *entry {
 func (s *Service) finish(c *convo, p *plan) {
 	var places []place
 	var err error
+	s.pass(c, p)
 	if len(p.items) > 0 {
 		places, err = c.vault.write(p.items, p.sync)
 	}
@@ -391,7 +392,6 @@ func (s *Service) finish(c *convo, p *plan) {
 		s.cfg.Logger.Warn("conversation not written", "err", err)
 		return
 	}
-	passes := s.passes(p)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.own = p.own
@@ -403,7 +403,6 @@ func (s *Service) finish(c *convo, p *plan) {
 			continue
 		}
 		fresh = append(fresh, e)
-		s.pass(c, e, passes[e.author])
 		m := e.show()
 		if r := c.book.find(e.logKey, e.seq); r != nil {
 			c.book.fill(&m, r, c.conv.Members)

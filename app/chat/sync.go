@@ -282,40 +282,44 @@ func (s *Service) dirty(c *convo, k logKey) {
 	}
 }
 
-// passes returns to whom entries that their authors have sent here are passed on.
-func (s *Service) passes(p *plan) map[identity.DeviceID][]identity.DeviceID {
+// pass sends what has come from its author, and can be, on to those who are not connected
+// to the author. This device need not have it on disk for that: it does not say so.
+func (s *Service) pass(c *convo, p *plan) {
 	if s.cfg.Pass == nil || !p.room {
-		return nil
+		return
 	}
-	out := make(map[identity.DeviceID][]identity.DeviceID)
-	for i, from := range p.from {
-		author := p.entries[i].author
-		if _, known := out[author]; !known && from != nil && from.id == author {
-			out[author] = s.cfg.Pass(p.c.id, author)
+	to := make(map[identity.DeviceID][]identity.DeviceID) // of authors
+	for i := range p.items {
+		e, from := p.entries[i], p.from[i]
+		if e == nil || from == nil || from.id != e.author {
+			continue
 		}
+		if _, known := to[e.author]; !known {
+			to[e.author] = s.cfg.Pass(c.id, e.author)
+		}
+		if len(to[e.author]) == 0 {
+			continue
+		}
+		raw := e.encode()
+		s.mu.Lock()
+		for _, id := range to[e.author] {
+			if l := s.linkTo(id); l != nil && id != e.author {
+				l.pass(c, e, raw)
+			}
+		}
+		s.mu.Unlock()
 	}
-	return out
 }
 
-// pass sends an entry on that has just come. s.mu is held.
-func (s *Service) pass(c *convo, e *entry, to []identity.DeviceID) {
-	for _, id := range to {
-		l := s.linkTo(id)
-		if l == nil || id == e.author {
-			continue
-		}
-		sh := l.shared[c.id]
-		if sh == nil || !sh.theirs || sh.has[e.logKey] >= e.seq {
-			continue
-		}
-		switch was, had := sh.serve[e.logKey]; {
-		case !had:
-			sh.serve[e.logKey] = sending{e.seq, e.seq}
-		case was.upto == e.seq-1:
-			sh.serve[e.logKey] = sending{was.next, e.seq}
-		}
-		l.poke()
+// pass writes an entry of another author, unless the other side has it or does not keep up.
+// s.mu is held.
+func (l *link) pass(c *convo, e *entry, raw []byte) {
+	sh := l.shared[c.id]
+	if sh == nil || !sh.theirs || sh.has[e.logKey] >= e.seq || len(l.out) > writeBytes {
+		return
 	}
+	l.out = appendFrame(l.out, frameEntry, raw)
+	l.poke()
 }
 
 // A batch is what has come and is to be kept at once.
