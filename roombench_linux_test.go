@@ -176,7 +176,7 @@ func line(ctx context.Context, t *testing.T, windows []*reader, from int, text s
 func (c *crowd) lines(ctx context.Context, windows []*reader, n int, from func(int) int) (last, median []time.Duration) {
 	c.t.Helper()
 	for i := range n {
-		rest(ctx, c.t, 1500*time.Millisecond) // what follows the line before is over
+		rest(ctx, c.t, 2500*time.Millisecond) // what follows the line before is over
 		took := line(ctx, c.t, windows, from(i), fmt.Sprintf("line %d of %d", i, time.Now().UnixNano()))
 		last, median = append(last, took[len(took)-1]), append(median, took[len(took)/2])
 	}

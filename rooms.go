@@ -285,8 +285,7 @@ func (r *rooms) wanted(rec room.Record, want map[identity.DeviceID]registry.Devi
 		if m.ID == self {
 			continue
 		}
-		gap := (i - me + total) % total
-		if total <= fullMesh || rec.Roster.IsHost(m.ID) || rec.Roster.IsHost(self) || power(gap) || power(total-gap) {
+		if total <= fullMesh || rec.Roster.IsHost(m.ID) || rec.Roster.IsHost(self) || power(i-me) || power(me-i) {
 			near[m.ID] = true
 		}
 		if _, ok := want[m.ID]; ok {
@@ -311,8 +310,9 @@ func (r *rooms) wanted(rec room.Record, want map[identity.DeviceID]registry.Devi
 	}
 }
 
-// power reports whether a distance between members is one of those at which they keep a
-// connection: so few steps lead from each to each, whoever is missing.
+// power reports whether a distance between members in the roster is one of those at which
+// they keep a connection: so few steps lead from each to each, whoever is missing, and who
+// joins changes nothing for the others.
 func power(gap int) bool { return gap > 0 && gap&(gap-1) == 0 }
 
 // memberName is what a member is called here.

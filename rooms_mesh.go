@@ -84,28 +84,24 @@ func (r *rooms) encode(rec room.Record) [][]byte {
 
 // PassOn returns the members of a room that this device hosts to whom it should pass on at
 // once what an author says to all: those who have no connection with the author, as it
-// says. Of several hosts who could, the one with the least ID does.
+// says, and in a large room everybody, since a few more copies are cheap there. Of several
+// hosts that the author is connected to, the one with the least ID does.
 func (n *Node) PassOn(in room.ID, author identity.DeviceID) (to []identity.DeviceID) {
 	rec, ok := n.rooms.get(in)
-	if !ok || !rec.Host || !open(rec, author) || rec.Roster == nil {
+	if !ok || rec.Roster == nil || !rec.Host || !open(rec, author) {
 		return nil
 	}
 	near, ok := n.rooms.mesh.Neighbours(author)
 	if !ok {
 		return nil
 	}
-	self := n.ID()
-	var done []map[identity.DeviceID]bool // whom other hosts pass it on to
-	for _, m := range rec.Roster.Members {
-		if rec.Roster.IsHost(m.ID) && near[m.ID] && bytes.Compare(m.ID[:], self[:]) < 0 {
-			if of, ok := n.rooms.mesh.Neighbours(m.ID); ok {
-				done = append(done, of)
-			}
-		}
-	}
-	for _, m := range rec.Roster.Members {
-		other := func(of map[identity.DeviceID]bool) bool { return of[m.ID] }
-		if m.ID != self && m.ID != author && !near[m.ID] && !slices.ContainsFunc(done, other) {
+	self, members := n.ID(), rec.Roster.Members
+	for _, m := range members {
+		switch {
+		case m.ID == self || m.ID == author:
+		case near[m.ID] && rec.Roster.IsHost(m.ID) && bytes.Compare(m.ID[:], self[:]) < 0:
+			return nil
+		case !near[m.ID] || len(members) > fullMesh:
 			to = append(to, m.ID)
 		}
 	}

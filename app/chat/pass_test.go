@@ -87,3 +87,45 @@ func TestPassedOnce(t *testing.T) {
 		}
 	})
 }
+
+// TestLargeRoom has the author of a line in a large room told a little later who has it,
+// also by those who had it before, after it came back.
+func TestLargeRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, smallRoom+2)
+		c := l.room()
+		l.startAll()
+		defer l.stopAll()
+		l.connectAll()
+		pass(time.Second)
+		author := l.nodes[0]
+		m := author.send(t, c, "one")
+		synctest.Wait()
+		if got := l.nodes[1].texts(t, c); !slices.Equal(got, []string{"one"}) {
+			t.Errorf("at once it has %q", got)
+		}
+		author.await(t, m, StateDelivered)
+		for i := range l.nodes[1:] {
+			l.connect(0, i+1, false)
+		}
+		author.send(t, c, "two")
+		m = author.send(t, c, "three")
+		pass(time.Minute)
+		for i := range l.nodes[1:] {
+			l.connect(0, i+1, true)
+		}
+		author.await(t, m, StateDelivered)
+		last := l.nodes[1].all(t, c)
+		if err := l.nodes[1].svc.MarkRead(c, last[len(last)-1]); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Second)
+		if diff := l.difference(t, c); diff != "" {
+			t.Error(diff)
+		}
+		now, err := author.svc.Wait(t.Context(), m, StateDelivered)
+		if err != nil || now.Read != 1 || now.Delivered != smallRoom+1 {
+			t.Errorf("%+v, %v", now, err)
+		}
+	})
+}

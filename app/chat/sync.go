@@ -87,6 +87,7 @@ func (l *link) takeVector(conv ConvID, flags byte, claims []claim) error {
 			s.consider(c, k)
 		}
 		l.poke()
+		l.soon()
 	} else if sh.theirs {
 		for _, cl := range claims {
 			s.consider(c, cl.logKey)
@@ -268,16 +269,13 @@ func (s *Service) dirty(c *convo, k logKey) {
 		sh := l.shared[c.id]
 		switch {
 		case sh == nil:
-		case l.id == k.author:
+		case l.id == k.author && len(c.ids) <= smallRoom:
 			sh.now[k] = struct{}{}
 			l.poke()
 		default:
 			sh.later[k] = struct{}{}
-			sh.receipts = true
-			if l.due.IsZero() {
-				l.due = time.Now().Add(laterDelay)
-				l.poke()
-			}
+			sh.receipts = sh.receipts || l.id != k.author
+			l.soon()
 		}
 	}
 }
@@ -385,7 +383,7 @@ func (b *batch) flush() error {
 		switch {
 		case err != nil:
 			return err
-		case sh == nil || !s.wanted(sh, e):
+		case sh == nil || !b.l.wanted(sh, e):
 		case !e.genuine():
 			return errHostile
 		default:
@@ -412,11 +410,17 @@ func jobOf(jobs map[*shared]*job, sh *shared, l *link) *job {
 
 // wanted reports whether an entry may be news. One that is here already is said to be
 // here.
-func (s *Service) wanted(sh *shared, e *entry) bool {
+func (l *link) wanted(sh *shared, e *entry) bool {
+	s := l.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if log := sh.c.book.logs[e.logKey]; log != nil && log.last >= e.seq {
-		sh.now[e.logKey] = struct{}{}
+		if len(sh.c.ids) <= smallRoom {
+			sh.now[e.logKey] = struct{}{}
+		} else {
+			sh.later[e.logKey] = struct{}{}
+			l.soon()
+		}
 		return false
 	}
 	return e.author == s.self || sh.c.ids[e.author]
