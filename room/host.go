@@ -21,7 +21,7 @@ const (
 )
 
 const (
-	maxOpen     = 64  // handshakes under way at once: a class that enters the code together
+	maxOpen     = 16  // handshakes under way at once
 	maxSettled  = 128 // answered handshakes that are remembered
 	maxWaiting  = 64  // requests that wait for the host's user
 	maxDeclined = 64  // devices that are remembered as declined
