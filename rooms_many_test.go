@@ -16,7 +16,7 @@ import (
 // TestRoomOfFifty has fifty nodes of one process meet in a room: each sees all others.
 func TestRoomOfFifty(t *testing.T) {
 	const n = 50
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // with the race detector, beside other tests
 	defer cancel()
 	network := rendezvoustest.NewNetwork(1, rendezvoustest.Faults{})
 	host := openNode(t, network, stateDir(t), "host")
