@@ -150,7 +150,7 @@ func TestNetworkChat(t *testing.T) {
 	for _, c := range all {
 		c.untilRoom(ctx, t, "all there", everybody(len(all)))
 	}
-	each := work.lines / len(all)
+	each := (work.lines + len(all) - 1) / len(all)
 	var wg sync.WaitGroup
 	for _, c := range all {
 		wg.Go(func() {

@@ -100,14 +100,20 @@ func parsePort(text string) (uint16, error) {
 // await waits until a device is connected, and returns a channel that is closed
 // when it no longer is.
 func (n *Node) await(ctx context.Context, rec registry.Device) (over <-chan struct{}, err error) {
-	p := n.startPeer(rec)
-	if p == nil {
-		return nil, n.noPeer(rec)
-	}
-	if over, err = p.await(ctx); err != nil {
+	for {
+		p := n.startPeer(rec)
+		if p == nil {
+			return nil, n.noPeer(rec)
+		}
+		over, err = p.await(ctx)
+		switch {
+		case err == nil:
+			return over, nil
+		case errors.Is(err, net.ErrClosed) && rec.Member() && n.ctx.Err() == nil:
+			continue // it was just let go of, as nothing needed it
+		}
 		return nil, &NotConnectedError{Device: n.device(rec), Err: err}
 	}
-	return over, nil
 }
 
 // noPeer says why a pair is not at work.

@@ -56,6 +56,7 @@ type peer struct {
 
 	news    atomic.Pointer[signaling.Presence] // that run has not looked at: the last one
 	commits atomic.Int32                       // commit bodies that run has not looked at
+	wanted  atomic.Int32                       // callers that wait for the device
 
 	mu        sync.Mutex // guards the fields below
 	connected bool
@@ -92,6 +93,9 @@ func (n *Node) startPeer(rec registry.Device) *peer {
 	p.ctx, p.cancel = context.WithCancel(n.ctx)
 	n.peers[rec.PairID] = p
 	n.wg.Go(p.run)
+	if p.member {
+		n.rooms.look()
+	}
 	return p
 }
 
@@ -337,6 +341,10 @@ func (p *peer) signalled(ev signaling.Event) {
 }
 
 func (p *peer) onGoodbye() {
+	if p.n.rooms.isFar(p) && !p.n.uses(p) {
+		_ = p.n.start(func() { p.n.rooms.letGo(p) }) // errs when the node is closed
+		return
+	}
 	if p.link != nil {
 		p.resetLink("it said goodbye")
 	}

@@ -85,6 +85,8 @@ func (p *peer) describe(d *Device) {
 // await returns when the device is connected, with a channel that is closed when
 // it no longer is, or with the context's error. If it is not, it is called for.
 func (p *peer) await(ctx context.Context) (over <-chan struct{}, err error) {
+	p.wanted.Add(1)
+	defer p.wanted.Add(-1)
 	for called := false; ; called = true {
 		p.mu.Lock()
 		ok, over, changed := p.connected, p.over, p.changed

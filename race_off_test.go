@@ -2,5 +2,5 @@
 
 package kith_test
 
-// crowd is how many nodes a test has that wants many.
-const crowd = 50
+// manyNodes is how many nodes a test has that wants many.
+const manyNodes = 50

@@ -49,17 +49,16 @@ type rooms struct {
 	behind  map[identity.DeviceID]room.ID // members that this host looks for with the keys of an epoch before
 	leaving map[parting]bool              // who is being told that it is out; true: it has been long enough
 	encoded map[room.ID]encoded           // as they were last given
-	knocked map[identity.DeviceID]struct{}
-	moved   map[identity.DeviceID]bool // who came or went, and is to be looked after; true: it was gone in between
-	pairs   bool                       // a pair has begun or ended
+	moved   map[identity.DeviceID]bool    // who came or went, and is to be looked after; true: it was gone in between
+	pairs   bool                          // a pair has begun or ended
+	near    map[identity.DeviceID]bool    // members that this device keeps a connection to
 }
 
 func newRooms(n *Node) *rooms {
 	return &rooms{
 		n: n, turn: make(chan struct{}, 1), hosts: make(map[room.ID]*hosting), behind: make(map[identity.DeviceID]room.ID),
 		leaving: make(map[parting]bool),
-		encoded: make(map[room.ID]encoded), knocked: make(map[identity.DeviceID]struct{}),
-		moved: make(map[identity.DeviceID]bool),
+		encoded: make(map[room.ID]encoded), moved: make(map[identity.DeviceID]bool),
 	}
 }
 
@@ -137,6 +136,7 @@ func (r *rooms) happened(kind EventKind, id identity.DeviceID) {
 func (r *rooms) watch() {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
+	far := afar{r: r}
 	for {
 		select {
 		case <-r.n.ctx.Done():
@@ -160,7 +160,12 @@ func (r *rooms) watch() {
 			r.reconcile()
 		}
 		r.catchUp()
-		if next := r.gates.update(time.Now()); next.IsZero() {
+		now := time.Now()
+		next := r.gates.update(now)
+		if sweep := far.sweep(now); next.IsZero() || !sweep.IsZero() && sweep.Before(next) {
+			next = sweep
+		}
+		if next.IsZero() {
 			timer.Stop()
 		} else {
 			timer.Reset(time.Until(next))
@@ -269,6 +274,9 @@ func (r *rooms) reconcile() {
 			r.n.cfg.Logger.Error("member not dropped", "peer", have.ID.Short(), "err", err)
 		}
 	}
+	r.mu.Lock()
+	r.near = near
+	r.mu.Unlock()
 	for id, rec := range want {
 		if err := r.n.setMember(rec); err != nil {
 			r.n.cfg.Logger.Error("member not stored", "peer", id.Short(), "err", err)
@@ -314,8 +322,7 @@ func (r *rooms) wanted(rec room.Record, want map[identity.DeviceID]registry.Devi
 		if m.ID == self {
 			continue
 		}
-		gap := (i - me + total) % total
-		if total <= fullMesh || rec.Roster.IsHost(m.ID) || rec.Roster.IsHost(self) || power(gap) || power(total-gap) {
+		if total <= fullMesh || rec.Roster.IsHost(m.ID) || rec.Roster.IsHost(self) || power(i-me) || power(me-i) {
 			near[m.ID] = true
 		}
 		if _, ok := want[m.ID]; ok {
@@ -340,8 +347,9 @@ func (r *rooms) wanted(rec room.Record, want map[identity.DeviceID]registry.Devi
 	}
 }
 
-// power reports whether a distance between members is one of those at which they keep a
-// connection: so few steps lead from each to each, whoever is missing.
+// power reports whether a distance between members in the roster is one of those at which
+// they keep a connection: so few steps lead from each to each, whoever is missing, and who
+// joins changes nothing for the others.
 func power(gap int) bool { return gap > 0 && gap&(gap-1) == 0 }
 
 // memberName is what a member is called here.

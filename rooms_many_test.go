@@ -13,9 +13,9 @@ import (
 	"github.com/kithproject/kith/room"
 )
 
-// TestRoomOfMany has fifty nodes (crowd) of one process meet in a room: each sees all others.
+// TestRoomOfMany has fifty nodes (manyNodes) of one process meet in a room: each sees all others.
 func TestRoomOfMany(t *testing.T) {
-	const n = crowd
+	const n = manyNodes
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	network := rendezvoustest.NewNetwork(1, rendezvoustest.Faults{})

@@ -1,9 +1,9 @@
 package kith
 
 import (
+	"bytes"
 	"net"
 	"slices"
-	"time"
 
 	"github.com/kithproject/kith/app/forward"
 	"github.com/kithproject/kith/app/mesh"
@@ -82,56 +82,36 @@ func (r *rooms) encode(rec room.Record) [][]byte {
 	return have.raw
 }
 
-// knockTime is how long a member is looked for that looks for this device, as somebody
-// says.
-const knockTime = 2 * time.Minute
-
-// knock starts to look for a member that looks for this device, and gives that up when it
-// is not found and nobody here wants it either.
-func (r *rooms) knock(id identity.DeviceID) {
-	rec, ok := r.n.known(id)
-	if !ok || !rec.Member() {
-		return
+// PassOn returns the members of a room that this device hosts to whom it should pass on at
+// once what an author says to all: those who have no connection with the author, as it
+// says, and in a large room everybody, since a few more copies are cheap there. Of several
+// hosts that the author is connected to, the one with the least ID does.
+func (n *Node) PassOn(in room.ID, author identity.DeviceID) (to []identity.DeviceID) {
+	rec, ok := n.rooms.get(in)
+	if !ok || rec.Roster == nil || !rec.Host || !open(rec, author) {
+		return nil
 	}
-	r.n.mu.Lock()
-	had := r.n.peers[rec.PairID] != nil
-	r.n.mu.Unlock()
-	p := r.n.startPeer(rec)
-	if had || p == nil {
-		return
+	near, ok := n.rooms.mesh.Neighbours(author)
+	if !ok {
+		return nil
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if _, had := r.knocked[id]; had {
-		return
+	self, members := n.ID(), rec.Roster.Members
+	for _, m := range members {
+		switch {
+		case m.ID == self || m.ID == author:
+		case near[m.ID] && rec.Roster.IsHost(m.ID) && bytes.Compare(m.ID[:], self[:]) < 0:
+			return nil
+		case !near[m.ID] || len(members) > fullMesh:
+			to = append(to, m.ID)
+		}
 	}
-	r.knocked[id] = struct{}{}
-	if r.n.start(func() { r.giveUp(id, p, knockTime) }) != nil { // the node is closed
-		delete(r.knocked, id)
-	}
+	return to
 }
 
-// giveUp ends the search for a member when it has not come and nothing here has called for
-// it for a while.
-func (r *rooms) giveUp(id identity.DeviceID, p *peer, while time.Duration) {
-	defer func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		delete(r.knocked, id)
-	}()
-	for idle := time.Duration(0); idle < while && !p.isConnected(); {
-		select {
-		case <-p.done:
-			return
-		case <-time.After(while - idle):
-		}
-		if p.call(r.n.ctx, func() { idle = time.Since(p.stirred) }) != nil {
-			return
-		}
-	}
-	if !p.isConnected() {
-		r.n.stopPeer(p.pairID, "not found")
-		r.reconcile() // it may have become one that this device keeps connected to
+// knock starts to look for a member that looks for this device.
+func (r *rooms) knock(id identity.DeviceID) {
+	if rec, ok := r.n.known(id); ok && rec.Member() {
+		r.n.startPeer(rec)
 	}
 }
 

@@ -1,6 +1,7 @@
 package kith
 
 import (
+	"context"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -101,32 +102,72 @@ func TestRostersEncodedOnce(t *testing.T) {
 	}
 }
 
-// TestKnockGivenUp looks for a member because somebody says that it looks for this device.
-func TestKnockGivenUp(t *testing.T) {
-	n, _, ids := hostOf(t, 1)
+// TestFarLetGo lets a member go that somebody says looks for this device, when it has not
+// come and nothing needs it, and not before.
+func TestFarLetGo(t *testing.T) {
+	n, _, ids := hostOf(t, 2)
 	r, id := n.rooms, ids[0].ID()
 	rec, ok := n.known(id)
 	if !ok {
 		t.Fatal("it is not known")
 	}
 	running := func() *peer { n.mu.Lock(); defer n.mu.Unlock(); return n.peers[rec.PairID] }
-	n.stopPeer(rec.PairID, "test")
+	near := func(is bool) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.near = map[identity.DeviceID]bool{id: is, ids[1].ID(): true}
+	}
+	n.stopPeer(rec.PairID, "a test")
 	r.knock(id)
 	p := running()
 	if p == nil {
 		t.Fatal("it is not looked for")
 	}
 	r.knock(id)
-	r.mu.Lock()
-	count := len(r.knocked)
-	r.mu.Unlock()
-	if count != 1 || running() != p {
-		t.Errorf("%d knocks are remembered", count)
+	now := time.Now()
+	far := afar{r: r}
+	pass := func(d time.Duration) (next time.Time) { now = now.Add(d); return far.sweep(now) }
+	ended := func() bool {
+		select {
+		case <-p.done:
+			return true
+		default:
+			return false
+		}
 	}
-	r.giveUp(id, p, 50*time.Millisecond)
+	if next := pass(farQuiet); !next.IsZero() || ended() {
+		t.Error("one that is near is thought to be far")
+	}
+	near(false)
+	for _, step := range []struct {
+		what  string
+		begin func()
+		quiet time.Duration
+	}{
+		{"it has just come", func() {}, farQuiet - farStep},
+		{"somebody waits for it", func() { p.wanted.Add(1) }, 3 * farQuiet},
+		{"nobody waits any more", func() { p.wanted.Add(-1) }, farQuiet - farStep},
+		{"it is near", func() { near(true) }, 3 * farQuiet},
+		{"it is far again", func() { near(false) }, farQuiet},
+	} {
+		step.begin()
+		for at := time.Duration(0); at < step.quiet; at += farStep {
+			if pass(farStep); ended() {
+				t.Fatalf("%s, and it is let go after %v", step.what, at)
+			}
+		}
+	}
+	if pass(farStep) != (time.Time{}) {
+		t.Error("it is still to be looked at")
+	}
 	select {
 	case <-p.done:
-	default:
+	case <-t.Context().Done():
 		t.Error("it is still looked for")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := n.await(ctx, rec); err == nil || running() == nil {
+		t.Errorf("who calls for it: %v", err)
 	}
 }

@@ -42,7 +42,7 @@ func joinRoom(ctx context.Context, t *testing.T, host, n *kith.Node, ref, passwo
 	if err != nil {
 		t.Fatal(err)
 	}
-	j, err := n.JoinRoom(ctx, c, kith.JoinRoomConfig{Password: password})
+	j, err := n.JoinRoom(ctx, c, kith.JoinRoomConfig{Password: password, Patience: 3 * time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}

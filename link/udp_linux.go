@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	udpBatch = conn.IdealBatchSize
+	udpBatch = conn.IdealBatchSize / 2
 	// readMessages is how many datagrams, or trains of datagrams that the kernel
 	// has joined (UDP_GRO), one system call reads.
 	readMessages = 8

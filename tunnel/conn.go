@@ -92,6 +92,19 @@ func setKeepalive(ep tcpip.Endpoint) {
 	ep.SocketOptions().SetKeepAlive(true)
 }
 
+// InUse reports whether a connection with a peer is open, or datagrams are passed on, other
+// than from or to ports for which service holds.
+func (t *Tunnel) InUse(id identity.DeviceID, service func(port uint16) bool) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for c := range t.conns[id] {
+		if !service(c.local.Port()) && !service(c.remote.Port()) {
+			return true
+		}
+	}
+	return len(t.datagrams[id]) > 0
+}
+
 // abort ends the connection at once with a reset; calls on it err with cause.
 func (c *tracked) abort(cause error) {
 	c.cause.CompareAndSwap(nil, &cause)

@@ -208,7 +208,7 @@ func (d device) File() *os.File           { return nil }
 func (d device) MTU() (int, error)        { return d.mtu, nil }
 func (d device) Name() (string, error)    { return "kith", nil }
 func (d device) Events() <-chan tun.Event { return d.events }
-func (d device) BatchSize() int           { return conn.IdealBatchSize }
+func (d device) BatchSize() int           { return conn.IdealBatchSize / 2 }
 
 func (d device) Close() error {
 	d.nic.Close()

@@ -8,6 +8,9 @@
 // once and in order. Shown are entries by their Lamport numbers, then by author: in the
 // same order on every side.
 //
+// Where not all members are connected to each other, those whom Config.Pass names are sent
+// an author's lines unasked, too: then a line takes two steps to everybody.
+//
 // A device that has lost its store, or has an old one, writes a new log and is given
 // back by the others what they still have of its old ones. Nothing is renumbered.
 //
@@ -94,6 +97,10 @@ type Config struct {
 	// is connected to this device. What is not there is refused. ID, Room, Name, Members
 	// and Muted are used.
 	Convs func() []Conv
+	// Pass names the members of a room to whom what an author has just sent here is sent on
+	// at once, because they are not connected to the author. Others are told a little later
+	// that it is here, and ask for it. Default: nobody.
+	Pass func(conv ConvID, author identity.DeviceID) []identity.DeviceID
 	// Mail takes what devices that are away are to get. Default: none.
 	Mail Mail
 	// MaxEntries is how many entries of a conversation are kept. Default 100,000.

@@ -128,6 +128,7 @@ type plan struct {
 	c        *convo
 	members  map[identity.DeviceID]bool
 	gone     bool
+	room     bool
 	own      LogID
 	heads    map[logKey]head
 	newLogs  map[identity.DeviceID]int
@@ -144,7 +145,7 @@ type plan struct {
 // newPlan begins a plan. s.mu is held.
 func newPlan(s *Service, c *convo) *plan {
 	return &plan{
-		s: s, c: c, members: c.ids, gone: c.gone, own: c.own, highest: c.book.highest, heads: make(map[logKey]head),
+		s: s, c: c, members: c.ids, gone: c.gone, room: c.conv.Room, own: c.own, highest: c.book.highest, heads: make(map[logKey]head),
 		newLogs: make(map[identity.DeviceID]int), composed: make(map[int]*job), entries: make(map[int]*entry),
 		from: make(map[int]*link), results: make(map[*job]result),
 	}
@@ -377,6 +378,7 @@ func (c *convo) unwait(k logKey, seq uint64) *entry {
 func (s *Service) finish(c *convo, p *plan) {
 	var places []place
 	var err error
+	s.pass(c, p)
 	if len(p.items) > 0 {
 		places, err = c.vault.write(p.items, p.sync)
 	}

@@ -254,6 +254,7 @@ type node struct {
 	max  int
 	rate float64
 	now  func() time.Time
+	pass func(conv ConvID, author identity.DeviceID) []identity.DeviceID
 	svc  *Service // nil: it is not running; lab.mu guards it
 	ln   *pipeListener
 }
@@ -317,7 +318,7 @@ func (n *node) start() *Service {
 		on = n.disk
 	}
 	s, err := New(Config{
-		Key: [32]byte{byte(n.n)}, Self: n.id, Listener: n.ln, Dial: n.dial, Who: n.who, Convs: n.list, Mail: n.mail,
+		Key: [32]byte{byte(n.n)}, Self: n.id, Listener: n.ln, Dial: n.dial, Who: n.who, Convs: n.list, Mail: n.mail, Pass: n.pass,
 		MaxEntries: n.max, Rate: n.rate, Now: n.now, disk: on,
 	})
 	if err != nil {

@@ -21,8 +21,11 @@ const (
 	pingTimeout = 5 * time.Second
 	// writeTimeout is how long a device may not read.
 	writeTimeout = 30 * time.Second
-	// laterDelay is how long news wait that are not for the author.
+	// laterDelay is how long news wait that are not for the author, and in a conversation of
+	// more than smallRoom members all news: so many answers at once would be in the way of
+	// the line itself.
 	laterDelay = 200 * time.Millisecond
+	smallRoom  = 16
 	// writeBytes is about how much is written at once.
 	writeBytes = 64 << 10
 	// maxRefusals is how many conversations of a connection are refused with an answer.
@@ -91,6 +94,14 @@ func (l *link) share(c *convo) {
 		serve: make(map[logKey]sending), stamps: make(map[receiptKey]uint64),
 	}
 	l.poke()
+}
+
+// soon has the other side told what is due later. s.mu is held.
+func (l *link) soon() {
+	if l.due.IsZero() {
+		l.due = time.Now().Add(laterDelay)
+		l.poke()
+	}
 }
 
 func (l *link) poke() {
@@ -238,7 +249,7 @@ func (l *link) gather() (parts []part, load []*convo, wait time.Duration) {
 			continue
 		}
 		buf = l.vectors(buf, sh, later)
-		if sh.theirs && sh.receipts && sh.c.conv.Room {
+		if later && sh.theirs && sh.receipts && sh.c.conv.Room {
 			buf = l.receipts(buf, sh)
 		}
 	}
@@ -276,7 +287,7 @@ func (l *link) vectors(buf []byte, sh *shared, later bool) []byte {
 	news := func(keys map[logKey]struct{}, all bool) {
 		for k := range keys {
 			log := b.logs[k]
-			if log == nil || !all && sh.has[k] >= log.last {
+			if log == nil || !all && k.author != l.id && sh.has[k] >= log.last {
 				continue
 			}
 			if c := (claim{k, log.last, min(log.read, log.last)}); sh.told[k] != c {

@@ -294,6 +294,7 @@ func (s *Service) leave(l *link) {
 				}
 				sh.receipts = true // for an author who was there, and may not have heard
 				o.poke()
+				o.soon()
 			}
 		}
 	}

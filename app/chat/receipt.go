@@ -155,7 +155,7 @@ func (l *link) takeReceipt(r *receipt) error {
 		for _, o := range s.links() {
 			if os := o.shared[r.conv]; os != nil && o != l {
 				os.receipts = true
-				o.poke()
+				o.soon()
 			}
 		}
 		s.mu.Unlock()

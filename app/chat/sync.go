@@ -87,6 +87,7 @@ func (l *link) takeVector(conv ConvID, flags byte, claims []claim) error {
 			s.consider(c, k)
 		}
 		l.poke()
+		l.soon()
 	} else if sh.theirs {
 		for _, cl := range claims {
 			s.consider(c, cl.logKey)
@@ -268,18 +269,55 @@ func (s *Service) dirty(c *convo, k logKey) {
 		sh := l.shared[c.id]
 		switch {
 		case sh == nil:
-		case l.id == k.author:
+		case l.id == k.author && len(c.ids) <= smallRoom:
 			sh.now[k] = struct{}{}
 			l.poke()
 		default:
 			sh.later[k] = struct{}{}
-			sh.receipts = true
-			if l.due.IsZero() {
-				l.due = time.Now().Add(laterDelay)
-				l.poke()
-			}
+			sh.receipts = sh.receipts || l.id != k.author
+			l.soon()
 		}
 	}
+}
+
+// pass sends what has come from its author, and can be, on to those who are not connected
+// to the author. This device need not have it on disk for that: it does not say so.
+func (s *Service) pass(c *convo, p *plan) {
+	if s.cfg.Pass == nil || !p.room {
+		return
+	}
+	to := make(map[identity.DeviceID][]identity.DeviceID) // of authors
+	for i := range p.items {
+		e, from := p.entries[i], p.from[i]
+		if e == nil || from == nil || from.id != e.author {
+			continue
+		}
+		if _, known := to[e.author]; !known {
+			to[e.author] = s.cfg.Pass(c.id, e.author)
+		}
+		if len(to[e.author]) == 0 {
+			continue
+		}
+		raw := e.encode()
+		s.mu.Lock()
+		for _, id := range to[e.author] {
+			if l := s.linkTo(id); l != nil && id != e.author {
+				l.pass(c, e, raw)
+			}
+		}
+		s.mu.Unlock()
+	}
+}
+
+// pass writes an entry of another author, unless the other side has it or does not keep up.
+// s.mu is held.
+func (l *link) pass(c *convo, e *entry, raw []byte) {
+	sh := l.shared[c.id]
+	if sh == nil || !sh.theirs || sh.has[e.logKey] >= e.seq || len(l.out) > writeBytes {
+		return
+	}
+	l.out = appendFrame(l.out, frameEntry, raw)
+	l.poke()
 }
 
 // A batch is what has come and is to be kept at once.
@@ -345,7 +383,7 @@ func (b *batch) flush() error {
 		switch {
 		case err != nil:
 			return err
-		case sh == nil || !s.wanted(sh, e):
+		case sh == nil || !b.l.wanted(sh, e):
 		case !e.genuine():
 			return errHostile
 		default:
@@ -372,11 +410,17 @@ func jobOf(jobs map[*shared]*job, sh *shared, l *link) *job {
 
 // wanted reports whether an entry may be news. One that is here already is said to be
 // here.
-func (s *Service) wanted(sh *shared, e *entry) bool {
+func (l *link) wanted(sh *shared, e *entry) bool {
+	s := l.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if log := sh.c.book.logs[e.logKey]; log != nil && log.last >= e.seq {
-		sh.now[e.logKey] = struct{}{}
+		if len(sh.c.ids) <= smallRoom {
+			sh.now[e.logKey] = struct{}{}
+		} else {
+			sh.later[e.logKey] = struct{}{}
+			l.soon()
+		}
 		return false
 	}
 	return e.author == s.self || sh.c.ids[e.author]

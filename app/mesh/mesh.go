@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"slices"
@@ -340,6 +341,18 @@ func (s *Service) Near(peer identity.DeviceID) (direct bool, by []identity.Devic
 	}
 	s.mu.Unlock()
 	return direct, slices.DeleteFunc(by, func(id identity.DeviceID) bool { return !s.cfg.Together(id, peer) })
+}
+
+// Neighbours returns whom a member is connected to, as it says, and whether it has a
+// session with this device.
+func (s *Service) Neighbours(peer identity.DeviceID) (of map[identity.DeviceID]bool, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ses := s.sessions[peer]
+	if ses == nil {
+		return nil, false
+	}
+	return maps.Clone(ses.near), true
 }
 
 // ways is Near with the ways as they are to be tried: by a host first, then at random,

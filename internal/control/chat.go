@@ -14,6 +14,7 @@ import (
 	"github.com/kithproject/kith/app/chat"
 	"github.com/kithproject/kith/identity"
 	"github.com/kithproject/kith/registry"
+	"github.com/kithproject/kith/room"
 )
 
 const (
@@ -41,6 +42,9 @@ func (s *Server) openChat() error {
 			}
 			_, ok := s.partner(d.ID.String())
 			return d.ID, ok
+		},
+		Pass: func(conv chat.ConvID, author identity.DeviceID) []identity.DeviceID {
+			return s.node.PassOn(room.ID(conv), author)
 		},
 		Convs:  s.convs,
 		Mail:   chatMail{s.Mail()},

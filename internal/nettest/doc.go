@@ -19,4 +19,5 @@
 //	laptop := home.Host("laptop")
 //	home.Reboot(true)                   // a new public address, and no mapping
 //	in.Site("cafe", nettest.NATUDPBlocked).Move(laptop)
+//	in.Delay(20*time.Millisecond)       // each way, from everywhere to everywhere
 package nettest
