@@ -81,7 +81,7 @@ func (n *Node) openRooms() error {
 		},
 		Who: n.caller, Rooms: r.common, State: r.state, Roster: r.rosterFor, TakeRoster: r.takeRoster,
 		Removed: r.removed, TakeRemoved: r.takeRemoved, Together: r.together, Host: r.isHost, Reachable: r.look,
-		Knock: r.knock, Accept: r.accept,
+		Knock: r.knock, Accept: r.accept, Left: r.left,
 	})
 	r.gates = newGates(n.media, r.absent, func(msg string, err error) { n.cfg.Logger.Debug(msg, "err", err) })
 	n.wg.Go(r.watch)

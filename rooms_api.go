@@ -1,6 +1,7 @@
 package kith
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -424,20 +425,27 @@ func (n *Node) ShareRoomPort(ref, network string, port uint16, yes bool) (Room, 
 	return n.Room(rec.Room.String())
 }
 
-// LeaveRoom takes this device out of a room. The founder cannot leave; it can close the
-// room, after which LeaveRoom forgets it. It errs with room.ErrNotFound, and if that cannot
-// be made durable.
-func (n *Node) LeaveRoom(ref string) error {
+// LeaveRoom takes this device out of a room, and tells a host that is connected, before ctx
+// ends, so that the others do not look for it any more; told says whether one knows. Where
+// none does, this device stays on the roster until a host puts it out. The founder cannot
+// leave; it can close the room, after which LeaveRoom forgets it. It errs with
+// room.ErrNotFound, and if that cannot be made durable.
+func (n *Node) LeaveRoom(ctx context.Context, ref string) (told bool, err error) {
 	rec, err := n.findRoom(ref)
 	if err != nil {
-		return err
+		return false, err
 	}
-	if rec.Roster != nil && rec.Roster.Founder() == n.ID() && !rec.Roster.Closed {
-		return errors.New("kith: the founder does not leave a room: close it")
+	switch {
+	case rec.Roster == nil || rec.Roster.Closed:
+		told = true // nobody counts on this device there
+	case rec.Roster.Founder() == n.ID():
+		return false, errors.New("kith: the founder does not leave a room: close it")
+	default:
+		told = n.rooms.tellLeave(ctx, rec)
 	}
 	if err := n.rooms.leave(rec.Room); err != nil {
-		return err
+		return told, err
 	}
 	n.rooms.tell(rec.Room, EventRoomLeft, "left")
-	return nil
+	return told, nil
 }

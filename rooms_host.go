@@ -1,6 +1,7 @@
 package kith
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -388,4 +389,30 @@ func (r *rooms) leave(id room.ID) error {
 	r.reconcile()
 	r.mesh.Changed()
 	return nil
+}
+
+// leaveTime is how long a host may take to let a member go.
+const leaveTime = 3 * time.Second
+
+// tellLeave tells a host that this device leaves a room, so that no member looks for it any
+// more. It reports whether one has taken it off the roster.
+func (r *rooms) tellLeave(ctx context.Context, rec room.Record) bool {
+	ctx, cancel := context.WithTimeout(ctx, leaveTime)
+	defer cancel()
+	for _, h := range rec.Roster.Hosts {
+		dev, ok := r.n.party(h.ID)
+		if h.ID == r.n.ID() || !ok || !r.n.device(dev).Connected {
+			continue
+		}
+		if err := r.mesh.Leave(ctx, h.ID, rec.Room); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// left takes a member off the roster that says itself that it leaves.
+func (r *rooms) left(from identity.DeviceID, id [16]byte) bool {
+	_, err := r.n.edit(room.ID(id).String(), func(now *room.Roster) (*room.Roster, error) { return now.Remove(from, false, nil) })
+	return err == nil
 }

@@ -187,11 +187,15 @@ func TestRoom(t *testing.T) {
 	if _, err := j.Wait(ctx); !errors.As(err, &refused) || refused.Reason != room.Banned {
 		t.Errorf("a banned device: %v", err)
 	}
-	if err := ben.LeaveRoom("friends"); err != nil {
-		t.Fatal(err)
+	awaitRoom(ctx, t, ben, "friends", "not with the host", members(2, true))
+	if told, err := ben.LeaveRoom(ctx, "friends"); err != nil || !told {
+		t.Fatal(told, err)
 	}
 	if len(ben.Rooms()) != 0 {
 		t.Error("ben is in it still")
+	}
+	if r, err := host.Room("friends"); err != nil || len(r.Members) != 1 {
+		t.Errorf("the host still counts on ben: %+v, %v", r, err)
 	}
 }
 

@@ -39,6 +39,9 @@
 // follows. The answer is one byte, 0 if it goes on; then TLS 1.3 between the two ends,
 // with certificates of the devices' own Ed25519 keys, and in it the port u16 from who
 // dials and one byte, 0, from who accepts.
+//
+// 4: the caller leaves a room, room 16 follows. The answer of a host is one byte, 0 if the
+// caller is off the roster.
 package mesh
 
 import (

@@ -41,6 +41,9 @@ type Config struct {
 	Removed func(peer identity.DeviceID) [][]byte
 	// TakeRemoved judges such a notice.
 	TakeRemoved func(from identity.DeviceID, notice []byte)
+	// Left takes a member out of a room that this device hosts, since it says so itself. It
+	// reports whether that is durable.
+	Left func(from identity.DeviceID, room [16]byte) bool
 	// Together says whether two devices are members of one room of this device's.
 	Together func(a, b identity.DeviceID) bool
 	// Host says whether a member hosts a room of this device's: one such is asked first to
@@ -230,6 +233,8 @@ func (s *Service) take(conn net.Conn, peer identity.DeviceID) {
 		s.passOn(conn, peer)
 	case connRelayed:
 		s.receive(conn, peer)
+	case connLeave:
+		s.takeLeave(conn, peer)
 	}
 }
 

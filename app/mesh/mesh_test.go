@@ -142,6 +142,16 @@ func (m *member) config() Config {
 			m.w.mu.Unlock()
 			m.poke()
 		},
+		Left: func(from identity.DeviceID, room [16]byte) bool {
+			m.w.mu.Lock()
+			defer m.w.mu.Unlock()
+			j := m.w.index(from)
+			if !m.w.hosts[m.i] || !slices.Contains(m.in[room], j) {
+				return false
+			}
+			m.in[room] = slices.DeleteFunc(slices.Clone(m.in[room]), func(k int) bool { return k == j })
+			return true
+		},
 		Together: func(a, b identity.DeviceID) bool {
 			m.w.mu.Lock()
 			defer m.w.mu.Unlock()
@@ -250,6 +260,30 @@ func TestRosters(t *testing.T) {
 	w.members[0].s.Changed()
 	for _, m := range w.members {
 		m.until("newer roster did not come", func() bool { v, _ := m.config().State(room1); return v.Version == 10 })
+	}
+}
+
+// TestLeave: a host takes a member at its word that it leaves, and nobody else does.
+func TestLeave(t *testing.T) {
+	w := newWorld(t, 3)
+	w.hosts[0] = true
+	one := w.members[1]
+	if err := one.s.Leave(t.Context(), w.members[2].id.ID(), room1); !errors.Is(err, ErrRefused) {
+		t.Errorf("no host: %v", err)
+	}
+	if err := one.s.Leave(t.Context(), w.members[0].id.ID(), room2); !errors.Is(err, ErrRefused) {
+		t.Errorf("another room: %v", err)
+	}
+	if err := one.s.Leave(t.Context(), w.members[0].id.ID(), room1); err != nil {
+		t.Error(err)
+	}
+	if in := w.members[0].in[room1]; !slices.Equal(in, []int{0, 2}) {
+		t.Errorf("the host has %v", in)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := one.s.Leave(ctx, w.members[0].id.ID(), room1); !errors.Is(err, context.Canceled) {
+		t.Errorf("no time: %v", err)
 	}
 }
 

@@ -14,9 +14,10 @@ const (
 	connSession byte = 1
 	connRelay   byte = 2
 	connRelayed byte = 3
+	connLeave   byte = 4
 )
 
-// Answers to connRelay and connRelayed, and of the end to a port.
+// Answers to connRelay, connRelayed and connLeave, and of the end to a port.
 const (
 	statusOK     byte = 0
 	statusNoWay  byte = 1

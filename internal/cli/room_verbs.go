@@ -105,8 +105,11 @@ func (e *env) roomVerbs() []*cobra.Command {
 				_, err = fmt.Fprintf(e.out, "Taken back in room %s.\n", r.Room.Name)
 				return err
 			}
-			_, err = fmt.Fprintf(e.out, done+"\n", r.Room.Name)
-			return err
+			fmt.Fprintf(e.out, done+"\n", r.Room.Name)
+			if q.Verb == control.RoomLeave && !r.Told {
+				fmt.Fprintln(e.err, "No host of it is connected: it lists this device until a host puts it out.")
+			}
+			return nil
 		}
 		return cmd
 	}

@@ -208,7 +208,7 @@ type Reply struct {
 	Status *kith.Status     `json:"status,omitempty"`
 	Device *kith.Device     `json:"device,omitempty"`
 	Ping   *kith.PingResult `json:"ping,omitempty"`
-	Told   bool             `json:"told,omitempty"` // unpair: the other side confirmed
+	Told   bool             `json:"told,omitempty"` // unpair: the other side confirmed; leaving a room: a host did
 	Offer  *Offer           `json:"offer,omitempty"`
 	Pair   *PairStep        `json:"pair,omitempty"`
 	Chat   *chat.Message    `json:"chat,omitempty"`

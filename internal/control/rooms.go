@@ -60,7 +60,10 @@ func (s *Server) rooms(ctx context.Context, req Request) (Reply, error) {
 	case OpRoomMake:
 		return s.makeRoom(q)
 	}
-	r, err := s.changeRoom(ctx, q)
+	if q.Verb == RoomLeave {
+		return s.leaveRoom(ctx, q)
+	}
+	r, err := s.changeRoom(q)
 	if err != nil {
 		return Reply{}, err
 	}
@@ -111,7 +114,17 @@ func (s *Server) invite(ref string) (*RoomInvite, error) {
 	return &RoomInvite{Words: long.Words(), URI: long.URI(), Short: short.Short()}, nil
 }
 
-func (s *Server) changeRoom(_ context.Context, q *RoomRequest) (*kith.Room, error) {
+// leaveRoom leaves a room; the reply says whether a host knows.
+func (s *Server) leaveRoom(ctx context.Context, q *RoomRequest) (Reply, error) {
+	r, err := s.node.Room(q.Room)
+	if err != nil {
+		return Reply{}, err
+	}
+	told, err := s.node.LeaveRoom(ctx, r.ID.String())
+	return Reply{Room: &r, Told: told}, err
+}
+
+func (s *Server) changeRoom(q *RoomRequest) (*kith.Room, error) {
 	var r kith.Room
 	var err error
 	switch q.Verb {
@@ -145,10 +158,6 @@ func (s *Server) changeRoom(_ context.Context, q *RoomRequest) (*kith.Room, erro
 		}
 	case RoomShare:
 		r, err = s.node.ShareRoomPort(q.Room, q.Port.Network, q.Port.Number, !q.Off)
-	case RoomLeave:
-		if r, err = s.node.Room(q.Room); err == nil {
-			err = s.node.LeaveRoom(q.Room)
-		}
 	default:
 		err = &Error{Kind: KindUsage, Text: fmt.Sprintf("rooms have no %q", q.Verb)}
 	}
