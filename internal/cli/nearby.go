@@ -121,13 +121,15 @@ func (e *env) look(ctx context.Context, c *control.Client, f nearbyFlags, in *li
 			}
 		}
 	}()
-	var typed <-chan string
 	if l.talks {
 		fmt.Fprintln(e.err, "… looking; devices appear here when they run kith pair or kith join")
-		typed = in.lines()
 	}
 	over := time.After(f.wait)
 	for {
+		var typed <-chan string
+		if l.talks {
+			typed = in.lines()
+		}
 		select {
 		case list := <-lists:
 			if err := l.update(list); err != nil {
@@ -140,6 +142,7 @@ func (e *env) look(ctx context.Context, c *control.Client, f nearbyFlags, in *li
 				return d, err
 			}
 		case line, ok := <-typed:
+			in.asked = false
 			if !ok || strings.EqualFold(strings.TrimSpace(line), "n") {
 				return nil, ctx.Err()
 			}

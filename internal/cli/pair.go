@@ -266,12 +266,15 @@ func (e *env) followOn(ctx context.Context, c *control.Client, f pairFlags, req 
 	}
 }
 
-// lines gives standard input line by line, to a reader that can be interrupted.
+// lines gives standard input line by line, to a reader that can be interrupted. It reads a
+// line when one is asked for, not before: the next one may be a password, which somebody
+// else reads, without showing it.
 type lines struct {
 	in    *os.File
 	ch    chan string
-	once  bool
-	blank bool // also those that are blank
+	ask   chan struct{} // nil before the first line is asked for
+	asked bool          // for a line that has not been taken
+	blank bool          // also those that are blank
 }
 
 func newLines(in *os.File) *lines { return &lines{in: in, ch: make(chan string)} }
@@ -295,6 +298,7 @@ func (e *env) answer(ctx context.Context, question string) (string, error) {
 func (l *lines) next(ctx context.Context) (string, error) {
 	select {
 	case line, ok := <-l.lines():
+		l.asked = false
 		if !ok {
 			return "", io.EOF
 		}
@@ -304,20 +308,36 @@ func (l *lines) next(ctx context.Context) (string, error) {
 	}
 }
 
-// lines is where the lines come; it is closed at the end.
+// lines asks for a line and returns where it comes; that is closed at the end. Who takes it
+// there rather than by next sets asked to false.
 func (l *lines) lines() <-chan string {
-	if !l.once {
-		l.once = true
-		go func() { // ends with standard input, at the latest with the process
-			defer close(l.ch)
-			s := bufio.NewScanner(l.in)
-			s.Buffer(make([]byte, 0, 4096), maxCodeFile)
-			for s.Scan() {
-				if l.blank || strings.TrimSpace(s.Text()) != "" {
-					l.ch <- s.Text()
-				}
-			}
-		}()
+	if l.ask == nil {
+		l.ask = make(chan struct{}, 1)
+		go l.read()
+	}
+	if !l.asked {
+		l.asked = true
+		select {
+		case l.ask <- struct{}{}:
+		default: // standard input has ended
+		}
 	}
 	return l.ch
+}
+
+// read ends with standard input, at the latest with the process.
+func (l *lines) read() {
+	defer close(l.ch)
+	s := bufio.NewScanner(l.in)
+	s.Buffer(make([]byte, 0, 4096), maxCodeFile)
+	for range l.ask {
+		more := s.Scan()
+		for more && !l.blank && strings.TrimSpace(s.Text()) == "" {
+			more = s.Scan()
+		}
+		if !more {
+			return
+		}
+		l.ch <- s.Text()
+	}
 }

@@ -363,7 +363,8 @@ func (e *env) givePassword(ctx context.Context, call *control.Call, in *lines, f
 	if err != nil {
 		return err
 	}
-	return call.Send(control.Input{Text: strings.TrimRight(text, "\r\n")})
+	_ = call.Send(control.Input{Text: strings.TrimRight(text, "\r\n")}) // where it ended meanwhile, the next reply says why
+	return nil
 }
 
 func (e *env) joined(ctx context.Context, r kith.Room, f roomFlags) error {
