@@ -165,7 +165,10 @@ func (r *rooms) tell(id room.ID, kind EventKind, detail string) { r.tellOf(id, k
 func (r *rooms) tellOf(id room.ID, kind EventKind, subject, detail string) {
 	info, err := r.n.Room(id.String())
 	if err != nil {
-		info = Room{ID: id}
+		info = Room{ID: id} // one that this device is not in any more
+		if rec, ok := r.store.Get(id); ok && rec.Roster != nil {
+			info.Name = rec.Roster.Name
+		}
 	}
 	r.n.events.publish(Event{Time: time.Now(), Kind: kind, Room: &info, Subject: subject, Detail: detail})
 }

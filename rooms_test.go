@@ -165,8 +165,8 @@ func TestRoom(t *testing.T) {
 	}
 	for ev := range left {
 		if ev.Kind == kith.EventRoomLeft {
-			if ev.Detail != "a host banned this device" {
-				t.Errorf("%q", ev.Detail)
+			if ev.Detail != "a host banned this device" || ev.Room.Name != "friends" {
+				t.Errorf("%q of %q", ev.Detail, ev.Room.Name)
 			}
 			break
 		}

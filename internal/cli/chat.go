@@ -383,12 +383,15 @@ func (s *chatSession) end(ctx context.Context) error {
 	if s.kept > 1 {
 		lines, they = fmt.Sprintf("%d lines are", s.kept), "they go by themselves"
 	}
-	hint := they + " when kith up runs on both devices"
+	where, hint := chat.CleanText(s.conv.Name)+" is away", they+" when kith up runs on both devices"
+	if s.conv.Room {
+		where, hint = "not all of the room "+chat.CleanText(s.conv.Name)+" have it", they+" when kith up runs here and on the others"
+	}
 	if s.noMail != "" {
 		hint += "; not taken as mail by " + chat.CleanText(s.noMail)
 	}
 	return &control.Error{
-		Kind: control.KindNotConnected, Text: fmt.Sprintf("%s kept here, and not delivered yet: %s is away", lines, chat.CleanText(s.conv.Name)),
+		Kind: control.KindNotConnected, Text: fmt.Sprintf("%s kept here, and not delivered yet: %s", lines, where),
 		Hint: hint,
 	}
 }

@@ -219,16 +219,16 @@ func (e *env) showInvite(r kith.Room, i control.RoomInvite, asJSON bool) error {
 		}{"code", r, i})
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "Room %s. On another device run kith room join and enter this code:\n\n", r.Name)
-	w := strings.Fields(i.Words)
-	fmt.Fprintf(&b, "    %s\n    %s\n\n", strings.Join(w[:len(w)/2], " "), strings.Join(w[len(w)/2:], " "))
-	if e.onTerminal() {
+	if e.onTerminal() { // above the words, which would scroll out of 24 rows
 		picture, err := code.RenderTerminal(i.URI)
 		if err != nil {
 			return err
 		}
 		b.WriteString(picture + "\n")
 	}
+	fmt.Fprintf(&b, "Room %s. On another device run kith room join and enter this code:\n\n", r.Name)
+	w := strings.Fields(i.Words)
+	fmt.Fprintf(&b, "    %s\n    %s\n\n", strings.Join(w[:len(w)/2], " "), strings.Join(w[len(w)/2:], " "))
 	if i.Short != "" {
 		fmt.Fprintf(&b, "Or, with the password:   %s\n\n", i.Short)
 	}

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"path/filepath"
 	"strconv"
@@ -138,7 +139,7 @@ func (s *Server) conv(ref string) (chat.Conv, error) {
 	case err == nil:
 		return chat.Conv{}, &Error{Kind: KindNotConnected, Text: "the pairing with " + d.Name + " is not finished", Hint: "kith devices shows how far it is"}
 	case errors.Is(err, registry.ErrNotFound):
-		return chat.Conv{}, &Error{Kind: KindNotFound, Text: err.Error(), Hint: "kith devices lists the paired devices"}
+		return chat.Conv{}, &Error{Kind: KindNotFound, Text: fmt.Sprintf("no such device or room: %q", ref), Hint: "kith devices and kith room list what there is"}
 	}
 	return chat.Conv{}, err
 }

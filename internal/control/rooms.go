@@ -271,7 +271,10 @@ func explainRoom(err error) *Error {
 func explainJoin(why room.Reason) *Error {
 	e := &Error{Kind: KindRefused, Text: why.String()}
 	switch why {
-	case room.NobodyThere, room.Expired:
+	case room.Expired: // a host was met
+		e.Kind = KindNotFound
+		e.Hint = "kith room join again; --wait 5m leaves more time, also to type the password"
+	case room.NobodyThere:
 		e.Kind = KindNotFound
 		e.Hint = "is kith up running on the room's host, on the same network or a common broker, and is this its code?"
 	case room.WrongPassword:
