@@ -134,7 +134,7 @@ func (e *env) roomVerbs() []*cobra.Command {
 		verb("leave ROOM", "Leave a room", "Leave a room, or forget one that is closed. The founder can only close it.", "This device is not in the room %s any more.", 1, of(control.RoomLeave)),
 		verb("close ROOM", "End a room for all its members", "End a room for all its members. Only a host can.", "The room %s is closed.", 1, of(control.RoomClose)),
 		verb("rename ROOM NAME", "Give a room another name", "Give a room another name, on all its members. A host can do this.", "The room is called %s.", 2, of(control.RoomRename)),
-		verb("admit ROOM WHOM", "Say whom a room lets in", "Say whom a room lets in from now on: approve, password, list or open.", "Room %s admits so from now on.", 2, of(control.RoomAdmit)),
+		verb("admit ROOM WHOM", "Say whom a room lets in", "Say whom a room lets in from now on: approve, password, list or open.", "The room %s has changed whom it lets in.", 2, of(control.RoomAdmit)),
 		off(verb("host ROOM MEMBER", "Make a member a host, too", "Make a member a host, too: it lets others in and puts members out, also while this\ndevice is away. Only the founder names hosts, for 90 days at a time.", "It is a host of the room %s.", 2, of(control.RoomHost)), "take it back"),
 		off(verb("share ROOM PORT[/udp]", "Let the members of a room reach a port of this machine", "Let every member of a room reach a port of this machine's localhost, such as a web\nserver: they run kith forward 8080 NAME@ROOM:PORT.", "Every member of the room %s may reach it.", 2,
 			func(args []string) (control.RoomRequest, error) {
