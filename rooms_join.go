@@ -20,7 +20,8 @@ import (
 type JoinRoomConfig struct {
 	// Password is the room's, or "": then an event asks for it if the room has one.
 	Password string
-	// Patience is how long to look for a host. Default one minute.
+	// Patience is how long to look for a host, without the time that the user takes for the
+	// password. Default one minute.
 	Patience time.Duration
 	// Exchange is the only medium to use, in place of the node's; the caller closes it.
 	Exchange rendezvous.Exchange

@@ -32,8 +32,9 @@ type JoinerConfig struct {
 	Password string
 	// Info is what the host and the members learn of this device.
 	Info pairing.Info
-	// Lifetime is how long to look for the host. Default 10 minutes. Once the
-	// host's user is asked there is no limit: the caller may Stop.
+	// Lifetime is how long to look for the host, and again after each password. Default 10
+	// minutes. While the host's user, or this one for the password, is asked there is no
+	// limit: the caller may Stop.
 	Lifetime time.Duration
 	// Rand is the source of randomness. Default crypto/rand.
 	Rand io.Reader
@@ -257,7 +258,7 @@ func (j *Joiner) Next() time.Time {
 	if j.done {
 		return time.Time{}
 	}
-	if j.waiting {
+	if j.waiting || j.asking {
 		return earliest(j.resend.at, j.restart)
 	}
 	return earliest(j.resend.at, j.restart, j.deadline)
@@ -267,7 +268,7 @@ func (j *Joiner) Next() time.Time {
 func (j *Joiner) Tick(now time.Time) {
 	switch {
 	case j.done:
-	case !j.waiting && !now.Before(j.deadline):
+	case !j.waiting && !j.asking && !now.Before(j.deadline):
 		if j.contact {
 			j.fail(Expired)
 		} else {
@@ -292,7 +293,7 @@ func (j *Joiner) Password(now time.Time, password string) error {
 	if err != nil || j.done {
 		return err
 	}
-	j.prs, j.asking = prs, false
+	j.prs, j.asking, j.deadline = prs, false, now.Add(j.cfg.Lifetime)
 	return j.begin(now)
 }
 

@@ -43,6 +43,26 @@ func TestWrongPassword(t *testing.T) {
 	}
 }
 
+// TestSlowTyping: who thinks long about the password has no less time for it to count.
+func TestSlowTyping(t *testing.T) {
+	n := newNetwork(t)
+	r := found(t, "host", Password)
+	h := n.addHost(HostConfig{Identity: device(t, "host"), Roster: r, Password: "right"})
+	j := n.addJoiner("ann", JoinerConfig{Code: longCode(t, r.Room), Lifetime: time.Minute})
+	n.run(time.Hour, func() bool { return false }) // at the prompt
+	for _, password := range []string{"wrong", "right"} {
+		if j.failed != 0 {
+			t.Fatalf("failed: %v", j.failed)
+		}
+		if err := j.joiner.Password(n.now, password); err != nil {
+			t.Fatal(err)
+		}
+		n.drain(j)
+		n.run(time.Hour, func() bool { return j.grant != nil })
+	}
+	agreed(t, h, j)
+}
+
 // TestGuessesVoidShortCode: three wrong passwords void the short code, the host
 // is told, it stays void over a restart, and the long code goes on.
 func TestGuessesVoidShortCode(t *testing.T) {
