@@ -20,6 +20,7 @@ const module = "github.com/kithproject/kith"
 // before it on the way of the data. "*" is everything. Every package must be
 // here.
 var mayImport = map[string][]string{
+	"internal/retry":            {},
 	"internal/wire":             {},
 	"internal/netmon":           {"identity"},
 	"internal/testreport":       {},
@@ -37,9 +38,9 @@ var mayImport = map[string][]string{
 	"rendezvous/paper":          {"rendezvous", "internal/wire"},
 	"rendezvous/waku":           {"rendezvous", "internal/wire"},
 	"rendezvous/dns":            {"rendezvous", "internal/wire"},
-	"pairing":                   {"identity", "code", "internal/wire"},
+	"pairing":                   {"identity", "code", "internal/retry", "internal/wire"},
 	"pairing/cpace":             {},
-	"room":                      {"identity", "code", "pairing", "pairing/cpace", "internal/durable", "internal/wire"},
+	"room":                      {"identity", "code", "pairing", "pairing/cpace", "internal/durable", "internal/retry", "internal/wire"},
 	"registry":                  {"identity", "internal/durable"},
 	"signaling":                 {"identity", "rendezvous", "pairing", "internal/wire"},
 	"link/punch":                {},
