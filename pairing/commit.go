@@ -153,7 +153,7 @@ func (c *Commit) sendState() {
 func (c *Commit) ad() []byte { return append([]byte(wire.Label("commit")), c.pairID[:]...) }
 
 func (c *Commit) say(msg byte) {
-	body, err := sealMessage(c.send[:], c.ad(), append([]byte{msg}, c.pairID[:]...), c.random)
+	body, err := wire.SealMessage(c.send[:], c.ad(), append([]byte{msg}, c.pairID[:]...), c.random)
 	if err != nil {
 		return // no randomness: the next try may have some
 	}
@@ -177,7 +177,7 @@ func (c *Commit) Receive(now time.Time, body []byte) { c.take(now, body, true) }
 func (c *Commit) ReceiveStored(now time.Time, body []byte) { c.take(now, body, false) }
 
 func (c *Commit) take(now time.Time, body []byte, live bool) {
-	plain, err := openMessage(c.receive[:], c.ad(), body)
+	plain, err := wire.OpenMessage(c.receive[:], c.ad(), body)
 	if err != nil || len(plain) != 1+len(c.pairID) || !bytes.Equal(plain[1:], c.pairID[:]) {
 		return
 	}

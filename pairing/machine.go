@@ -433,7 +433,7 @@ func (m *Machine) sendReject() {
 }
 
 func (m *Machine) sendRejectTo(topic int, sid wire.SID, key, h []byte, reason Reason) {
-	body, err := sealMessage(key, h, []byte{byte(reason)}, m.cfg.Rand)
+	body, err := wire.SealMessage(key, h, []byte{byte(reason)}, m.cfg.Rand)
 	if err == nil {
 		m.send(topic, frameReject, sid, body)
 	}
@@ -444,7 +444,7 @@ func (m *Machine) receiveReject(now time.Time, f wire.Frame) {
 	if m.secrets == nil || f.SID != m.sid || m.phase >= committing {
 		return
 	}
-	plain, err := openMessage(m.ctlKey(m.cfg.Role.other()), m.secrets.h, f.Body)
+	plain, err := wire.OpenMessage(m.ctlKey(m.cfg.Role.other()), m.secrets.h, f.Body)
 	if err != nil || len(plain) != 1 {
 		return
 	}
