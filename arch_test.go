@@ -20,6 +20,8 @@ const module = "github.com/kithproject/kith"
 // before it on the way of the data. "*" is everything. Every package must be
 // here.
 var mayImport = map[string][]string{
+	"internal/retry":            {},
+	"internal/strictcbor":       {},
 	"internal/wire":             {},
 	"internal/netmon":           {"identity"},
 	"internal/testreport":       {},
@@ -37,11 +39,11 @@ var mayImport = map[string][]string{
 	"rendezvous/paper":          {"rendezvous", "internal/wire"},
 	"rendezvous/waku":           {"rendezvous", "internal/wire"},
 	"rendezvous/dns":            {"rendezvous", "internal/wire"},
-	"pairing":                   {"identity", "code", "internal/wire"},
+	"pairing":                   {"identity", "code", "internal/retry", "internal/strictcbor", "internal/wire"},
 	"pairing/cpace":             {},
-	"room":                      {"identity", "code", "pairing", "pairing/cpace", "internal/durable", "internal/wire"},
-	"registry":                  {"identity", "internal/durable"},
-	"signaling":                 {"identity", "rendezvous", "pairing", "internal/wire"},
+	"room":                      {"identity", "code", "pairing", "pairing/cpace", "internal/durable", "internal/retry", "internal/strictcbor", "internal/wire"},
+	"registry":                  {"identity", "internal/durable", "internal/strictcbor"},
+	"signaling":                 {"identity", "rendezvous", "pairing", "internal/strictcbor", "internal/wire"},
 	"link/punch":                {},
 	"link/relay":                {"internal/train"},
 	"link":                      {"identity", "signaling", "internal/netmon", "internal/train", "internal/wire", "link/punch"},
@@ -50,7 +52,7 @@ var mayImport = map[string][]string{
 	"lane":                      {"identity", "internal/wire"},
 	"lane/carry":                {},
 	"app/chat":                  {"identity", "internal/durable", "internal/wire"},
-	"app/kin":                   {"identity", "pairing", "internal/wire"},
+	"app/kin":                   {"identity", "pairing", "internal/strictcbor", "internal/wire"},
 	"app/forward":               {},
 	"app/files":                 {},
 	"app/mail":                  {"identity", "internal/durable"},
@@ -84,7 +86,7 @@ var testHelpers = []string{"internal/durable/disktest", "rendezvous/rendezvouste
 // delicate one stays behind a few. Tests may import the test libraries anywhere.
 var home = map[string][]string{
 	"github.com/flynn/noise":         {"pairing", "room"},
-	"github.com/fxamacker/cbor/v2":   {"pairing", "registry", "room", "signaling", "app/kin"},
+	"github.com/fxamacker/cbor/v2":   {"internal/strictcbor"},
 	"github.com/eclipse/paho.golang": {"rendezvous/mqtt"},
 	"github.com/huin/goupnp":         {"link/portmap"},
 	"github.com/makiuchi-d/gozxing":  {"code/scan"},

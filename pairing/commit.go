@@ -7,6 +7,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/kithproject/kith/internal/retry"
 	"github.com/kithproject/kith/internal/wire"
 )
 
@@ -59,7 +60,7 @@ type Commit struct {
 	send     [32]byte
 	receive  [32]byte
 	random   io.Reader
-	resend   schedule
+	resend   retry.Schedule
 	started  time.Time // first time seen
 	answered time.Time // last answer
 	storing  State     // being made durable; 0 when nothing is
@@ -106,7 +107,7 @@ func (c *Commit) Next() time.Time {
 	if c.started.IsZero() {
 		return time.Unix(1, 0) // at once
 	}
-	return c.resend.at
+	return c.resend.At
 }
 
 // Tick does what is due.
@@ -117,15 +118,15 @@ func (c *Commit) Tick(now time.Time) {
 		c.sendState()
 		return
 	}
-	if !c.resend.due(now, c.random) {
+	if !c.resend.Due(now, c.random) {
 		return
 	}
 	switch age := now.Sub(c.started); {
 	case age > quietAfter:
-		c.resend.stop()
+		c.resend.Stop()
 		return
 	case age > slowAfter:
-		c.resend.limit = slowerCommit
+		c.resend.Limit = slowerCommit
 	}
 	c.sendState()
 }
@@ -133,10 +134,10 @@ func (c *Commit) Tick(now time.Time) {
 // arm starts to repeat what the state has to say, if anything.
 func (c *Commit) arm(now time.Time) {
 	if c.state == Prepared || (c.state == Tomb && !c.settled) {
-		c.resend.start(now, slowCommit, c.random)
+		c.resend.Start(now, slowCommit, c.random)
 		return
 	}
-	c.resend.stop()
+	c.resend.Stop()
 }
 
 // sendState says what this side waits for an answer to.
@@ -152,7 +153,7 @@ func (c *Commit) sendState() {
 func (c *Commit) ad() []byte { return append([]byte(wire.Label("commit")), c.pairID[:]...) }
 
 func (c *Commit) say(msg byte) {
-	body, err := sealMessage(c.send[:], c.ad(), append([]byte{msg}, c.pairID[:]...), c.random)
+	body, err := wire.SealMessage(c.send[:], c.ad(), append([]byte{msg}, c.pairID[:]...), c.random)
 	if err != nil {
 		return // no randomness: the next try may have some
 	}
@@ -176,7 +177,7 @@ func (c *Commit) Receive(now time.Time, body []byte) { c.take(now, body, true) }
 func (c *Commit) ReceiveStored(now time.Time, body []byte) { c.take(now, body, false) }
 
 func (c *Commit) take(now time.Time, body []byte, live bool) {
-	plain, err := openMessage(c.receive[:], c.ad(), body)
+	plain, err := wire.OpenMessage(c.receive[:], c.ad(), body)
 	if err != nil || len(plain) != 1+len(c.pairID) || !bytes.Equal(plain[1:], c.pairID[:]) {
 		return
 	}
@@ -204,11 +205,11 @@ func (c *Commit) receiveInTomb(now time.Time, msg byte) {
 	switch msg {
 	case msgUnpair:
 		c.settle()
-		c.resend.stop()
+		c.resend.Stop()
 		c.answer(now, msgUnpairAck)
 	case msgUnpairAck:
 		c.settle()
-		c.resend.stop()
+		c.resend.Stop()
 	default:
 		c.answer(now, msgUnpair)
 	}
@@ -283,7 +284,7 @@ func (c *Commit) Confirmed() {
 // until that confirms. It has no effect on a pair that has ended.
 func (c *Commit) Cancel(now time.Time) {
 	if c.state == Tomb {
-		c.resend.start(now, slowCommit, c.random)
+		c.resend.Start(now, slowCommit, c.random)
 		c.sendState()
 		return
 	}

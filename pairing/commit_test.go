@@ -5,6 +5,8 @@ import (
 	"errors"
 	"testing"
 	"time"
+
+	"github.com/kithproject/kith/internal/wire"
 )
 
 // bare is a commit phase without a machine, whose writes the test finishes.
@@ -35,7 +37,7 @@ func (b *bare) drain() {
 		}
 		switch a.Kind {
 		case CommitSend:
-			plain, err := openMessage(b.c.send[:], b.c.ad(), a.Body)
+			plain, err := wire.OpenMessage(b.c.send[:], b.c.ad(), a.Body)
 			if err != nil {
 				b.t.Fatal(err)
 			}
@@ -51,7 +53,7 @@ func (b *bare) drain() {
 // say gives c a message of the other side.
 func (b *bare) say(now time.Time, msg byte) {
 	b.t.Helper()
-	body, err := sealMessage(b.c.receive[:], b.c.ad(), append([]byte{msg}, b.c.pairID[:]...), rand.Reader)
+	body, err := wire.SealMessage(b.c.receive[:], b.c.ad(), append([]byte{msg}, b.c.pairID[:]...), rand.Reader)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -263,7 +265,7 @@ func TestReceiveStored(t *testing.T) {
 		{Prepared, msgPrepared, Active}, {Prepared, msgCommitted, Active}, {Active, msgUnpair, Tomb}, {Active, msgPrepared, 0},
 	} {
 		b := newBare(t, c.state, Joiner)
-		body, err := sealMessage(b.c.receive[:], b.c.ad(), append([]byte{c.msg}, b.c.pairID[:]...), rand.Reader)
+		body, err := wire.SealMessage(b.c.receive[:], b.c.ad(), append([]byte{c.msg}, b.c.pairID[:]...), rand.Reader)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -75,7 +75,7 @@ func FuzzCommit(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		sealed, err := sealMessage(kO[:], c.ad(), plain, rand.Reader)
+		sealed, err := wire.SealMessage(kO[:], c.ad(), plain, rand.Reader)
 		if err != nil {
 			t.Fatal(err)
 		}

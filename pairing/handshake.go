@@ -282,29 +282,3 @@ func (s *secrets) finish(joiner, offerer identity.DeviceID) *pairKeys {
 }
 
 func concat(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
-
-// sealMessage and openMessage are for keys that carry more than one message:
-// XChaCha20-Poly1305 with a random nonce in front.
-func sealMessage(key, ad, plain []byte, random io.Reader) ([]byte, error) {
-	aead, err := chacha20poly1305.NewX(key)
-	if err != nil {
-		return nil, fmt.Errorf("pairing: %w", err)
-	}
-	nonce := make([]byte, chacha20poly1305.NonceSizeX)
-	if _, err := io.ReadFull(random, nonce); err != nil {
-		return nil, fmt.Errorf("pairing: read randomness: %w", err)
-	}
-	return aead.Seal(nonce, nonce, plain, ad), nil
-}
-
-func openMessage(key, ad, sealed []byte) ([]byte, error) {
-	aead, err := chacha20poly1305.NewX(key)
-	if err != nil || len(sealed) < chacha20poly1305.NonceSizeX {
-		return nil, errBad
-	}
-	plain, err := aead.Open(nil, sealed[:chacha20poly1305.NonceSizeX], sealed[chacha20poly1305.NonceSizeX:], ad)
-	if err != nil {
-		return nil, errBad
-	}
-	return plain, nil
-}

@@ -8,7 +8,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/fxamacker/cbor/v2"
+	"github.com/kithproject/kith/internal/strictcbor"
 )
 
 const (
@@ -48,25 +48,9 @@ type infoWire struct {
 	Day          int64    `cbor:"7,keyasint"`
 }
 
-func infoModes() (cbor.EncMode, cbor.DecMode, error) {
-	enc, err := cbor.CoreDetEncOptions().EncMode()
-	if err != nil {
-		return nil, nil, err
-	}
-	dec, err := cbor.DecOptions{
-		DupMapKey: cbor.DupMapKeyEnforcedAPF, IndefLength: cbor.IndefLengthForbidden, TagsMd: cbor.TagsForbidden,
-		MaxNestedLevels: 4, MaxArrayElements: maxInfoEndpoints, MaxMapPairs: 32,
-	}.DecMode()
-	return enc, dec, err
-}
-
 // encode returns the canonical CBOR form. It errs with ErrInfo if a field is out
 // of bounds.
 func (i Info) encode() ([]byte, error) {
-	enc, _, err := infoModes()
-	if err != nil {
-		return nil, fmt.Errorf("pairing: %w", err)
-	}
 	w := infoWire{
 		Name: CleanName(i.Name), OS: i.OS, WireGuard: i.WireGuard[:], Version: i.Version,
 		Capabilities: i.Capabilities, Day: i.Day,
@@ -78,7 +62,7 @@ func (i Info) encode() ([]byte, error) {
 		}
 		w.Endpoints = append(w.Endpoints, raw)
 	}
-	raw, err := enc.Marshal(w)
+	raw, err := strictcbor.Marshal(w)
 	if err != nil || len(raw) > MaxInfo || len(i.OS) > maxOS || len(i.Version) > maxVersion || i.Day < 0 || i.Day > maxDay {
 		return nil, fmt.Errorf("%w: a field is out of bounds", ErrInfo)
 	}
@@ -88,12 +72,9 @@ func (i Info) encode() ([]byte, error) {
 // decodeInfo reads what the other device said. The result is clean: names of
 // hostile devices cannot paint on a terminal. It errs with ErrInfo.
 func decodeInfo(raw []byte) (Info, error) {
-	_, dec, err := infoModes()
-	if err != nil {
-		return Info{}, fmt.Errorf("pairing: %w", err)
-	}
+	limits := strictcbor.Limits{Levels: 4, Array: maxInfoEndpoints, Map: 32}
 	var w infoWire
-	if len(raw) > MaxInfo || dec.Unmarshal(raw, &w) != nil {
+	if len(raw) > MaxInfo || limits.Unmarshal(raw, &w) != nil {
 		return Info{}, ErrInfo
 	}
 	if len(w.WireGuard) != 32 || len(w.OS) > maxOS || len(w.Version) > maxVersion || w.Day < 0 || w.Day > maxDay {

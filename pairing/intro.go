@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/kithproject/kith/code"
+	"github.com/kithproject/kith/internal/retry"
 )
 
 // An introduction (MethodIntro) is a pairing whose two sides may come days apart, and
@@ -66,7 +67,7 @@ func (m *Machine) called(now time.Time) {
 	}
 	m.answered = now
 	m.joinerResend()
-	m.resend.start(now, m.slowestHello(), m.cfg.Rand)
+	m.resend.Start(now, m.slowestHello(), m.cfg.Rand)
 }
 
 // joinerTick repeats what the joiner waits for an answer to.
@@ -85,9 +86,7 @@ func (m *Machine) again(now time.Time) {
 		return // no randomness: the next tick tries again
 	}
 	m.joiner, m.sid, m.secrets = &joinerSide{hs: hs}, hs.sid, nil
-	m.resend.start(now, m.slowestHello(), m.cfg.Rand)
-	m.resend.wait = min(firstRetry<<m.tries, slowestCall)
-	m.resend.at = now.Add(jitter(m.resend.wait, m.cfg.Rand))
+	m.resend.StartAfter(now, min(retry.First<<m.tries, slowestCall), m.slowestHello(), m.cfg.Rand)
 	m.tries = min(m.tries+1, maxTries)
 }
 

@@ -21,7 +21,7 @@ func (m *Machine) startJoiner(now time.Time) error {
 	}
 	m.joiner, m.sid = &joinerSide{hs: hs}, hs.sid
 	m.joinerResend()
-	m.resend.start(now, m.slowestHello(), m.cfg.Rand)
+	m.resend.Start(now, m.slowestHello(), m.cfg.Rand)
 	return nil
 }
 
@@ -64,7 +64,7 @@ func (m *Machine) joinerM2(now time.Time, body []byte) {
 	m.secrets, m.joiner.m3, m.joiner.proving = s, m3, now
 	m.tell(Event{Kind: EventContact})
 	m.joinerResend()
-	m.resend.start(now, slowestRetry, m.cfg.Rand)
+	m.resend.Start(now, slowestRetry, m.cfg.Rand)
 }
 
 func (m *Machine) joinerM4(now time.Time, body []byte) {
@@ -96,6 +96,6 @@ func (m *Machine) joinerM4(now time.Time, body []byte) {
 	}
 	m.peer, m.peerInfo = offerer, info
 	m.keys = m.secrets.finish(own, offerer)
-	m.resend.stop()
+	m.resend.Stop()
 	m.bound()
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/kithproject/kith/code"
 	"github.com/kithproject/kith/identity"
+	"github.com/kithproject/kith/internal/retry"
 	"github.com/kithproject/kith/internal/wire"
 )
 
@@ -24,9 +25,9 @@ const (
 
 const (
 	defaultLifetime = 10 * time.Minute
-	maxNonces       = 4096 // how many frames are known as seen
-	rejectTimes     = 3    // how often a REJECT is sent
-	maxWrongChecks  = 3    // how often the user may mistype
+	slowestRetry    = 3 * time.Second
+	rejectTimes     = 3 // how often a REJECT is sent
+	maxWrongChecks  = 3 // how often the user may mistype
 )
 
 // phase is where a Machine is; each is left only forward.
@@ -51,10 +52,10 @@ type Machine struct {
 	deadline time.Time
 	patience time.Time // of the joiner, for a first answer; zero for the offerer
 	phase    phase
-	seen     nonces // of frames of others
-	mine     nonces // of frames that were sent
+	seen     wire.Nonces // of frames of others
+	mine     wire.Nonces // of frames that were sent
 	actions  []Action
-	resend   schedule
+	resend   retry.Schedule
 
 	joiner  *joinerSide
 	offerer *offererSide
@@ -99,7 +100,7 @@ func New(cfg Config, now time.Time) (*Machine, error) {
 	case cfg.AutoAccept && cfg.Role == Offerer && cfg.Method == code.MethodNumber:
 		return nil, fmt.Errorf("%w: a number needs the check number", ErrConfig)
 	}
-	m := &Machine{cfg: cfg, deadline: now.Add(cfg.Lifetime), seen: newNonces(), mine: newNonces()}
+	m := &Machine{cfg: cfg, deadline: now.Add(cfg.Lifetime)}
 	cfg.Info.Name = CleanName(cfg.Info.Name)
 	var err error
 	if m.info, err = cfg.Info.encode(); err != nil {
@@ -122,7 +123,7 @@ func New(cfg Config, now time.Time) (*Machine, error) {
 	m.offerer = newOffererSide()
 	if cfg.Method == code.MethodIntro {
 		m.call()
-		m.resend.start(now, slowestCall, cfg.Rand)
+		m.resend.Start(now, slowestCall, cfg.Rand)
 	}
 	return m, nil
 }
@@ -151,7 +152,7 @@ func (m *Machine) Next() time.Time {
 	if m.secrets != nil || m.phase != open {
 		patience = time.Time{} // somebody has answered
 	}
-	return earliest(deadline, patience, m.resend.at, commit)
+	return retry.Earliest(deadline, patience, m.resend.At, commit)
 }
 
 // Tick does what is due at now.
@@ -163,7 +164,7 @@ func (m *Machine) Tick(now time.Time) {
 		m.expire()
 		return
 	}
-	if !m.resend.due(now, m.cfg.Rand) {
+	if !m.resend.Due(now, m.cfg.Rand) {
 		return
 	}
 	switch {
@@ -174,7 +175,7 @@ func (m *Machine) Tick(now time.Time) {
 	case m.phase == open && m.cfg.Method == code.MethodIntro:
 		m.call()
 	default:
-		m.resend.stop()
+		m.resend.Stop()
 	}
 }
 
@@ -206,9 +207,9 @@ func (m *Machine) Receive(now time.Time, topic int, frame []byte) Verdict {
 	switch {
 	case err != nil:
 		return Junk
-	case m.mine.has(nonce(frame)):
+	case m.mine.Has(frame):
 		return Echo
-	case !m.seen.add(nonce(frame)):
+	case !m.seen.Add(frame):
 		return Heard
 	}
 	switch {
@@ -230,7 +231,7 @@ func (m *Machine) send(topic int, typ byte, sid wire.SID, body []byte) {
 	if err != nil {
 		return // no randomness: retransmission tries again
 	}
-	m.mine.add(nonce(frame))
+	m.mine.Add(frame)
 	m.actions = append(m.actions, Action{Kind: ActionSend, Topic: topic, Frame: frame})
 }
 
@@ -245,7 +246,7 @@ func (m *Machine) fail(reason Reason) {
 	}
 	m.phase = failed
 	if m.rejects == 0 {
-		m.resend.stop()
+		m.resend.Stop()
 	}
 	m.tell(Event{Kind: EventFailed, Reason: reason})
 }
@@ -298,7 +299,7 @@ func (m *Machine) reject(now time.Time, reason Reason) {
 	if m.secrets != nil {
 		m.rejects = rejectTimes
 		m.sendReject()
-		m.resend.start(now, slowestRetry, m.cfg.Rand)
+		m.resend.Start(now, slowestRetry, m.cfg.Rand)
 	}
 	m.fail(reason)
 }
@@ -306,7 +307,7 @@ func (m *Machine) reject(now time.Time, reason Reason) {
 // prepare asks for the durable PREPARED.
 func (m *Machine) prepare() {
 	m.phase = preparing
-	m.resend.stop()
+	m.resend.Stop()
 	m.storeRecord(Prepared)
 }
 
@@ -432,7 +433,7 @@ func (m *Machine) sendReject() {
 }
 
 func (m *Machine) sendRejectTo(topic int, sid wire.SID, key, h []byte, reason Reason) {
-	body, err := sealMessage(key, h, []byte{byte(reason)}, m.cfg.Rand)
+	body, err := wire.SealMessage(key, h, []byte{byte(reason)}, m.cfg.Rand)
 	if err == nil {
 		m.send(topic, frameReject, sid, body)
 	}
@@ -443,7 +444,7 @@ func (m *Machine) receiveReject(now time.Time, f wire.Frame) {
 	if m.secrets == nil || f.SID != m.sid || m.phase >= committing {
 		return
 	}
-	plain, err := openMessage(m.ctlKey(m.cfg.Role.other()), m.secrets.h, f.Body)
+	plain, err := wire.OpenMessage(m.ctlKey(m.cfg.Role.other()), m.secrets.h, f.Body)
 	if err != nil || len(plain) != 1 {
 		return
 	}
@@ -455,39 +456,6 @@ func (m *Machine) receiveReject(now time.Time, f wire.Frame) {
 		reason = CodeUsed
 	}
 	m.fail(reason)
-}
-
-// A nonce is the part of a frame that tells a copy from a new one.
-type nonce [24]byte
-
-// nonces knows the last maxNonces frames.
-type nonces struct {
-	known map[nonce]struct{}
-	ring  []nonce
-	next  int
-}
-
-func newNonces() nonces { return nonces{known: make(map[nonce]struct{})} }
-
-func (s *nonces) has(n nonce) bool {
-	_, ok := s.known[n]
-	return ok
-}
-
-// add reports whether n is new.
-func (s *nonces) add(n nonce) bool {
-	if _, ok := s.known[n]; ok {
-		return false
-	}
-	if len(s.ring) < maxNonces {
-		s.ring = append(s.ring, n)
-	} else {
-		delete(s.known, s.ring[s.next])
-		s.ring[s.next] = n
-		s.next = (s.next + 1) % maxNonces
-	}
-	s.known[n] = struct{}{}
-	return true
 }
 
 // isSelf reports whether a proof came from this very device.

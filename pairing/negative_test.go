@@ -113,7 +113,7 @@ func TestForgedRejectIsDropped(t *testing.T) {
 	oc, jc := configs(t)
 	o, j := newSide(t, oc), newSide(t, jc)
 	until(t, o, j, frameM3)
-	body, err := sealMessage(make([]byte, 32), j.m.secrets.h, []byte{byte(Refused)}, rand.Reader)
+	body, err := wire.SealMessage(make([]byte, 32), j.m.secrets.h, []byte{byte(Refused)}, rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,6 @@
 package pairing
 
 import (
-	"bytes"
 	"crypto/rand"
 	"errors"
 	"slices"
@@ -9,6 +8,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/kithproject/kith/internal/retry"
 )
 
 // pairID names a record, as on the disk.
@@ -269,7 +270,7 @@ func (w *world) next() time.Time {
 			times = append(times, p.commits[id].Next())
 		}
 	}
-	return earliest(times...)
+	return retry.Earliest(times...)
 }
 
 // patience is how long the users wait: longer than any wait between messages in
@@ -555,25 +556,4 @@ func TestCalmSchedule(t *testing.T) {
 			}
 		}
 	})
-}
-
-func TestScheduleGrowsAsSpecified(t *testing.T) {
-	var s schedule
-	zero := bytes.NewReader(bytes.Repeat([]byte{0x80, 0}, 100)) // no jitter
-	s.start(t0, slowestRetry, zero)
-	var waits []time.Duration
-	last := t0
-	for range 8 {
-		waits = append(waits, s.at.Sub(last))
-		last = s.at
-		if !s.due(s.at, zero) {
-			t.Fatal("not due at its time")
-		}
-	}
-	want := []time.Duration{250, 400, 640, 1024, 1638, 2621, 3000, 3000}
-	for i := range want {
-		if waits[i].Round(time.Millisecond) != want[i]*time.Millisecond {
-			t.Fatalf("waits %v, want %v ms", waits, want)
-		}
-	}
 }

@@ -145,7 +145,7 @@ func runVectors(t *testing.T, frozen *vectors) vectors {
 	}
 	v.PreparedJ = commitBody(Joiner, func(c *Commit) { c.sendState() })
 	v.UnpairO = commitBody(Offerer, func(c *Commit) { c.state = Tomb; c.sendState() })
-	rejection, err := sealMessage(wire.Expand(sj.ks, "ctl O"), sj.h, []byte{byte(Refused)}, &fixedRandom{name: "reject"})
+	rejection, err := wire.SealMessage(wire.Expand(sj.ks, "ctl O"), sj.h, []byte{byte(Refused)}, &fixedRandom{name: "reject"})
 	check(err)
 	v.RejectO = hex.EncodeToString(rejection)
 	for _, day := range []int64{20000, 20001, 20400} {

@@ -8,9 +8,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/fxamacker/cbor/v2"
-
 	"github.com/kithproject/kith/identity"
+	"github.com/kithproject/kith/internal/strictcbor"
 )
 
 const (
@@ -67,14 +66,10 @@ type record struct {
 const firstUnknown = 34
 
 // unknown are the map entries of a later version, kept as they are.
-type unknown map[uint64]cbor.RawMessage
+type unknown map[uint64]strictcbor.Raw
 
-func decMode() (cbor.DecMode, error) {
-	return cbor.DecOptions{
-		DupMapKey: cbor.DupMapKeyEnforcedAPF, IndefLength: cbor.IndefLengthForbidden, TagsMd: cbor.TagsForbidden,
-		MaxNestedLevels: 8, MaxArrayElements: 4096, MaxMapPairs: 256,
-	}.DecMode()
-}
+// limits bound a record's CBOR.
+func limits() strictcbor.Limits { return strictcbor.Limits{Levels: 8, Array: 4096, Map: 256} }
 
 // bounded reports whether every field is one that decode takes.
 func (r *record) bounded() bool {
@@ -92,16 +87,12 @@ func decode(raw []byte) (Device, unknown, error) {
 	if len(raw) > maxRecord {
 		return bad("too large")
 	}
-	dec, err := decMode()
-	if err != nil {
-		return Device{}, nil, fmt.Errorf("registry: %w", err)
-	}
 	var r record
-	if err := dec.Unmarshal(raw, &r); err != nil {
+	if err := limits().Unmarshal(raw, &r); err != nil {
 		return bad("damaged")
 	}
 	var all unknown
-	if err := dec.Unmarshal(raw, &all); err != nil {
+	if err := limits().Unmarshal(raw, &all); err != nil {
 		return bad("damaged")
 	}
 	for key := range all {
@@ -197,22 +188,18 @@ func encode(d Device, keep unknown) ([]byte, error) {
 	if !r.bounded() { // it could not be read again
 		return nil, fmt.Errorf("%w: a field is out of bounds", ErrRecord)
 	}
-	enc, err := cbor.CoreDetEncOptions().EncMode()
-	if err != nil {
-		return nil, fmt.Errorf("registry: %w", err)
-	}
-	raw, err := enc.Marshal(r)
+	raw, err := strictcbor.Marshal(r)
 	if err != nil || len(keep) == 0 {
 		return raw, err
 	}
-	var all map[uint64]cbor.RawMessage
-	if err := cbor.Unmarshal(raw, &all); err != nil {
+	var all map[uint64]strictcbor.Raw
+	if err := limits().Unmarshal(raw, &all); err != nil {
 		return nil, fmt.Errorf("registry: %w", err)
 	}
 	for key, value := range keep {
 		all[key] = value
 	}
-	return enc.Marshal(all)
+	return strictcbor.Marshal(all)
 }
 
 func sorted(ports []uint16) []uint16 {

@@ -44,7 +44,7 @@ func (j *Joiner) plain(now time.Time, c *claim, sealed []byte) bool {
 	switch reason {
 	case WrongPassword:
 		j.prs, j.claims, j.asking = nil, nil, true
-		j.resend.stop()
+		j.resend.Stop()
 		j.restart = time.Time{}
 		j.tell(Event{Kind: EventWrongPassword})
 	case Again:
@@ -90,7 +90,7 @@ func (j *Joiner) full(now time.Time, c *claim, sealed []byte) bool {
 		j.restart = now.Add(waitUnanswered)
 		if !j.waiting {
 			j.waiting = true
-			j.resend.start(now, slowRetry, j.cfg.Rand)
+			j.resend.Start(now, slowRetry, j.cfg.Rand)
 			j.tell(Event{Kind: EventWaiting})
 		}
 	case Refused:

@@ -240,32 +240,6 @@ func once(key, ad, in []byte, seal bool) ([]byte, error) {
 	return out, nil
 }
 
-// sealMany and openMany are for keys that carry more than one message:
-// XChaCha20-Poly1305 with a random nonce in front.
-func sealMany(key, ad, plain []byte, random io.Reader) ([]byte, error) {
-	aead, err := chacha20poly1305.NewX(key)
-	if err != nil {
-		return nil, fmt.Errorf("room: %w", err)
-	}
-	nonce := make([]byte, chacha20poly1305.NonceSizeX)
-	if _, err := io.ReadFull(random, nonce); err != nil {
-		return nil, fmt.Errorf("room: read randomness: %w", err)
-	}
-	return aead.Seal(nonce, nonce, plain, ad), nil
-}
-
-func openMany(key, ad, sealed []byte) ([]byte, error) {
-	aead, err := chacha20poly1305.NewX(key)
-	if err != nil || len(sealed) < chacha20poly1305.NonceSizeX {
-		return nil, errBad
-	}
-	plain, err := aead.Open(nil, sealed[:chacha20poly1305.NonceSizeX], sealed[chacha20poly1305.NonceSizeX:], ad)
-	if err != nil {
-		return nil, errBad
-	}
-	return plain, nil
-}
-
 // requestAD binds j3 to the handshake and both public values.
 func (s *secrets) requestAD(yJ []byte) []byte { return wire.AppendItems(nil, s.h, s.yH, yJ) }
 
@@ -339,7 +313,7 @@ func (s *secrets) answerProof(joiner identity.DeviceID, body []byte) []byte {
 func (s *secrets) writeJ4(self *identity.Identity, joiner identity.DeviceID, body []byte, random io.Reader) ([]byte, error) {
 	id := self.ID()
 	plain := bytes.Join([][]byte{id[:], self.Sign(s.answerProof(joiner, body)), body}, nil)
-	sealed, err := sealMany(wire.Expand(s.key, "room k host->joiner"), s.h, plain, random)
+	sealed, err := wire.SealMessage(wire.Expand(s.key, "room k host->joiner"), s.h, plain, random)
 	if err != nil {
 		return nil, err
 	}
@@ -347,7 +321,7 @@ func (s *secrets) writeJ4(self *identity.Identity, joiner identity.DeviceID, bod
 }
 
 func (s *secrets) readJ4(j4 []byte, joiner identity.DeviceID) (host identity.DeviceID, body []byte, err error) {
-	plain, err := openMany(wire.Expand(s.key, "room k host->joiner"), s.h, j4)
+	plain, err := wire.OpenMessage(wire.Expand(s.key, "room k host->joiner"), s.h, j4)
 	if err != nil {
 		return host, nil, err
 	}
@@ -366,11 +340,11 @@ func (s *secrets) readJ4(j4 []byte, joiner identity.DeviceID) (host identity.Dev
 // sealPlain and openPlain are for what the host says before it knows that the
 // joiner has the password: only the joiner of this handshake reads it.
 func (s *secrets) sealPlain(plain []byte, random io.Reader) ([]byte, error) {
-	return sealMany(wire.Expand(s.open, "room plain host->joiner"), s.h, plain, random)
+	return wire.SealMessage(wire.Expand(s.open, "room plain host->joiner"), s.h, plain, random)
 }
 
 func (s *secrets) openPlain(sealed []byte) ([]byte, error) {
-	return openMany(wire.Expand(s.open, "room plain host->joiner"), s.h, sealed)
+	return wire.OpenMessage(wire.Expand(s.open, "room plain host->joiner"), s.h, sealed)
 }
 
 // pair is what lasts of a join for the two ends: host is the offerer, the

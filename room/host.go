@@ -162,8 +162,8 @@ type Host struct {
 	place    [2][]byte
 	sealers  []*wire.Sealer
 	roster   *Roster
-	seen     nonces
-	mine     nonces
+	seen     wire.Nonces
+	mine     wire.Nonces
 	actions  []Action
 	open     map[wire.SID]*session
 	settled  map[wire.SID]*session
@@ -193,7 +193,7 @@ func NewHost(cfg HostConfig) (*Host, error) {
 		return nil, fmt.Errorf("%w: not a short code", ErrConfig)
 	}
 	h := &Host{
-		cfg: cfg, roster: cfg.Roster, seen: newNonces(), mine: newNonces(),
+		cfg: cfg, roster: cfg.Roster,
 		open: make(map[wire.SID]*session), settled: make(map[wire.SID]*session),
 		waiting: make(map[identity.DeviceID]*waiter), declined: make(map[identity.DeviceID]time.Time),
 		latest: make(map[identity.DeviceID]uint64),
@@ -313,9 +313,9 @@ func (h *Host) Receive(now time.Time, topic int, frame []byte) pairing.Verdict {
 	switch {
 	case err != nil:
 		return pairing.Junk
-	case h.mine.has(nonce(frame)):
+	case h.mine.Has(frame):
 		return pairing.Echo
-	case !h.seen.add(nonce(frame)):
+	case !h.seen.Add(frame):
 		return pairing.Heard
 	}
 	switch f.Type {
@@ -332,7 +332,7 @@ func (h *Host) send(topic int, typ byte, sid wire.SID, body []byte) {
 	if err != nil {
 		return // no randomness: the joiner asks again
 	}
-	h.mine.add(nonce(frame))
+	h.mine.Add(frame)
 	h.actions = append(h.actions, Action{Kind: ActionSend, Topic: topic, Frame: frame})
 }
 

@@ -91,7 +91,7 @@ func TestBorrowedHost(t *testing.T) {
 	body := []byte("answer")
 	hostID := host.ID()
 	seal := func(signature []byte) []byte {
-		sealed, err := sealMany(wire.Expand(s.key, "room k host->joiner"), s.h, bytes.Join([][]byte{hostID[:], signature, body}, nil), rand.Reader)
+		sealed, err := wire.SealMessage(wire.Expand(s.key, "room k host->joiner"), s.h, bytes.Join([][]byte{hostID[:], signature, body}, nil), rand.Reader)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/kithproject/kith/code"
 	"github.com/kithproject/kith/identity"
+	"github.com/kithproject/kith/internal/retry"
 	"github.com/kithproject/kith/internal/wire"
 	"github.com/kithproject/kith/pairing"
 	"github.com/kithproject/kith/pairing/cpace"
@@ -20,6 +21,8 @@ const (
 	maxTold         = 10               // requests under the password: so many guesses strangers get
 	unanswered      = 12 * time.Second // after which a handshake begins anew
 	waitUnanswered  = time.Minute      // the same once the host's user was asked
+	fastRetry       = 3 * time.Second  // the slowest while a handshake runs
+	slowRetry       = 15 * time.Second // the slowest while the host's user is asked
 )
 
 // JoinerConfig is what NewJoiner needs.
@@ -134,11 +137,11 @@ type Joiner struct {
 	method   code.RoomMethod
 	prs      []byte
 	sealer   *wire.Sealer
-	seen     nonces
-	mine     nonces
+	seen     wire.Nonces
+	mine     wire.Nonces
 	steps    []Step
 	deadline time.Time
-	resend   schedule
+	resend   retry.Schedule
 	restart  time.Time // when to begin anew if nobody answers
 	start    *joinerStart
 	claims   []*claim
@@ -173,7 +176,7 @@ func NewJoiner(cfg JoinerConfig, now time.Time) (*Joiner, error) {
 	}
 	j := &Joiner{
 		cfg: cfg, psk: keys.PSK, place: placeOf(cfg.Code), method: cfg.Code.Method(),
-		seen: newNonces(), mine: newNonces(), deadline: now.Add(cfg.Lifetime),
+		deadline: now.Add(cfg.Lifetime),
 	}
 	if id, ok := cfg.Code.ID(); ok {
 		j.room = ID(id)
@@ -202,7 +205,7 @@ func (j *Joiner) begin(now time.Time) error {
 	if j.waiting {
 		limit = slowRetry
 	}
-	j.resend.start(now, limit, j.cfg.Rand)
+	j.resend.Start(now, limit, j.cfg.Rand)
 	return nil
 }
 
@@ -225,7 +228,7 @@ func (j *Joiner) send(typ byte, body []byte) {
 	if err != nil {
 		return // no randomness: retransmission tries again
 	}
-	j.mine.add(nonce(frame))
+	j.mine.Add(frame)
 	j.steps = append(j.steps, Step{Frame: frame})
 }
 
@@ -240,7 +243,7 @@ func (j *Joiner) fail(why Reason) {
 
 func (j *Joiner) end() {
 	j.done, j.claims = true, nil
-	j.resend.stop()
+	j.resend.Stop()
 }
 
 // Poll returns the next step; it reports false when there is none.
@@ -259,9 +262,9 @@ func (j *Joiner) Next() time.Time {
 		return time.Time{}
 	}
 	if j.waiting || j.asking {
-		return earliest(j.resend.at, j.restart)
+		return retry.Earliest(j.resend.At, j.restart)
 	}
-	return earliest(j.resend.at, j.restart, j.deadline)
+	return retry.Earliest(j.resend.At, j.restart, j.deadline)
 }
 
 // Tick does what is due at now.
@@ -278,7 +281,7 @@ func (j *Joiner) Tick(now time.Time) {
 		if j.begin(now) != nil {
 			j.restart = now.Add(unanswered)
 		}
-	case j.resend.due(now, j.cfg.Rand):
+	case j.resend.Due(now, j.cfg.Rand):
 		j.repeat()
 	}
 }
@@ -307,9 +310,9 @@ func (j *Joiner) Receive(now time.Time, frame []byte) pairing.Verdict {
 	switch {
 	case err != nil:
 		return pairing.Junk
-	case j.mine.has(nonce(frame)):
+	case j.mine.Has(frame):
 		return pairing.Echo
-	case !j.seen.add(nonce(frame)):
+	case !j.seen.Add(frame):
 		return pairing.Heard
 	case f.SID != j.start.sid:
 		return pairing.Heard
@@ -358,7 +361,7 @@ func (j *Joiner) receiveJ2(now time.Time, body []byte) {
 	case j.prs == nil:
 		if !j.asking {
 			j.asking, j.restart = true, time.Time{}
-			j.resend.stop()
+			j.resend.Stop()
 			j.tell(Event{Kind: EventNeedPassword})
 		}
 	default:
@@ -429,6 +432,6 @@ func (j *Joiner) request(now time.Time, c *claim) {
 	}
 	j.asking = false
 	j.send(frameJ3, c.j3)
-	j.resend.start(now, fastRetry, j.cfg.Rand)
+	j.resend.Start(now, fastRetry, j.cfg.Rand)
 	j.restart = now.Add(unanswered)
 }

@@ -5,9 +5,8 @@ import (
 	"io"
 	"net/netip"
 
-	"github.com/fxamacker/cbor/v2"
-
 	"github.com/kithproject/kith/identity"
+	"github.com/kithproject/kith/internal/strictcbor"
 	"github.com/kithproject/kith/internal/wire"
 	"github.com/kithproject/kith/pairing"
 )
@@ -110,27 +109,8 @@ type Request struct {
 	Throttled bool // it was not asked for the password, as too many were wrong
 }
 
-func cborModes() (cbor.EncMode, cbor.DecMode, error) {
-	enc, err := cbor.CoreDetEncOptions().EncMode()
-	if err != nil {
-		return nil, nil, fmt.Errorf("room: %w", err)
-	}
-	dec, err := cbor.DecOptions{
-		DupMapKey: cbor.DupMapKeyEnforcedAPF, IndefLength: cbor.IndefLengthForbidden, TagsMd: cbor.TagsForbidden,
-		MaxNestedLevels: maxCBORLevel, MaxArrayElements: 512, MaxMapPairs: 64,
-	}.DecMode()
-	if err != nil {
-		return nil, nil, fmt.Errorf("room: %w", err)
-	}
-	return enc, dec, nil
-}
-
 func encodeCBOR(v any, most int) ([]byte, error) {
-	enc, _, err := cborModes()
-	if err != nil {
-		return nil, err
-	}
-	raw, err := enc.Marshal(v)
+	raw, err := strictcbor.Marshal(v)
 	if err != nil || len(raw) > most {
 		return nil, fmt.Errorf("%w: too large", errBad)
 	}
@@ -138,11 +118,8 @@ func encodeCBOR(v any, most int) ([]byte, error) {
 }
 
 func decodeCBOR(raw []byte, most int, v any) error {
-	_, dec, err := cborModes()
-	if err != nil {
-		return err
-	}
-	if len(raw) > most || dec.Unmarshal(raw, v) != nil {
+	limits := strictcbor.Limits{Levels: maxCBORLevel, Array: 512, Map: 64}
+	if len(raw) > most || limits.Unmarshal(raw, v) != nil {
 		return errBad
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 
 	"github.com/kithproject/kith/code"
 	"github.com/kithproject/kith/identity"
+	"github.com/kithproject/kith/internal/retry"
 	"github.com/kithproject/kith/pairing"
 )
 
@@ -260,7 +261,7 @@ func (n *network) run(d time.Duration, done func() bool) {
 		var next time.Time
 		for _, s := range n.sides {
 			if s.joiner != nil {
-				next = earliest(next, s.joiner.Next())
+				next = retry.Earliest(next, s.joiner.Next())
 			}
 		}
 		if next.IsZero() || next.After(end) {

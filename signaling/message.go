@@ -7,8 +7,7 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/fxamacker/cbor/v2"
-
+	"github.com/kithproject/kith/internal/strictcbor"
 	"github.com/kithproject/kith/internal/wire"
 )
 
@@ -96,13 +95,6 @@ type candidateWire struct {
 	Priority uint32
 }
 
-func decMode() (cbor.DecMode, error) {
-	return cbor.DecOptions{
-		DupMapKey: cbor.DupMapKeyEnforcedAPF, IndefLength: cbor.IndefLengthForbidden, TagsMd: cbor.TagsForbidden,
-		MaxNestedLevels: 4, MaxArrayElements: 64, MaxMapPairs: 32,
-	}.DecMode()
-}
-
 // encode returns the frame of a message. It errs only for a body over the limit.
 func (m message) encode() (wire.Frame, error) {
 	w := messageWire{
@@ -123,11 +115,7 @@ func (m message) encode() (wire.Frame, error) {
 			w.Nodes = append(w.Nodes, raw)
 		}
 	}
-	enc, err := cbor.CoreDetEncOptions().EncMode()
-	if err != nil {
-		return wire.Frame{}, fmt.Errorf("signaling: %w", err)
-	}
-	body, err := enc.Marshal(w)
+	body, err := strictcbor.Marshal(w)
 	if err != nil || len(body) > wire.MaxBody {
 		return wire.Frame{}, fmt.Errorf("%w: %d bytes", ErrMessage, len(body))
 	}
@@ -169,12 +157,9 @@ func decode(f wire.Frame) (message, error) {
 	if f.Type < framePresence || f.Type > frameNote {
 		return message{}, ErrMessage
 	}
-	dec, err := decMode()
-	if err != nil {
-		return message{}, fmt.Errorf("signaling: %w", err)
-	}
+	limits := strictcbor.Limits{Levels: 4, Array: 64, Map: 32}
 	var w messageWire
-	if dec.Unmarshal(f.Body, &w) != nil || len(w.Boot) != len(BootID{}) ||
+	if limits.Unmarshal(f.Body, &w) != nil || len(w.Boot) != len(BootID{}) ||
 		(len(w.Echo) != 0 && len(w.Echo) != len(BootID{})) || len(w.Name) > maxName || len(w.Version) > maxVersion ||
 		len(w.Candidates) > MaxCandidates || len(w.Nodes) > maxNodes || !w.bodyFits(f.Type) || len(w.NAT) > maxNAT || w.Day < 0 || w.Day > maxDay {
 		return message{}, ErrMessage

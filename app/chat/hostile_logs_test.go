@@ -56,10 +56,7 @@ func TestOwnStart(t *testing.T) {
 // What others write is shown at the end all the same.
 func TestStartAhead(t *testing.T) {
 	inBubble(t, 3, func(t *testing.T, l *lab) {
-		c := l.room()
-		a := l.nodes[0]
-		a.start()
-		f := foeOf(t, l, 1, 0)
+		c, a, f := l.withFoe(t)
 		defer f.close()
 		at := uint64(maxFirst)
 		for i, lamport := range []uint64{maxSeq - 10, at + maxAhead + 1, at + maxAhead} { // the last one is taken

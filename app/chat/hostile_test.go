@@ -24,6 +24,14 @@ type foe struct {
 	gone bool
 }
 
+// withFoe returns a room of all, its first device, which runs, and the second as a foe.
+func (l *lab) withFoe(t *testing.T) (ConvID, *node, *foe) {
+	t.Helper()
+	c, a := l.room(), l.nodes[0]
+	a.start()
+	return c, a, foeOf(t, l, 1, 0)
+}
+
 // foeOf connects device n, which runs no service, to another.
 func foeOf(t *testing.T, l *lab, n, to int) *foe {
 	t.Helper()
@@ -329,10 +337,7 @@ func TestManyAuthors(t *testing.T) {
 // TestClocks has authors lie about time. Lines are there, marked, and in order.
 func TestClocks(t *testing.T) {
 	inBubble(t, 2, func(t *testing.T, l *lab) {
-		c := l.room()
-		a := l.nodes[0]
-		a.start()
-		f := foeOf(t, l, 1, 0)
+		c, a, f := l.withFoe(t)
 		defer f.close()
 		for i, at := range []uint64{0, year10000 - 1, uint64(time.Now().UnixMilli()), uint64(time.Now().Add(clockSlack*time.Millisecond + time.Second).UnixMilli())} {
 			e := f.entry(c, 1, uint64(i)+1, uint64(i)+1, fmt.Sprint(i))
@@ -365,10 +370,7 @@ func TestClocks(t *testing.T) {
 // still write, in order, and after as many lines come after it.
 func TestWhoGoesAhead(t *testing.T) {
 	inBubble(t, 3, func(t *testing.T, l *lab) {
-		c := l.room()
-		a := l.nodes[0]
-		a.start()
-		f := foeOf(t, l, 1, 0)
+		c, a, f := l.withFoe(t)
 		defer f.close()
 		lamport := uint64(maxFirst)
 		var last string
@@ -425,10 +427,7 @@ func TestTwin(t *testing.T) {
 // is no partner any more be hung up on.
 func TestWhoIsNoMore(t *testing.T) {
 	inBubble(t, 3, func(t *testing.T, l *lab) {
-		c := l.room()
-		a := l.nodes[0]
-		a.start()
-		f := foeOf(t, l, 1, 0)
+		c, a, f := l.withFoe(t)
 		defer f.close()
 		f.say(entryFrame(f.entry(c, 1, 1, 1, "as a member")))
 		if f.hungUp() || len(a.texts(t, c)) != 1 {
@@ -451,10 +450,7 @@ func TestWhoIsNoMore(t *testing.T) {
 // nothing of what others write.
 func TestNothingToShow(t *testing.T) {
 	inBubble(t, 2, func(t *testing.T, l *lab) {
-		c := l.room()
-		a := l.nodes[0]
-		a.start()
-		f := foeOf(t, l, 1, 0)
+		c, a, f := l.withFoe(t)
 		defer f.close()
 		var want []string
 		for i := range uint64(300) {

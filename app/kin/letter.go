@@ -8,9 +8,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/fxamacker/cbor/v2"
-
 	"github.com/kithproject/kith/identity"
+	"github.com/kithproject/kith/internal/strictcbor"
 	"github.com/kithproject/kith/pairing"
 )
 
@@ -84,24 +83,11 @@ type wireNotice struct {
 	Ended      bool   `cbor:"8,keyasint,omitempty"`
 }
 
-func modes() (cbor.EncMode, cbor.DecMode, error) {
-	enc, err := cbor.CoreDetEncOptions().EncMode()
-	if err != nil {
-		return nil, nil, err
-	}
-	dec, err := cbor.DecOptions{
-		DupMapKey: cbor.DupMapKeyEnforcedAPF, IndefLength: cbor.IndefLengthForbidden, TagsMd: cbor.TagsForbidden,
-		MaxNestedLevels: 4, MaxArrayElements: 16, MaxMapPairs: 32,
-	}.DecMode()
-	return enc, dec, err
-}
+// letterLimits bound a letter's CBOR.
+func letterLimits() strictcbor.Limits { return strictcbor.Limits{Levels: 4, Array: 16, Map: 32} }
 
 // encode returns the letter's bytes without the length.
 func (l Letter) encode(now time.Time) ([]byte, error) {
-	enc, _, err := modes()
-	if err != nil {
-		return nil, fmt.Errorf("kin: %w", err)
-	}
 	var v any
 	switch l.Kind {
 	case LetterIntroduce:
@@ -116,7 +102,7 @@ func (l Letter) encode(now time.Time) ([]byte, error) {
 	default:
 		return nil, errLetter
 	}
-	raw, err := enc.Marshal(v)
+	raw, err := strictcbor.Marshal(v)
 	if err != nil || len(raw) >= MaxLetter {
 		return nil, fmt.Errorf("kin: letter not written: %w", errors.Join(err, errLetter))
 	}
@@ -125,34 +111,31 @@ func (l Letter) encode(now time.Time) ([]byte, error) {
 
 // decodeLetter reads a letter's bytes. Names in it are clean. It errs with errLetter.
 func decodeLetter(raw []byte, now time.Time) (Letter, error) {
-	_, dec, err := modes()
-	if err != nil {
-		return Letter{}, fmt.Errorf("kin: %w", err)
-	}
 	if len(raw) < 2 || len(raw) > MaxLetter {
 		return Letter{}, errLetter
 	}
 	l := Letter{Kind: LetterKind(raw[0])}
+	var err error
 	switch raw = raw[1:]; l.Kind {
 	case LetterIntroduce:
-		l.Introduction, err = decodeIntroduction(dec, raw)
+		l.Introduction, err = decodeIntroduction(raw)
 	case LetterAnswer, LetterWithdraw, LetterUndo, LetterAsk:
 		var w wireID
-		if dec.Unmarshal(raw, &w) != nil || len(w.ID) != len(ID{}) || EndState(w.End) > lastEnd {
+		if letterLimits().Unmarshal(raw, &w) != nil || len(w.ID) != len(ID{}) || EndState(w.End) > lastEnd {
 			return Letter{}, errLetter
 		}
 		l.ID, l.End = ID(w.ID), EndState(w.End)
 	case LetterNotice:
-		l.Notice, err = decodeNotice(dec, raw, now)
+		l.Notice, err = decodeNotice(raw, now)
 	default:
 		return Letter{}, errLetter
 	}
 	return l, err
 }
 
-func decodeIntroduction(dec cbor.DecMode, raw []byte) (Introduction, error) {
+func decodeIntroduction(raw []byte) (Introduction, error) {
 	var w wireIntroduce
-	if dec.Unmarshal(raw, &w) != nil || w.Expires < 0 || w.Expires > maxTime || len(w.Name) > maxNameBytes {
+	if letterLimits().Unmarshal(raw, &w) != nil || w.Expires < 0 || w.Expires > maxTime || len(w.Name) > maxNameBytes {
 		return Introduction{}, errLetter
 	}
 	for _, f := range []struct {
@@ -172,9 +155,9 @@ func decodeIntroduction(dec cbor.DecMode, raw []byte) (Introduction, error) {
 // maxTime bounds times, in seconds since 1970: the year 9999.
 const maxTime = 253402300799
 
-func decodeNotice(dec cbor.DecMode, raw []byte, now time.Time) (Notice, error) {
+func decodeNotice(raw []byte, now time.Time) (Notice, error) {
 	var w wireNotice
-	if dec.Unmarshal(raw, &w) != nil || len(w.ID) != len(ID{}) || len(w.Peer) != identity.IDSize || len(w.Name) > maxNameBytes ||
+	if letterLimits().Unmarshal(raw, &w) != nil || len(w.ID) != len(ID{}) || len(w.Peer) != identity.IDSize || len(w.Name) > maxNameBytes ||
 		len(w.Introducer) > maxNameBytes || len(w.OS) > maxWordBytes || len(w.Method) > maxWordBytes || w.Age > uint32(NoticeLife/time.Second) {
 		return Notice{}, errLetter
 	}

@@ -7,9 +7,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/fxamacker/cbor/v2"
-
 	"github.com/kithproject/kith/identity"
+	"github.com/kithproject/kith/internal/strictcbor"
 )
 
 // state is what a Book keeps. It holds secrets: the file is for its user alone.
@@ -193,11 +192,7 @@ func (s *state) encode() ([]byte, error) {
 		}
 		w.Heard = append(w.Heard, n)
 	}
-	enc, err := cbor.CoreDetEncOptions().EncMode()
-	if err != nil {
-		return nil, fmt.Errorf("kin: %w", err)
-	}
-	return enc.Marshal(w)
+	return strictcbor.Marshal(w)
 }
 
 // reader checks lengths and remembers whether one was wrong.
@@ -225,15 +220,9 @@ func (r *reader) name(s string) string {
 // decodeState reads what encode wrote. It errs with ErrState.
 func decodeState(raw []byte) (state, error) {
 	var s state
-	dec, err := cbor.DecOptions{
-		DupMapKey: cbor.DupMapKeyEnforcedAPF, IndefLength: cbor.IndefLengthForbidden, TagsMd: cbor.TagsForbidden,
-		MaxNestedLevels: 8, MaxArrayElements: 1024, MaxMapPairs: 64,
-	}.DecMode()
-	if err != nil {
-		return s, fmt.Errorf("kin: %w", err)
-	}
+	limits := strictcbor.Limits{Levels: 8, Array: 1024, Map: 64}
 	var w stateWire
-	if len(raw) > maxState || dec.Unmarshal(raw, &w) != nil || w.Version != 1 {
+	if len(raw) > maxState || limits.Unmarshal(raw, &w) != nil || w.Version != 1 {
 		return s, fmt.Errorf("kin: %w", ErrState)
 	}
 	var r reader

@@ -218,14 +218,8 @@ func (s *Server) sendFiles(st *stream, req Request) (Reply, error) {
 
 func (s *Server) getFiles(st *stream, req Request) (Reply, error) {
 	return s.transfer(st, req, func(ctx context.Context, peer string, show func(files.Progress), started func(*files.Transfer)) (files.Result, error) {
-		ctx, cancel := context.WithCancel(ctx)
+		ctx, cancel := whileThere(ctx, st)
 		defer cancel()
-		in := inputs(ctx, st)
-		go func() { // ends with the connection or ctx
-			for range in {
-			}
-			cancel()
-		}()
 		return s.files.Get(ctx, peer, req.Path, files.GetOptions{Dir: req.Dir, Overwrite: req.Overwrite, Progress: show, GiveUp: req.Wait, Started: started})
 	})
 }

@@ -364,14 +364,8 @@ func (s *Server) proxy(st *stream, req Request) (Reply, error) {
 		ln.Close()
 		return Reply{}, errTaken
 	}
-	ctx, cancel := context.WithCancel(s.ctx)
+	ctx, cancel := whileThere(s.ctx, st)
 	defer cancel()
-	in := inputs(ctx, st)
-	go func() { // ends with the connection or ctx
-		for range in {
-		}
-		cancel()
-	}()
 	n := network{s}
 	err = proxy.Serve(ctx, ln, proxy.Config{
 		Public: req.Public, Logger: s.log,

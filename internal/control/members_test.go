@@ -11,7 +11,6 @@ import (
 	"github.com/kithproject/kith"
 	"github.com/kithproject/kith/app/kin"
 	"github.com/kithproject/kith/app/mail"
-	"github.com/kithproject/kith/code"
 	"github.com/kithproject/kith/rendezvous/rendezvoustest"
 	"github.com/kithproject/kith/room"
 )
@@ -29,22 +28,7 @@ func TestMembersAreNotPaired(t *testing.T) {
 	if _, err := host.node.CreateRoom(kith.CreateRoomConfig{Name: "friends", Mode: room.Open}); err != nil {
 		t.Fatal(err)
 	}
-	long, _, err := host.node.RoomCode("friends")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := code.ParseRoom(long.Words())
-	if err != nil {
-		t.Fatal(err)
-	}
-	j, err := guest.node.JoinRoom(ctx, c, kith.JoinRoomConfig{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer j.Close()
-	if _, err := j.Wait(ctx); err != nil {
-		t.Fatal(err)
-	}
+	joinRoom(ctx, t, host, guest, "friends")
 	for _, port := range []int{mail.Port, kin.Port} {
 		conn, err := guest.node.Dial(ctx, "tcp", net.JoinHostPort(host.node.ID().String(), strconv.Itoa(port)))
 		if err != nil {

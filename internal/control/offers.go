@@ -328,14 +328,8 @@ func (s *Server) sendRoom(st *stream, req Request, c chat.Conv) (Reply, error) {
 	case len(to) == 0:
 		return Reply{}, &Error{Kind: KindNotFound, Text: "nobody else is in the room " + c.Name}
 	}
-	ctx, cancel := context.WithCancel(s.ctx)
+	ctx, cancel := whileThere(s.ctx, st)
 	defer cancel()
-	in := inputs(ctx, st)
-	go func() { // ends with the connection or ctx
-		for range in {
-		}
-		cancel()
-	}()
 	what, err := files.Look(ctx, req.Paths)
 	if err != nil {
 		return Reply{}, err

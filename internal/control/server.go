@@ -366,6 +366,19 @@ func inputs(ctx context.Context, st *stream) <-chan Input {
 	return ch
 }
 
+// whileThere returns a context that ends with the client's connection, for a request that
+// takes no input.
+func whileThere(ctx context.Context, st *stream) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	in := inputs(ctx, st)
+	go func() { // ends with the connection or ctx
+		for range in {
+		}
+		cancel()
+	}()
+	return ctx, cancel
+}
+
 func (s *Server) follow(st *stream) (Reply, error) {
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
