@@ -197,9 +197,9 @@ func TestRelayOnlyLink(t *testing.T) {
 	a.SetRelayOnly(true)
 	relay.attach(a.socket, relayA)
 	relay.attach(b.socket, relayB)
-	b.SetRemote(append(loopback(a.socket, "127.0.0.1"), relayedAt(relayA)))
 	a.SetRemote(append(loopback(b.socket, "127.0.0.1", "127.0.0.2"), relayedAt(relayB)))
-	a.wait(t, Up, 5*time.Second)
+	a.wait(t, Up, 5*time.Second) // it knows that relays alone are wanted before it is asked
+	b.SetRemote(append(loopback(a.socket, "127.0.0.1"), relayedAt(relayA)))
 	b.wait(t, Up, 5*time.Second)
 	a.exchange(t, b, "relayed")
 	for range 20 {
