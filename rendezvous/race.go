@@ -88,6 +88,9 @@ func (r *Racer) Health() Health {
 	return h
 }
 
+// Members returns the exchanges that are joined, in their order. They belong to the Racer.
+func (r *Racer) Members() []Exchange { return slices.Clone(*r.members.Load()) }
+
 // Each returns the health of every member, in their order.
 func (r *Racer) Each() []Health {
 	members := *r.members.Load()

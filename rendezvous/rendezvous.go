@@ -152,3 +152,13 @@ type Endpointer interface {
 	// frames, best first.
 	Endpoints() []netip.AddrPort
 }
+
+// An Opener is an Exchange that can open another one of its own settings, as another
+// device would, to see whether frames pass between them.
+type Opener interface {
+	// Another opens one, which the caller closes. It errs as the driver's New does.
+	Another() (Exchange, error)
+	// Servers returns the host:port of servers that this one depends on; none where there
+	// are none, or where they are not reached straight.
+	Servers() []string
+}

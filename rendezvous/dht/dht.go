@@ -47,8 +47,8 @@ type Config struct {
 	// Conn is used instead of sockets of its own, for the one address family of
 	// its local address, and closed by Close. Its addresses must be *net.UDPAddr.
 	Conn net.PacketConn
-	// Rate is how many questions a second are sent on average at most; 200 more
-	// at once are allowed. Default 50.
+	// Rate is how many questions a second are sent on average at most; four seconds'
+	// worth more at once are allowed, but not more than 200. Default 50.
 	Rate float64
 	// Private is for a DHT without the internet: ids need not fit addresses
 	// (BEP 42), and every address is believed.
@@ -115,6 +115,7 @@ type tagged struct {
 var (
 	_ rendezvous.Exchange = (*Exchange)(nil)
 	_ rendezvous.Checker  = (*Exchange)(nil)
+	_ rendezvous.Opener   = (*Exchange)(nil)
 )
 
 // New opens the sockets and begins to look for nodes. It errs if no socket can be
@@ -146,7 +147,7 @@ func New(cfg Config) (*Exchange, error) {
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	e.saved = loadNodes(cfg.NodesFile, e.log)
-	limit := newLimiter(cfg.Rate, rateBurst)
+	limit := newLimiter(cfg.Rate, min(rateBurst, int(4*cfg.Rate)+1))
 	for _, conn := range conns {
 		eng := newEngine(conn, cfg.Private, e.log, limit)
 		eng.serving.Store(cfg.Serve)
@@ -311,10 +312,11 @@ func (e *Exchange) Stats() Stats {
 // Health says how many nodes are good, or why none answers.
 func (e *Exchange) Health() rendezvous.Health {
 	h := rendezvous.Health{Name: e.Name()}
-	good, serving := 0, false
+	good, serving, alone := 0, false, false
 	for _, eng := range e.engines {
 		up, n := eng.up(time.Now())
-		h.Ready = h.Ready || up && (n > 0 || eng.serving.Load())
+		h.Ready = h.Ready || up && n > 0
+		alone = alone || up && eng.serving.Load()
 		good += n
 		serving = serving || eng.serving.Load()
 	}
@@ -324,6 +326,8 @@ func (e *Exchange) Health() rendezvous.Health {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	// A table may begin with this node, unless it was told of others.
+	h.Ready = h.Ready || alone && len(e.saved)+len(e.named) == 0
 	if h.Ready {
 		h.Detail = fmt.Sprintf("%d good nodes, %s", good, role)
 		if good == 1 {
@@ -331,9 +335,9 @@ func (e *Exchange) Health() rendezvous.Health {
 		}
 		return h
 	}
-	why := errNoNodes
+	why := ErrNoNodes
 	if n := len(e.saved) + len(e.named); n > 0 {
-		why = fmt.Errorf("dht: no DHT node answered of %d that are known: is UDP blocked here?", n)
+		why = fmt.Errorf("%w of %d that are known: is UDP blocked here?", ErrSilent, n)
 	}
 	if e.nameErr != nil {
 		why = fmt.Errorf("%w; %w", why, e.nameErr)

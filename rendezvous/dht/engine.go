@@ -29,10 +29,7 @@ const (
 	firstRetry   = 500 * time.Millisecond // while no node was found
 )
 
-var (
-	errTimeout = errors.New("dht: no answer")
-	errNoNodes = errors.New("dht: no node is known: add bootstrap nodes, or wait until a name can be looked up")
-)
+var errTimeout = errors.New("dht: no answer")
 
 // An engine is one DHT node on one socket: it asks, and if it serves it answers.
 type engine struct {

@@ -128,6 +128,15 @@ func TestLoneNode(t *testing.T) {
 	if h := b.Health(); h.Detail != "1 good node, read-only" {
 		t.Errorf("health: %+v", h)
 	}
+	c, err := New(Config{Conn: n.conn(t), Private: true, Serve: true, NoShortcut: true, Bootstrap: []string{"127.0.0.1:1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	await(t, "it hears itself", func() bool { return c.Stats().Received > 0 })
+	if h := c.Health(); h.Ready || !errors.Is(h.Err, ErrSilent) {
+		t.Errorf("health of a node that serves and whose nodes to begin with are dead: %+v", h)
+	}
 }
 
 // TestReadOnly holds that a device answers nobody until it is told that it can be

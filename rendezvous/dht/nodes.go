@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -30,8 +31,16 @@ const (
 	lookupMost  = 5 * time.Minute
 )
 
-// ErrBootstrap reports a bootstrap node that is not host:port.
-var ErrBootstrap = errors.New("dht: a bootstrap node must be host:port, for example 192.0.2.1:6881")
+var (
+	// ErrBootstrap reports a bootstrap node that is not host:port.
+	ErrBootstrap = errors.New("dht: a bootstrap node must be host:port, for example 192.0.2.1:6881")
+	// ErrNoNodes reports that there is nobody to ask.
+	ErrNoNodes = errors.New("dht: no node is known: add bootstrap nodes, or wait until a name can be looked up")
+	// ErrSilent reports that none of the nodes that are known answers.
+	ErrSilent = errors.New("dht: no DHT node answered")
+	// ErrNames reports names of bootstrap nodes that were not found.
+	ErrNames = errors.New("dht: names not found")
+)
 
 type hostPort struct {
 	host string
@@ -81,7 +90,7 @@ func (e *Exchange) lookUp(names []hostPort) {
 		}
 		e.mu.Lock()
 		if e.named, e.nameErr = append(found, literal...), nil; len(bad) > 0 {
-			e.nameErr = fmt.Errorf("dht: names not found: %s", strings.Join(bad, ", "))
+			e.nameErr = fmt.Errorf("%w: %s", ErrNames, strings.Join(bad, ", "))
 		}
 		e.mu.Unlock()
 		for _, eng := range e.engines {
@@ -229,3 +238,25 @@ func (n *Node) AddNodes(nodes ...netip.AddrPort) { n.e.AddNodes(nodes...) }
 // Close stops the node and waits for its goroutines. It errs if the nodes file
 // cannot be written.
 func (n *Node) Close() error { return n.e.Close() }
+
+// anotherRate is how many questions a second another Exchange of the same settings
+// sends on average: it is for a few frames.
+const anotherRate = 25
+
+// Another opens a device of the same DHT that only asks, on sockets of its own. It
+// knows the nodes that this one found good, keeps none, and sends nothing straight, so
+// that its frames go through others. It errs as New does.
+func (e *Exchange) Another() (rendezvous.Exchange, error) {
+	cfg := e.cfg
+	cfg.Conn, cfg.Port, cfg.NodesFile, cfg.Serve, cfg.NoShortcut = nil, 0, "", false, true
+	cfg.Rate = min(cfg.Rate, anotherRate)
+	x, err := New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	x.AddNodes(e.Nodes(bucketSize)...)
+	return x, nil
+}
+
+// Servers returns Config.Bootstrap.
+func (e *Exchange) Servers() []string { return slices.Clone(e.cfg.Bootstrap) }

@@ -92,6 +92,12 @@ func New(cfg Config) (*Exchange, error) {
 	return e, nil
 }
 
+// Another uses the same zone once more. It errs as New does.
+func (e *Exchange) Another() (rendezvous.Exchange, error) { return New(e.cfg) }
+
+// Servers returns the zone's server.
+func (e *Exchange) Servers() []string { return []string{e.cfg.Server} }
+
 // ask sends an update to Server, or a question to it or Resolver. What fails has
 // the other asked the next time, and an empty answer.
 func (e *Exchange) ask(network string, m *mdns.Msg) *mdns.Msg {

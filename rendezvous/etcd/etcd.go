@@ -99,6 +99,19 @@ func New(cfg Config) (*Exchange, error) {
 	return e, nil
 }
 
+// Another uses the same cluster once more. It errs as New does.
+func (e *Exchange) Another() (rendezvous.Exchange, error) { return New(e.cfg) }
+
+// Servers returns the host:port of the endpoints.
+func (e *Exchange) Servers() (out []string) {
+	for _, text := range e.cfg.Endpoints {
+		if u, err := url.Parse(text); err == nil {
+			out = append(out, net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "2379")))
+		}
+	}
+	return out
+}
+
 // run looks, now and then, whether the cluster answers.
 func (e *Exchange) run() {
 	for e.ctx.Err() == nil {

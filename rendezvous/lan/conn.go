@@ -47,7 +47,10 @@ func openConn(six bool, port uint16, shared bool) (*conn, error) {
 		network, address = "udp6", "[::]"+address
 	}
 	pc, err := lc.ListenPacket(context.Background(), network, address)
-	if err != nil {
+	switch {
+	case inUse(err):
+		return nil, &PortError{port, six, err}
+	case err != nil:
 		return nil, err
 	}
 	c := &conn{udp: pc.(*net.UDPConn)}
@@ -63,11 +66,25 @@ func openConn(six bool, port uint16, shared bool) (*conn, error) {
 	return c, nil
 }
 
+// linkHops is the hop limit of what is sent to single hosts and networks: whoever gets
+// it with as much left knows that no router has passed it on (RFC 5082).
+const linkHops = 255
+
+// setHops sets how far multicast goes.
 func (c *conn) setHops(hops int) {
 	if c.p6 != nil {
 		_ = c.p6.SetMulticastHopLimit(hops)
 	} else {
 		_ = c.p4.SetMulticastTTL(hops)
+	}
+}
+
+// setLinkHops has what is sent to single hosts and networks start with linkHops.
+func (c *conn) setLinkHops() {
+	if c.p6 != nil {
+		_ = c.p6.SetHopLimit(linkHops)
+	} else {
+		_ = c.p4.SetTTL(linkHops)
 	}
 }
 

@@ -39,4 +39,9 @@
 // proven. Nearby lists who does. An announcement counts for the address that it was
 // sent from, which must be of the same link; addresses inside it are not read, so
 // that nobody can point others at a third.
+//
+// # Echoes
+//
+// Echo asks devices of the LAN to answer at once, and shows which ways datagrams go
+// between them and with which hop limits: it is what a doctor asks.
 package lan

@@ -52,7 +52,7 @@ type groups struct {
 	joins    uint64 // topics that came so far
 	members  map[memberKey]*member
 	seen     hopTable
-	problems []string
+	problems []error
 }
 
 type topicUse struct {
@@ -76,6 +76,7 @@ type member struct {
 	addrs   string // of the interface, when it was joined
 	conn    *conn  // which joined it; nil: none did
 	err     error  // why not
+	sendErr error  // why the last datagram was not sent
 
 	sent, received uint64
 	joins          uint64 // how often it was joined
@@ -126,7 +127,7 @@ func (g *groups) sendFromGroups() {
 func (g *groups) add(family int) (*conn, error) {
 	c, err := openConn(family == 1, g.port, true)
 	if err != nil {
-		g.problems = append(g.problems, err.Error())
+		g.problems = append(g.problems, err)
 		return nil, err
 	}
 	c.setHops(g.hops)
@@ -406,12 +407,17 @@ func (g *groups) send(topic *rendezvous.Topic, build func(i netmon.Interface, si
 			if b == nil {
 				continue
 			}
-			if err := from.sendTo(b, i.Index, netip.AddrPortFrom(group, g.port)); err != nil {
+			err := from.sendTo(b, i.Index, netip.AddrPortFrom(group, g.port))
+			m := g.members[key]
+			if m != nil {
+				m.sendErr = err
+			}
+			if err != nil {
 				errs = append(errs, err)
 				continue
 			}
 			sent++
-			if m := g.members[key]; m != nil {
+			if m != nil {
 				m.sent++
 				deaf = g.lost(key, m, time.Now()) || deaf
 			}
@@ -440,7 +446,10 @@ func (g *groups) lost(key memberKey, m *member, now time.Time) bool {
 func (g *groups) state() []string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	out := slices.Clone(g.problems)
+	out := make([]string, 0, len(g.problems))
+	for _, err := range g.problems {
+		out = append(out, err.Error())
+	}
 	shared := len(g.topics) - maxTopics
 	var last error
 	missing := 0

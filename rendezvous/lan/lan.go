@@ -38,19 +38,22 @@ type Exchange struct {
 	groups *groups // nil if disabled or not possible
 	mdns   *mdns   // nil if disabled or not possible
 	near   *nearby
+	echoes *echoes
 	again  chan struct{} // holds a token when all is to be joined again
+	opened chan struct{} // closed when the fields above are set: what comes before waits
 	rate   bucket
 
 	mu       sync.Mutex // guards the fields below; not held while sending
 	closed   bool
 	topics   map[rendezvous.Tag]map[*session]struct{}
 	peers    map[rendezvous.Tag]map[netip.AddrPort]time.Time // when each was last heard of
-	problems []string
+	problems []error
 }
 
 var (
 	_ rendezvous.Exchange   = (*Exchange)(nil)
 	_ rendezvous.Endpointer = (*Exchange)(nil)
+	_ rendezvous.Opener     = (*Exchange)(nil)
 )
 
 // New opens the LAN. It errs if no UDP socket can be opened at all, and for a
@@ -62,21 +65,22 @@ func New(cfg Config) (*Exchange, error) {
 	}
 	e := &Exchange{
 		cfg: cfg, log: cfg.Logger, topics: make(map[rendezvous.Tag]map[*session]struct{}),
-		peers: make(map[rendezvous.Tag]map[netip.AddrPort]time.Time), again: make(chan struct{}, 1),
+		peers: make(map[rendezvous.Tag]map[netip.AddrPort]time.Time), again: make(chan struct{}, 1), opened: make(chan struct{}),
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	if e.socks, err = openSockets(cfg); err != nil {
 		e.cancel()
 		return nil, err
 	}
-	e.near = newNearby(e.tellNearby, e.nearbyPorts)
+	e.near, e.echoes = newNearby(e.tellNearby, e.nearbyPorts), newEchoes()
 	e.socks.receive(&e.wg, e.takeUnicast)
 	e.openGroups()
 	if !cfg.DisableMDNS {
 		if e.mdns, err = openMDNS(e); err != nil {
-			e.problems = append(e.problems, "mDNS: "+err.Error())
+			e.problems = append(e.problems, fmt.Errorf("mDNS: %w", err))
 		}
 	}
+	close(e.opened)
 	mon := cfg.Monitor
 	if mon == nil {
 		mon = netmon.New(netmon.Config{Logger: cfg.Logger})
@@ -92,6 +96,7 @@ func New(cfg Config) (*Exchange, error) {
 				return
 			case <-changes:
 				e.refresh(mon)
+				e.echoes.moved()
 			case <-e.again:
 				e.rejoin(mon)
 			}
@@ -113,7 +118,7 @@ func (e *Exchange) openGroups() {
 		g.scope = e.cfg.Scope
 	}
 	if err := g.open(); err != nil {
-		e.problems = append(e.problems, "multicast: "+err.Error())
+		e.problems = append(e.problems, fmt.Errorf("multicast: %w", err))
 		return
 	}
 	e.groups = g
@@ -173,6 +178,12 @@ func rank(i netmon.Interface) int {
 	return 0
 }
 
+// Another opens the same LAN once more, on sockets of its own. It errs as New does.
+func (e *Exchange) Another() (rendezvous.Exchange, error) { return New(e.cfg) }
+
+// Servers returns nothing: there are none.
+func (e *Exchange) Servers() []string { return nil }
+
 // Name returns "lan".
 func (e *Exchange) Name() string { return "lan" }
 
@@ -181,7 +192,10 @@ func (e *Exchange) Health() rendezvous.Health {
 	h := rendezvous.Health{Name: e.Name()}
 	on := names(e.socks.interfaces())
 	e.mu.Lock()
-	problems := slices.Clone(e.problems)
+	var problems []string
+	for _, err := range e.problems {
+		problems = append(problems, err.Error())
+	}
 	e.mu.Unlock()
 	var ways []string
 	if e.groups != nil {
@@ -224,6 +238,39 @@ var (
 	errNoInterface = errors.New("no network interface is up")
 	errNoGroup     = errors.New("no interface has joined a multicast group")
 )
+
+// A PortError reports that another program holds a UDP port and does not share it.
+type PortError struct {
+	Port uint16 // number
+	Six  bool   // over IPv6
+	Err  error
+}
+
+// Error names the port.
+func (e *PortError) Error() string {
+	family := "IPv4"
+	if e.Six {
+		family = "IPv6"
+	}
+	return fmt.Sprintf("UDP port %d over %s is held by another program: %v", e.Port, family, e.Err)
+}
+
+// Unwrap returns the system's error.
+func (e *PortError) Unwrap() error { return e.Err }
+
+// Problems returns what of the Config could not be opened, a *PortError where another
+// program holds a port. It is empty if all is well.
+func (e *Exchange) Problems() []error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	out := slices.Clone(e.problems)
+	for _, g := range e.allGroups() {
+		g.mu.Lock()
+		out = append(out, g.problems...)
+		g.mu.Unlock()
+	}
+	return out
+}
 
 // Endpoints returns the local-network addresses on which unicast frames are
 // taken, those of real interfaces first. With MulticastOnly there are none.
@@ -276,13 +323,15 @@ func (e *Exchange) allGroups() []*groups {
 
 // takeUnicast looks at what came to the sockets of this Exchange.
 func (e *Exchange) takeUnicast(b []byte, in arrival) {
-	if !e.cfg.MulticastOnly {
+	<-e.opened
+	if !e.cfg.MulticastOnly && !e.takeEcho(b, in) {
 		e.take(b, in.from)
 	}
 }
 
 // takeGroup looks at what came to the port of the groups.
 func (e *Exchange) takeGroup(b []byte, in arrival) {
+	<-e.opened
 	if in.unicast() && e.cfg.MulticastOnly {
 		return
 	}
@@ -290,7 +339,9 @@ func (e *Exchange) takeGroup(b []byte, in arrival) {
 		e.takeNearby(message, in)
 		return
 	}
-	e.take(b, in.from)
+	if !e.takeEcho(b, in) {
+		e.take(b, in.from)
+	}
 }
 
 // takeNearby looks at what may be of a device in pairing mode on this link.

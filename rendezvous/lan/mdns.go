@@ -57,6 +57,7 @@ func openMDNS(e *Exchange) (*mdns, error) {
 // take looks at one message: it answers questions for announced tags, and learns
 // from answers.
 func (m *mdns) take(b []byte, in arrival) {
+	<-m.e.opened
 	m.mu.Lock()
 	ok := m.rate.take(time.Now(), mdnsRate)
 	m.mu.Unlock()

@@ -21,6 +21,7 @@ type Membership struct {
 	Joined    bool   // the system has taken the membership
 	Joins     uint64 // how many times it was joined: more than once after changes of the network
 	Err       string // why it has not; "" otherwise, also where only sending is wanted
+	SendErr   string // why the last datagram to it was not sent; "" if it was
 	Sent      uint64 // how many datagrams this device sent to it, also if they came back only to itself
 	Received  uint64 // how many datagrams of other devices came through it
 	// HopsSeen are the senders whose datagrams came through it, at most 64 of all
@@ -81,6 +82,15 @@ func (e *Exchange) Multicast() []Membership {
 	return e.groups.report()
 }
 
+// MDNS returns the same of the groups of mDNS: datagrams of any program on other
+// hosts count there.
+func (e *Exchange) MDNS() []Membership {
+	if e.mdns == nil {
+		return nil
+	}
+	return e.mdns.groups.report()
+}
+
 func (g *groups) report() []Membership {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -92,6 +102,9 @@ func (g *groups) report() []Membership {
 		}
 		if m.err != nil {
 			r.Err = m.err.Error()
+		}
+		if m.sendErr != nil {
+			r.SendErr = m.sendErr.Error()
 		}
 		for k, h := range g.seen {
 			if k.index == key.index && k.group == key.group {

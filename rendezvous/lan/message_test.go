@@ -93,8 +93,9 @@ func FuzzDatagram(f *testing.F) {
 	i := netmon.Interface{Name: "eth0", Index: 1, Up: true, Addrs: testAddrs()}
 	e := &Exchange{
 		topics: map[rendezvous.Tag]map[*session]struct{}{}, peers: make(map[rendezvous.Tag]map[netip.AddrPort]time.Time),
-		socks: &sockets{use: []netmon.Interface{i}},
+		socks: &sockets{use: []netmon.Interface{i}}, echoes: newEchoes(), opened: make(chan struct{}),
 	}
+	close(e.opened)
 	e.near = newNearby(func(func(netmon.Interface, bool) []byte) {}, e.nearbyPorts)
 	e.near.watchers[&watcher{changed: make(chan struct{}, 1)}] = struct{}{}
 	s := &session{e: e, tag: testTag, Inbox: rendezvous.NewInbox("lan")}

@@ -28,6 +28,9 @@ func shareAddress(_, _ string, c syscall.RawConn) error {
 // alreadyJoined reports whether a group could not be joined because it was.
 func alreadyJoined(err error) bool { return errors.Is(err, unix.EADDRINUSE) }
 
+// inUse reports whether a port could not be opened because another program holds it.
+func inUse(err error) bool { return errors.Is(err, unix.EADDRINUSE) }
+
 // noRoom reports whether a socket may join no more groups.
 func noRoom(err error) bool {
 	return errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.ETOOMANYREFS)

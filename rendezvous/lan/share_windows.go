@@ -24,5 +24,11 @@ func alreadyJoined(err error) bool {
 	return errors.Is(err, windows.WSAEADDRINUSE) || errors.Is(err, windows.WSAEINVAL)
 }
 
+// inUse reports whether a port could not be opened because another program holds it:
+// with SO_REUSEADDR the system says so with WSAEACCES.
+func inUse(err error) bool {
+	return errors.Is(err, windows.WSAEADDRINUSE) || errors.Is(err, windows.WSAEACCES)
+}
+
 // noRoom reports whether a socket may join no more groups.
 func noRoom(err error) bool { return errors.Is(err, windows.WSAENOBUFS) }

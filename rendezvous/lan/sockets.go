@@ -34,6 +34,7 @@ func openSockets(cfg Config) (*sockets, error) {
 	}
 	for _, c := range s.all() {
 		c.setHops(cfg.HopLimit)
+		c.setLinkHops()
 	}
 	return s, nil
 }

@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -9,12 +10,15 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"os"
 	"slices"
 	"time"
 
 	"github.com/eclipse/paho.golang/autopaho"
 	"github.com/eclipse/paho.golang/packets"
 	"github.com/eclipse/paho.golang/paho"
+
+	"github.com/kithproject/kith/rendezvous"
 )
 
 // dial connects as the client does by itself, and remembers from which address.
@@ -98,6 +102,23 @@ func (e *Exchange) check() {
 	e.mu.Lock()
 	e.asking = false
 	e.mu.Unlock()
+}
+
+// Another connects to the same broker once more. It errs as New does.
+func (e *Exchange) Another() (rendezvous.Exchange, error) {
+	cfg := e.cfg
+	cfg.Again = nil
+	return New(cfg)
+}
+
+// Servers returns the broker's host:port, unless a proxy is used.
+func (e *Exchange) Servers() []string {
+	u, err := brokerURL(e.cfg.URL)
+	if err != nil || os.Getenv("all_proxy") != "" {
+		return nil
+	}
+	port := map[string]string{"ws": "80", "wss": "443"}[u.Scheme]
+	return []string{net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), port))}
 }
 
 func randomTopic() string {

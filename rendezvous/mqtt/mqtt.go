@@ -52,8 +52,16 @@ const (
 	closeTimeout    = time.Second
 )
 
-// ErrConfig reports a broker's URL that cannot be used.
-var ErrConfig = errors.New("mqtt: the broker's URL must be mqtt://, mqtts://, ws:// or wss:// with a host, and without user or password")
+var (
+	// ErrConfig reports a broker's URL that cannot be used.
+	ErrConfig = errors.New("mqtt: the broker's URL must be mqtt://, mqtts://, ws:// or wss:// with a host, and without user or password")
+	// ErrCredentials reports a broker that knows no such user, or another password.
+	ErrCredentials = errors.New("refuses this user or password: set them with kith config mqtt")
+	// ErrVersion reports a broker that is older than MQTT 5.
+	ErrVersion = errors.New("does not speak MQTT 5")
+	// ErrConnecting reports a broker of which nothing is known yet.
+	ErrConnecting = errors.New("connecting")
+)
 
 // Config is what New needs. URL must be set.
 type Config struct {
@@ -101,7 +109,10 @@ type Exchange struct {
 	topics map[string]map[*session]struct{}
 }
 
-var _ rendezvous.Exchange = (*Exchange)(nil)
+var (
+	_ rendezvous.Exchange = (*Exchange)(nil)
+	_ rendezvous.Opener   = (*Exchange)(nil)
+)
 
 func brokerURL(text string) (*url.URL, error) {
 	u, err := url.Parse(text)
@@ -216,7 +227,7 @@ func (e *Exchange) Health() rendezvous.Health {
 		h.Detail = e.cfg.URL + " not connected"
 		h.Err = e.err
 		if h.Err == nil {
-			h.Err = fmt.Errorf("mqtt: %s: connecting", e.cfg.URL)
+			h.Err = fmt.Errorf("mqtt: %s: %w", e.cfg.URL, ErrConnecting)
 		}
 	}
 	return h
@@ -283,9 +294,9 @@ func explain(address string, err error) error {
 	var refused *autopaho.ConnackError
 	switch {
 	case errors.As(err, &refused) && (refused.ReasonCode == 0x86 || refused.ReasonCode == 0x87):
-		return fmt.Errorf("mqtt: %s refuses this user or password: set them with kith config mqtt", address)
+		return fmt.Errorf("mqtt: %s %w", address, ErrCredentials)
 	case errors.As(err, &refused) && refused.ReasonCode == 0x84:
-		return fmt.Errorf("mqtt: %s does not speak MQTT 5", address)
+		return fmt.Errorf("mqtt: %s %w", address, ErrVersion)
 	}
 	var tlsErr *tls.CertificateVerificationError
 	if errors.As(err, &tlsErr) {

@@ -151,7 +151,10 @@ type Memory struct {
 	closed bool       // guarded by net.mu
 }
 
-var _ rendezvous.Exchange = (*Memory)(nil)
+var (
+	_ rendezvous.Exchange = (*Memory)(nil)
+	_ rendezvous.Opener   = (*Memory)(nil)
+)
 
 // Name returns the name that Network.Exchange was given.
 func (e *Memory) Name() string { return e.name }
@@ -165,6 +168,12 @@ func (e *Memory) Cut(cut bool) {
 
 // off reports that nothing passes. The caller holds net.mu.
 func (e *Memory) off() bool { return e.cut || e.net.cut }
+
+// Another is one more user of the medium. It does not err.
+func (e *Memory) Another() (rendezvous.Exchange, error) { return e.net.Exchange(e.name), nil }
+
+// Servers returns nothing: there are none.
+func (e *Memory) Servers() []string { return nil }
 
 // Health is ready unless the network, or this user, is cut or closed.
 func (e *Memory) Health() rendezvous.Health {

@@ -112,7 +112,7 @@ func (u *uplink) state() (*link, error) {
 	if err := cmp.Or(u.fatal, u.refused, u.err); err != nil {
 		return nil, err
 	}
-	return nil, fmt.Errorf("waku: %s: connecting", u.addr.text)
+	return nil, fmt.Errorf("waku: %s: %w", u.addr.text, ErrConnecting)
 }
 
 // run keeps the connection until the context ends.
@@ -272,7 +272,7 @@ func (u *uplink) greet(ctx context.Context, l *link) error {
 		return err
 	}
 	if speaks != nil && !speaks[protoSubscribe] && !speaks[protoPush2] && !speaks[protoPush3] {
-		return errors.New("it is a libp2p host, but neither takes nor gives messages of Waku")
+		return ErrService
 	}
 	u.mu.Lock()
 	u.verified, u.speaks = time.Now(), speaks

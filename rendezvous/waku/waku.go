@@ -29,6 +29,11 @@ var (
 	// (17/WAKU2-RLN-RELAY), for which one needs a paid membership.
 	ErrProof = errors.New("waku: this Waku network asks for RLN proofs, which kith does not make: use nodes of a network without, such as a hub's (kith hub --waku)")
 
+	// ErrService reports a libp2p host that offers nothing of Waku.
+	ErrService = errors.New("it is a libp2p host, but neither takes nor gives messages of Waku")
+	// ErrConnecting reports a node of which nothing is known yet.
+	ErrConnecting = errors.New("connecting")
+
 	errRefused = errors.New("the node refuses")
 )
 
@@ -75,6 +80,7 @@ type Exchange struct {
 var (
 	_ rendezvous.Exchange = (*Exchange)(nil)
 	_ rendezvous.Checker  = (*Exchange)(nil)
+	_ rendezvous.Opener   = (*Exchange)(nil)
 	_ owner               = (*Exchange)(nil)
 )
 
@@ -148,6 +154,21 @@ func CheckNodes(nodes []string, n Network) error {
 	}
 	_, err := parseAddresses(nodes)
 	return err
+}
+
+// Another connects to the same nodes once more. It errs as New does.
+func (e *Exchange) Another() (rendezvous.Exchange, error) {
+	cfg := e.cfg
+	cfg.Again = nil
+	return New(cfg)
+}
+
+// Servers returns the host:port of the nodes.
+func (e *Exchange) Servers() (out []string) {
+	for _, u := range e.nodes {
+		out = append(out, net.JoinHostPort(u.addr.raw[0].Value(), u.addr.raw[1].Value())) // as parseAddress holds
+	}
+	return out
 }
 
 // Name returns "waku".
