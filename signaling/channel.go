@@ -66,6 +66,10 @@ type Config struct {
 	// note is not acknowledged, and the other device sends it again. It is called
 	// as Events is, with bytes that it may keep.
 	TakeNote func(body []byte) bool
+	// TakeQuestion takes a question of the other device, each once within one run of
+	// both and at most one a second, and reports whether Answer will follow. It is
+	// called as Events is. Nil: questions are ignored.
+	TakeQuestion func(Asked) bool
 }
 
 // A Channel is one pair's signaling on all media. It is safe for concurrent use.
@@ -80,6 +84,8 @@ type Channel struct {
 	in    chan arrival
 	out   chan outgoing
 	turn  chan struct{} // holds the right to send a note
+
+	asking chan struct{} // holds the right to ask
 
 	// Of the loop's goroutine:
 	core     core
@@ -133,7 +139,7 @@ func Open(ctx context.Context, cfg Config) (*Channel, error) {
 	}
 	c := &Channel{
 		cfg: cfg, role: pairing.Offerer, done: make(chan struct{}), calls: make(chan func(time.Time)),
-		in: make(chan arrival), out: make(chan outgoing, outQueue), turn: make(chan struct{}, 1),
+		in: make(chan arrival), out: make(chan outgoing, outQueue), turn: make(chan struct{}, 1), asking: make(chan struct{}, 1),
 		core: core{self: cfg.BootID}, inbound: make(map[int64]*inbound), outbound: make(map[int64]*outbound),
 	}
 	if cfg.Joiner {
@@ -284,8 +290,12 @@ func (c *Channel) run() {
 		if at := c.core.at; !at.IsZero() && at.Before(next) {
 			next = at
 		}
-		if n := c.core.notes.out; n != nil && n.at.Before(next) {
-			next = n.at
+		note, question := c.core.notes.out, c.core.questions.out
+		if note != nil && note.at.Before(next) {
+			next = note.at
+		}
+		if question != nil && question.at.Before(next) {
+			next = question.at
 		}
 		timer.Reset(max(0, next.Sub(now)))
 		select {
@@ -304,8 +314,11 @@ func (c *Channel) run() {
 		if c.core.due(now, c.spread()) {
 			c.send(c.core.presence(now))
 		}
-		if c.core.noteDue(now, c.spread()) {
-			c.sendNote(now, c.core.note())
+		if n := c.core.notes.out; n != nil && n.due(now, c.spread()) {
+			c.sendNote(now, c.core.outgoing(frameNote, n))
+		}
+		if q := c.core.questions.out; q != nil && q.due(now, c.spread()) {
+			c.send(c.core.question())
 		}
 	}
 }
@@ -389,6 +402,7 @@ func (c *Channel) receive(now time.Time, a arrival) {
 		c.send(c.core.presence(now))
 	}
 	c.takeNote(now, o)
+	c.takeQuestion(now, o)
 }
 
 // call runs f on the loop.
@@ -425,6 +439,19 @@ func (c *Channel) SafeDay() (int64, bool) {
 		return 0, false
 	}
 	return min(wire.Day(c.cfg.Now()), c.peerDay) - 1, true
+}
+
+// Unproved returns when a presence of the other device came last, on any medium, that
+// did not show that it hears this one; zero if none did. It may be a recorded one.
+func (c *Channel) Unproved() time.Time {
+	at := make(chan time.Time, 1)
+	c.call(func(time.Time) { at <- c.core.unproved })
+	select {
+	case t := <-at:
+		return t
+	case <-c.done:
+		return time.Time{}
+	}
 }
 
 // Goodbye tells the other device that this one stops, if ctx leaves time.

@@ -393,6 +393,8 @@ func FuzzDecode(f *testing.F) {
 		{typ: frameCommit, boot: BootID{1}, counter: 3, body: []byte("body")},
 		{typ: frameNote, boot: BootID{1}, counter: 4, echo: BootID{9}, note: 1, body: []byte("note")},
 		{typ: frameNote, boot: BootID{1}, counter: 5, echo: BootID{9}, ack: 1},
+		{typ: frameQuestion, boot: BootID{1}, counter: 6, echo: BootID{9}, note: 1, body: []byte("?")},
+		{typ: frameAnswer, boot: BootID{1}, counter: 7, echo: BootID{9}, note: 1, body: []byte("!")},
 	} {
 		fr, err := m.encode()
 		if err != nil {
@@ -409,12 +411,16 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("what was read cannot be sent: %v", err)
 		}
 		c := core{self: BootID{9}}
+		question := c.ask(time.Unix(1_700_000_000, 0), []byte("ours"))
 		sent := c.startNote(time.Unix(1_700_000_000, 0), []byte("ours"))
 		if o := c.receive(time.Unix(1_700_000_000, 0), m); o.note != nil && (len(o.note.body) == 0 || len(o.note.body) > MaxNote) {
 			t.Fatalf("a note of %d bytes", len(o.note.body))
 		}
 		if acked := c.notes.out != sent; acked && (m.typ != frameNote || m.ack == 0 || m.echo != c.self) {
 			t.Fatalf("%+v acknowledged our note", m)
+		}
+		if answered := c.questions.out != question; answered && (m.typ != frameAnswer || m.note == 0 || len(question.answer) == 0 || m.echo != c.self) {
+			t.Fatalf("%+v answered our question", m)
 		}
 	})
 }

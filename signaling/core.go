@@ -14,6 +14,7 @@ const (
 	quickFor    = 10 * time.Minute
 	answerGap   = 100 * time.Millisecond // least time between two answers
 	maxRetired  = 256                    // runs of the other side that are known to be over
+	maxUnheard  = 64                     // runs that are not proved and whose counters are known
 	windowWidth = 64                     // counters below the highest that may still come
 )
 
@@ -41,7 +42,11 @@ type core struct {
 	peerDay  int64
 	skew     int64 // peerDay minus ours when it came
 
-	notes notes
+	unproved time.Time         // when a presence came last that may be new and does not echo our run
+	unheard  map[BootID]uint64 // the highest counters of such presences, by run
+
+	notes     notes
+	questions questions
 }
 
 // an outcome is what a message leads to.
@@ -51,6 +56,10 @@ type outcome struct {
 
 	note       *message // a note for this device: noteTaken if it is taken
 	noteAnswer BootID   // the run to send a noteAnswer; zero: none
+
+	asked *Asked // a question for this device: questionTaken if it is taken
+	again bool   // send the last answer once more
+	tell  BootID // the run to tell who runs here; zero: none
 }
 
 // announce starts to tell the other side a new presence.
@@ -137,6 +146,10 @@ func (c *core) receive(now time.Time, m message) outcome {
 		return outcome{event: &Event{Kind: GoodbyeEvent}}
 	case frameNote:
 		return c.receiveNote(now, m)
+	case frameQuestion:
+		return c.receiveQuestion(now, m)
+	case frameAnswer:
+		return c.receiveAnswer(now, m)
 	}
 	return c.receivePresence(now, m)
 }
@@ -148,6 +161,9 @@ func (c *core) receivePresence(now time.Time, m message) outcome {
 		// and is still there answers what we say of ourselves.
 		if m.stored {
 			return outcome{}
+		}
+		if c.maybeNew(m) {
+			c.unproved = now
 		}
 		if m.boot != c.peer {
 			c.hint = m.boot
@@ -163,6 +179,21 @@ func (c *core) receivePresence(now time.Time, m message) outcome {
 	}
 	answer := c.announced && (m.want || c.echoed != m.boot) && c.mayAnswer(now)
 	return outcome{answer: answer, event: &Event{Kind: PresenceEvent, Presence: m.pres}}
+}
+
+// maybeNew reports whether a presence that is not proved to be fresh is later than all
+// that came of its run: one that somebody has recorded and sends again shows nothing of
+// the other side.
+func (c *core) maybeNew(m message) bool {
+	last, known := c.unheard[m.boot]
+	if known && m.counter <= last || !known && len(c.unheard) == maxUnheard || m.boot == c.peer && m.counter <= c.seen {
+		return false
+	}
+	if c.unheard == nil {
+		c.unheard = make(map[BootID]uint64)
+	}
+	c.unheard[m.boot] = m.counter
+	return true
 }
 
 // proved takes a message that echoes our run: its own run lives. It reports false
@@ -191,6 +222,7 @@ func (c *core) retire() {
 	}
 	c.peer, c.seen, c.window = BootID{}, 0, 0
 	c.notes.taken = 0
+	c.questions.taken, c.questions.answer = 0, nil
 }
 
 // fresh reports whether a counter of the present run comes for the first time.

@@ -57,3 +57,43 @@ func TestStoredPresence(t *testing.T) {
 		t.Error("what was said to this run is not heard")
 	}
 }
+
+// TestReplayedPresences: recorded presences do not make a device that is gone look like
+// one that speaks and does not hear.
+func TestReplayedPresences(t *testing.T) {
+	us, live, old, young := BootID{1}, BootID{2}, BootID{3}, BootID{4}
+	now := time.Unix(1e9, 0)
+	c := &core{self: us}
+	take := func(boot, echo BootID, counter uint64) (counted bool) {
+		now = now.Add(40 * time.Second)
+		c.receive(now, message{typ: framePresence, boot: boot, echo: echo, counter: counter})
+		return c.unproved.Equal(now)
+	}
+	for i, step := range []struct {
+		boot, echo BootID
+		counter    uint64
+		want       bool
+	}{
+		{old, BootID{}, 1, true},   // perhaps it has just started
+		{old, BootID{}, 1, false},  // recorded
+		{live, us, 9, false},       // it hears us
+		{live, BootID{}, 1, false}, // the first frame of the run that is proved
+		{live, BootID{}, 9, false},
+		{old, BootID{}, 1, false},
+		{young, BootID{}, 3, true}, // it has started again, and does not hear us
+		{young, BootID{}, 4, true}, // and goes on
+		{old, BootID{}, 1, false},  // two recordings by turns
+		{young, BootID{}, 4, false},
+		{live, BootID{}, 10, true},
+	} {
+		if got := take(step.boot, step.echo, step.counter); got != step.want {
+			t.Errorf("step %d: counted %v, want %v", i, got, step.want)
+		}
+	}
+	for i := range 2 * maxUnheard {
+		take(BootID{9, byte(i)}, BootID{}, 1)
+	}
+	if len(c.unheard) != maxUnheard {
+		t.Errorf("%d runs are remembered, want %d", len(c.unheard), maxUnheard)
+	}
+}

@@ -12,6 +12,9 @@
 //	0x12 commit    1 boot id 8, 2 counter, 11 body (package pairing, Commit)
 //	0x13 note      1 boot id 8, 2 counter, 4 echo 8, 11 body 1 to 900,
 //	               14 number, 15 acknowledged
+//	0x14 question  1 boot id 8, 2 counter, 4 echo 8, 11 body 1 to 900, 14 number
+//	0x15 answer    1 boot id 8, 2 counter, 4 echo 8, 11 body 1 to 900,
+//	               14 number of the question; without 11 and 14: who runs here
 //
 // A boot id is new at each start of a program, and a counter grows within it. A
 // presence counts only if it echoes the boot id of the receiver's present run:
@@ -31,4 +34,13 @@
 // message without a body says so. A note that echoes another run is answered, too,
 // with no acknowledgement: so its sender learns the run and sends it again at once.
 // A device takes 50 notes a second on average.
+//
+// # Questions
+//
+// Ask sends up to 900 bytes to the other device on all media, and returns what its
+// program answers (Config.TakeQuestion, Answer), which may take its time. A question is
+// fresh and numbered as a note is. One that comes again is answered again with the same
+// bytes, and looked at once. A device takes one question a second. What questions and
+// answers say is in Question and Reply. A version that knows no questions ignores both
+// types.
 package signaling

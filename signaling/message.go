@@ -17,6 +17,8 @@ const (
 	frameGoodbye  = 0x11
 	frameCommit   = 0x12
 	frameNote     = 0x13
+	frameQuestion = 0x14
+	frameAnswer   = 0x15
 )
 
 const (
@@ -45,7 +47,7 @@ type Presence struct {
 	Day          int64  // the sender's UTC day, in days since 1970; set by the Channel when sending
 	Name         string // what it calls itself; not clean
 	Version      string
-	Capabilities uint64 // bits; none is defined yet
+	Capabilities uint64 // bits: Answers; others are of later versions
 	Candidates   []Candidate
 	NAT          []byte // how its NAT behaves, as package link/punch encodes it; at most 32 bytes
 	// Nodes are some of the distributed hash table that it knows to work, itself
@@ -63,7 +65,7 @@ type message struct {
 	want    bool   // the sender wants an answer
 	pres    Presence
 	body    []byte
-	note    uint64 // number of the note that is the body; 0: none is
+	note    uint64 // number of the note or question that is the body, or is answered by it; 0: none is
 	ack     uint64 // number of the receiver's newest note that was taken
 
 	stored bool // not on the wire: the medium kept it from before
@@ -152,14 +154,16 @@ func cut(s string, size int) string {
 	return s
 }
 
+// limits bound what is read of a frame's body, and of a question's and an answer's.
+func limits() strictcbor.Limits { return strictcbor.Limits{Levels: 4, Array: 64, Map: 32} }
+
 // decode reads a frame's body. It errs with ErrMessage.
 func decode(f wire.Frame) (message, error) {
-	if f.Type < framePresence || f.Type > frameNote {
+	if f.Type < framePresence || f.Type > frameAnswer {
 		return message{}, ErrMessage
 	}
-	limits := strictcbor.Limits{Levels: 4, Array: 64, Map: 32}
 	var w messageWire
-	if limits.Unmarshal(f.Body, &w) != nil || len(w.Boot) != len(BootID{}) ||
+	if limits().Unmarshal(f.Body, &w) != nil || len(w.Boot) != len(BootID{}) ||
 		(len(w.Echo) != 0 && len(w.Echo) != len(BootID{})) || len(w.Name) > maxName || len(w.Version) > maxVersion ||
 		len(w.Candidates) > MaxCandidates || len(w.Nodes) > maxNodes || !w.bodyFits(f.Type) || len(w.NAT) > maxNAT || w.Day < 0 || w.Day > maxDay {
 		return message{}, ErrMessage
@@ -187,7 +191,10 @@ func decode(f wire.Frame) (message, error) {
 
 // bodyFits reports whether the body is one that a type may have.
 func (w *messageWire) bodyFits(typ byte) bool {
-	if typ == frameNote {
+	switch typ {
+	case frameQuestion:
+		return len(w.Body) > 0 && len(w.Body) <= MaxQuestion && w.Note > 0
+	case frameNote, frameAnswer: // MaxNote is MaxQuestion
 		return len(w.Body) <= MaxNote && (w.Note == 0) == (len(w.Body) == 0)
 	}
 	return len(w.Body) <= MaxCommit

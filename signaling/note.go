@@ -63,11 +63,10 @@ func (c *core) dropNote(n *outNote) {
 	}
 }
 
-// noteDue reports whether it is time to send the note, and sets the next time.
-// spread multiplies the wait, 0.75 to 1.25.
-func (c *core) noteDue(now time.Time, spread float64) bool {
-	n := c.notes.out
-	if n == nil || now.Before(n.at) {
+// due reports whether it is time to send the note, and sets the next time. spread
+// multiplies the wait, 0.75 to 1.25.
+func (n *outNote) due(now time.Time, spread float64) bool {
+	if now.Before(n.at) {
 		return false
 	}
 	n.at = now.Add(time.Duration(float64(n.wait) * spread))
@@ -75,15 +74,14 @@ func (c *core) noteDue(now time.Time, spread float64) bool {
 	return true
 }
 
-// note is the next message with the note that is on its way.
-func (c *core) note() message {
-	n := c.notes.out
+// outgoing is the next message of a type that carries a note, or a question.
+func (c *core) outgoing(typ byte, n *outNote) message {
 	n.echo = c.peer
 	if n.echo == (BootID{}) {
 		n.echo = c.hint
 	}
 	c.counter++
-	return message{typ: frameNote, boot: c.self, counter: c.counter, echo: n.echo, note: n.id, body: n.body}
+	return message{typ: typ, boot: c.self, counter: c.counter, echo: n.echo, note: n.id, body: n.body}
 }
 
 // noteAnswer tells a run of the other side which of its notes have come.
