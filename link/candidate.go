@@ -51,6 +51,9 @@ type candidate struct {
 	sizeNext time.Time // when the next large ping is due; zero: never
 	anew     bool      // it is to find out whether the path has widened: only while data flows
 	small    bool      // probes of data size were lost
+
+	counts counts
+	gone   []pending // that no answer has come to in time, oldest first
 }
 
 // ping sends a small ping and says when the next one is due if nothing answers.
@@ -113,17 +116,20 @@ func (c *checker) sendPing(now time.Time, cand *candidate, via conn.Endpoint, si
 		p.flags |= flagSelected
 	}
 	cand.pending = append(cand.pending, pending{tx: p.tx, sent: now, size: size})
-	if len(cand.pending) > maxPending {
-		cand.pending = slices.Delete(cand.pending, 0, len(cand.pending)-maxPending)
+	if over := len(cand.pending) - maxPending; over > 0 {
+		cand.expire(cand.pending[:over])
+		cand.pending = slices.Delete(cand.pending, 0, over)
 	}
-	if c.out.send(cand.place, via, p, size) != nil && via != nil {
+	err := c.out.send(cand.place, via, p, size)
+	if err != nil && via != nil {
 		// Our address of that time may be gone: let the system choose one.
 		cand.via = nil
 		if cand == c.selected {
 			c.out.use(cand)
 		}
-		_ = c.out.send(cand.place, nil, p, size)
+		err = c.out.send(cand.place, nil, p, size)
 	}
+	cand.counts.ping(err)
 }
 
 // patience is how long an answer of this candidate is awaited before its
@@ -192,6 +198,7 @@ func (cand *candidate) late(f func(at time.Time)) {
 
 // lose gives up a candidate until it answers again.
 func (c *checker) lose(now time.Time, cand *candidate) {
+	cand.expire(cand.pending)
 	cand.usable, cand.via, cand.pending, cand.silent = false, nil, nil, time.Time{}
 	cand.size, cand.small, cand.sizeNext = 0, false, time.Time{}
 	cand.attempts, cand.next = 0, now.Add(firstRetry)

@@ -134,6 +134,8 @@ type checker struct {
 	used         time.Time      // when data, or news, came or went last
 	dormant      bool           // a lazy link sleeps
 	unsure       time.Time      // since when nobody knows whether the selected path works; zero: it does
+	force        Force          // which paths are wanted
+	forcedUntil  time.Time      // until then
 }
 
 // A namedAddr is a candidate as the peer named it.
@@ -141,52 +143,6 @@ type namedAddr struct {
 	addr     netip.AddrPort
 	kind     signaling.Kind
 	priority uint32
-}
-
-// A bucket limits how often something is done: burst times at once, then every
-// gap.
-type bucket struct{ full time.Time }
-
-func (b *bucket) take(now time.Time, burst int, gap time.Duration) bool {
-	if b.full.Before(now) {
-		b.full = now
-	}
-	if b.full.Sub(now) >= time.Duration(burst)*gap {
-		return false
-	}
-	b.full = b.full.Add(gap)
-	return true
-}
-
-// soonest is when the next one is allowed.
-func (b *bucket) soonest(burst int, gap time.Duration) time.Time {
-	return b.full.Add(-time.Duration(burst-1) * gap)
-}
-
-// allow reports whether a packet may go to an address that has not answered us,
-// and if not, when it may.
-func (c *checker) allow(now time.Time, to netip.AddrPort) (ok bool, at time.Time) {
-	q := c.quotas[to]
-	if q == nil {
-		if len(c.quotas) >= maxQuotas {
-			maps.DeleteFunc(c.quotas, func(_ netip.AddrPort, b *bucket) bool { return !b.full.After(now) })
-		}
-		if len(c.quotas) >= maxQuotas {
-			return false, now.Add(strangeGap)
-		}
-		if !c.newcomers.take(now, newcomerBurst, newcomerGap) {
-			return false, c.newcomers.soonest(newcomerBurst, newcomerGap)
-		}
-		if c.quotas == nil {
-			c.quotas = make(map[netip.AddrPort]*bucket)
-		}
-		q = new(bucket)
-		c.quotas[to] = q
-	}
-	if q.take(now, strangeBurst, strangeGap) {
-		return true, now
-	}
-	return false, q.soonest(strangeBurst, strangeGap)
 }
 
 func newChecker(out outlet, random io.Reader, dataSize int) *checker {
@@ -417,6 +373,7 @@ func (c *checker) onPing(now time.Time, from place, via conn.Endpoint, p probe) 
 	elsewhere := sel != nil && sel != cand && p.flags&flagSelected != 0
 	if cand != nil {
 		cand.heard = now
+		cand.counts.received++
 		c.out.admit(from, cand.usable)
 		if !cand.usable || elsewhere {
 			c.stir(now)
@@ -471,8 +428,10 @@ func (c *checker) onPong(now time.Time, from place, via conn.Endpoint, p probe) 
 	}
 	i := slices.IndexFunc(cand.pending, func(q pending) bool { return q.tx == p.tx })
 	if i < 0 || now.Sub(cand.pending[i].sent) > pongWait {
+		cand.tooLate(now, p.tx)
 		return false
 	}
+	cand.counts.answered++
 	if c.dormant { // a guess from before has hit
 		c.stir(now)
 	}

@@ -92,6 +92,9 @@ type orders struct {
 	failed  bool                // sending data failed
 	peerDay int64
 	skewed  bool // peerDay was set
+	force   *forcing
+	sizes   bool                 // the sizes of all paths are in doubt
+	lists   []chan<- []Candidate // who wants to know all
 }
 
 // NewLink returns the Link to a peer, without candidates yet. It errs if the
@@ -175,6 +178,7 @@ func (l *Link) Reset() {
 	old := l.todo
 	l.todo = orders{ // what is not about the peer's run stays
 		resets: reset, peerDay: old.peerDay, skewed: old.skewed, ports: old.ports, relayed: old.relayed, direct: old.direct, lazy: old.lazy, nats: old.nats,
+		force: old.force, lists: old.lists,
 	}
 	l.mu.Unlock()
 	l.poke()

@@ -116,6 +116,7 @@ func (l *Link) obey() {
 		l.core = l.newCore()
 		l.core.networks, l.core.carriers, l.core.relayed = old.networks, old.carriers, old.relayed
 		l.core.direct, l.core.lazy, l.core.used = old.direct, old.lazy, now
+		l.core.force, l.core.forcedUntil = old.force, old.forcedUntil
 	}
 	l.core.port = l.socket.Port()
 	if todo.skewed {
@@ -149,6 +150,15 @@ func (l *Link) obey() {
 	}
 	if todo.failed {
 		l.core.sendFailed(now)
+	}
+	if todo.force != nil {
+		l.core.setForce(now, *todo.force)
+	}
+	if todo.sizes {
+		l.core.doubtSizes(now)
+	}
+	for _, ch := range todo.lists {
+		ch <- l.core.candidates() // it has room for one
 	}
 }
 

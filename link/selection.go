@@ -21,14 +21,14 @@ func (c *checker) choose(now time.Time) {
 		if !cand.usable || now.Sub(cand.lastPong) > activePing || c.selected != nil && cand != c.selected && now.Before(cand.barred) {
 			continue
 		}
-		if best == nil || c.compare(cand, best) > 0 {
+		if best == nil || c.prefer(cand, best) > 0 {
 			best = cand
 		}
 	}
 	if best == nil || best == c.selected {
 		return
 	}
-	if c.selected == nil || c.displaces(now, best, c.selected) {
+	if c.selected == nil || c.moves(now, best, c.selected) {
 		c.selectPath(now, best)
 	}
 }
@@ -75,6 +75,7 @@ func (c *checker) selectPath(now time.Time, cand *candidate) {
 	default:
 		c.out.event(Changed, c.path(cand))
 	}
+	cand.expire(cand.pending)
 	cand.pending, cand.silent = nil, time.Time{} // what it missed before does not count
 	cand.next = now                              // its flag tells the peer where we are
 }
@@ -215,6 +216,7 @@ func (c *checker) sendFailed(now time.Time) {
 // tick does what is due.
 func (c *checker) tick(now time.Time) {
 	c.doze(now)
+	c.unforce(now)
 	c.supervise(now)
 	if now.Before(c.activeUntil) && !now.Before(c.refreshAt) && c.selected != nil {
 		c.refreshAt = now.Add(refreshPing)
@@ -233,7 +235,11 @@ func (c *checker) tick(now time.Time) {
 			c.pingSize(now, cand)
 		}
 		cand.pending = slices.DeleteFunc(cand.pending, func(q pending) bool {
-			return now.Sub(q.sent) > pongWait && (q.size != smallProbe || cand != c.selected)
+			old := now.Sub(q.sent) > pongWait && (q.size != smallProbe || cand != c.selected)
+			if old {
+				cand.expire([]pending{q})
+			}
+			return old
 		})
 	}
 }
@@ -251,6 +257,7 @@ func (c *checker) next(now time.Time) time.Time {
 		sooner(c.sizeAt(now, cand))
 	}
 	sooner(c.dozeAt())
+	sooner(c.forcedUntil)
 	if sel := c.selected; sel != nil {
 		sooner(c.warmAt(now))
 		sooner(c.doubtAt())

@@ -7,6 +7,17 @@ func (cand *candidate) restartSize(now time.Time) {
 	cand.step, cand.tries, cand.sizeNext, cand.anew = 0, 0, now, false
 }
 
+// doubtSizes looks anew for the largest datagram that passes on every path; until that is
+// known, what was known counts.
+func (c *checker) doubtSizes(now time.Time) {
+	c.stir(now)
+	for _, cand := range c.all {
+		if cand.usable {
+			cand.restartSize(now)
+		}
+	}
+}
+
 // sizeAt is when the next large ping to a candidate is due; zero: it is not.
 func (c *checker) sizeAt(now time.Time, cand *candidate) time.Time {
 	if !cand.usable || cand.anew && !now.Before(c.activeUntil) {
@@ -19,6 +30,9 @@ func (c *checker) sizeAt(now time.Time, cand *candidate) time.Time {
 func (c *checker) pingSize(now time.Time, cand *candidate) {
 	if cand.tries == sizeTries {
 		cand.tries = 0
+		if cand.size >= c.sizes[cand.step] { // it fit once
+			cand.size = smallProbe
+		}
 		cand.step++
 		if !cand.small {
 			cand.small = true
