@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -35,6 +36,7 @@ type Interface struct {
 	MTU          int            // bytes
 	Addrs        []netip.Prefix // unmapped, without zones: the zone is Name
 	Up           bool
+	NoCarrier    bool // it is up, but no cable is plugged in and no Wi-Fi joined, where the system tells
 	Loopback     bool
 	Multicast    bool
 	PointToPoint bool
@@ -53,6 +55,7 @@ func Interfaces() ([]Interface, error) {
 		i := Interface{
 			Name: ifi.Name, Index: ifi.Index, MTU: ifi.MTU,
 			Up:           ifi.Flags&net.FlagUp != 0,
+			NoCarrier:    runtime.GOOS != "android" && ifi.Flags&net.FlagUp != 0 && ifi.Flags&net.FlagRunning == 0,
 			Loopback:     ifi.Flags&net.FlagLoopback != 0,
 			Multicast:    ifi.Flags&net.FlagMulticast != 0,
 			PointToPoint: ifi.Flags&net.FlagPointToPoint != 0,

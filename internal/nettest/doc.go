@@ -20,4 +20,13 @@
 //	home.Reboot(true)                   // a new public address, and no mapping
 //	in.Site("cafe", nettest.NATUDPBlocked).Move(laptop)
 //	in.Delay(20*time.Millisecond)       // each way, from everywhere to everywhere
+//
+// And it breaks them in one way each:
+//
+//	home.LAN.DropMulticast()
+//	home.LetOut("tcp dport 443")        // of what leaves the LAN
+//	home.Hole(1400)                     // for larger packets
+//	home.Portal(look)                   // a page to log in at
+//	laptop.Unplug(true)                 // the cable
+//	laptop.VPN("tun0", "10.8.0.2/24")   // whose server is silent
 package nettest

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
+	"sync/atomic"
 )
 
 const (
@@ -49,6 +50,7 @@ type Site struct {
 	hosts   []*Host
 	hostsN  int // hosts ever here
 	daemons []*Process
+	dead    atomic.Bool // the uplink is cut
 }
 
 // Internet returns the lab's Internet, which it makes at the first call.
@@ -302,6 +304,7 @@ func (s *Site) configure(h *Host) {
 // while hosts and router see no loss of carrier.
 func (s *Site) Cut(cut bool) {
 	s.inet.lab.t.Helper()
+	s.dead.Store(cut)
 	s.inet.lab.cut(s.port, cut)
 }
 

@@ -77,6 +77,9 @@ type Host struct {
 	ns   string
 	next int // number of the next interface
 	at   *place
+	dns  bool // it has a resolv.conf of its own
+
+	ports []string // of its cables, in the switch's namespace
 }
 
 // Host makes a host with nothing but loopback.
@@ -124,6 +127,13 @@ func (h *Host) IP(args ...string) {
 type Bridge struct {
 	lab  *Lab
 	name string // of the device in the switch's namespace
+	ends []end
+}
+
+// An end is a host's interface and its port of a switch.
+type end struct {
+	host *Host
+	port string // of the device in the switch's namespace
 }
 
 // Bridge makes a switch without ports. Its name has at most 8 characters.
@@ -147,6 +157,8 @@ func (h *Host) Attach(b *Bridge, addrs ...string) *Host {
 	port := fmt.Sprintf("p%d", h.lab.n)
 	h.lab.run("ip", "link", "add", port, "netns", h.lab.sw.ns, "type", "veth", "peer", "name", ifi, "netns", h.ns)
 	h.lab.sw.IP("link", "set", port, "master", b.name, "up")
+	b.ends = append(b.ends, end{h, port})
+	h.ports = append(h.ports, port)
 	h.IP("link", "set", ifi, "up")
 	for _, a := range addrs {
 		h.Addr(ifi, a)
