@@ -84,7 +84,7 @@ func BenchmarkBinding(b *testing.B) {
 	src := addrOf(&net.UDPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 7})
 	b.ReportAllocs()
 	for b.Loop() {
-		if resp, _ := binding(req, src, place{}, u.origin(u.local.Addr())); resp == nil {
+		if resp, _, _ := binding(req, src, place{}, u.origin(u.local.Addr())); resp == nil {
 			b.Fatal("no answer")
 		}
 	}

@@ -6,11 +6,11 @@
 //
 // Everything is on one port number. The TCP listener tells the protocol from the
 // first bytes: TLS (0x16), MQTT (0x10), STUN or TURN (0x00 to 0x03) or HTTP
-// ("GET "), mail ("KML1", inside TLS only), and inside TLS the same again, so that MQTT over WebSocket and TURN
+// ("GET "), mail ("KML1") and dial-back ("KDB1"), both inside TLS only, and inside TLS the same again, so that MQTT over WebSocket and TURN
 // over TLS pass a firewall that lets only TCP port 443 through. The UDP port
 // answers STUN and carries TURN; a second UDP port, and a second address if there
 // is one, answer STUN alone, for clients that want to know how their NAT maps and
-// filters (RFC 5780). As a node of a DHT or of a Waku network it has a port more for
+// filters, and for how long it remembers (RFC 5780). As a node of a DHT or of a Waku network it has a port more for
 // each; Waku is also told apart at the main one.
 //
 // Nobody gets anything for free: the broker and the relay need the access secret
@@ -260,7 +260,7 @@ func (h *Hub) start(ctx context.Context, cert tls.Certificate, wakuSeed [32]byte
 		return err
 	}
 	h.m.watch(h)
-	h.mux.broker, h.mux.web, h.mux.turn = h.broker, h.web, h.turn
+	h.mux.broker, h.mux.web, h.mux.turn, h.mux.dialer = h.broker, h.web, h.turn, newDialer(h.cfg, h.addr, h.turn.relays.isSelf)
 	if err := h.startDHT(); err != nil {
 		return err
 	}

@@ -31,6 +31,7 @@ type mux struct {
 	turn   *turnServer
 	waku   *waku.Service // nil if the hub is no node
 	mail   *mailbox      // nil if the hub keeps none
+	dialer *dialer
 
 	max, perIP int
 	wg         sync.WaitGroup
@@ -211,6 +212,9 @@ func (x *mux) handle(c *tcpConn) {
 	case protoMail:
 		x.m.connect("mail", via)
 		x.serveMail(s)
+	case protoDialBack:
+		x.m.connect("dialback", via)
+		x.serveDialBack(s)
 	case protoMQTT:
 		x.m.connect("mqtt", via)
 		x.broker.serve(s)

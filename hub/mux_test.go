@@ -20,14 +20,14 @@ import (
 func TestSniff(t *testing.T) {
 	for head, want := range map[string]protocol{
 		"\x16\x03\x01": protoTLS, "\x10": protoMQTT, "\x00\x01": protoSTUN, "\x03": protoSTUN, "GET ": protoHTTP,
-		"\x13/mu": protoWaku, "\x13/mq": protoUnknown, "\x13\x00": protoUnknown,
+		"\x13/mu": protoWaku, "KML1": protoMail, "KDB1": protoDialBack, "KXX1": protoUnknown, "KDBx": protoUnknown, "\x13/mq": protoUnknown, "\x13\x00": protoUnknown,
 		"\x04": protoUnknown, "POST": protoUnknown, "GEX ": protoUnknown, "\x80": protoUnknown, "SSH-": protoUnknown, "\x20": protoUnknown,
 	} {
 		if got, more := sniff([]byte(head)); got != want || more != 0 {
 			t.Errorf("%q: %v, %d more", head, got, more)
 		}
 	}
-	for head, want := range map[string]int{"": 1, "G": 3, "GE": 2, "GET": 1, "\x13": 3, "\x13/m": 1} {
+	for head, want := range map[string]int{"": 1, "G": 3, "GE": 2, "GET": 1, "\x13": 3, "\x13/m": 1, "K": 3, "KD": 2, "KML": 1} {
 		if got, more := sniff([]byte(head)); got != protoUnknown || more != want {
 			t.Errorf("%q: %v, %d more, want %d", head, got, more, want)
 		}

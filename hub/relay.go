@@ -118,6 +118,11 @@ func (r *relays) isOwn(a netip.Addr, now time.Time) bool {
 	return r.own[a]
 }
 
+// isSelf reports whether a is an address of this machine, or one by which others see it.
+func (r *relays) isSelf(a netip.Addr) bool {
+	return a == r.ip[0] || a == r.ip[1] || r.isOwn(a, time.Now())
+}
+
 // permit decides whether a client may exchange packets with an address: with
 // other allocations of this hub always, with anything else of this machine or a
 // private network never, unless private is set.

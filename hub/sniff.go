@@ -26,6 +26,7 @@ const (
 	protoHTTP
 	protoWaku
 	protoMail
+	protoDialBack
 	protoSilent // nothing came in time
 	protoBusy   // too many are waited for already
 )
@@ -46,7 +47,10 @@ func sniff(head []byte) (p protocol, more int) {
 	case b == 'G':
 		return begins(head, "GET ", protoHTTP)
 	case b == hubaddr.MailPreface[0]:
-		return begins(head, hubaddr.MailPreface, protoMail)
+		if p, more := begins(head, hubaddr.MailPreface, protoMail); p != protoUnknown || more > 0 {
+			return p, more
+		}
+		return begins(head, hubaddr.DialBackPreface, protoDialBack) // which begins as mail does
 	case b == waku.Preface[0]:
 		return begins(head, waku.Preface[:sniffSize], protoWaku)
 	}

@@ -178,7 +178,7 @@ func (s *state) makeCertificate() error {
 	}
 	now := time.Now()
 	tmpl := &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: "kith hub"}, DNSNames: []string{"kith-hub.invalid"},
+		SerialNumber: serial, Subject: pkix.Name{CommonName: "kith hub"}, DNSNames: []string{hubaddr.CertificateName},
 		NotBefore: now.Add(-24 * time.Hour), NotAfter: now.Add(certLife),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true,

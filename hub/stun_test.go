@@ -103,6 +103,22 @@ func TestBindingTwoPorts(t *testing.T) {
 	await(t, "four answers counted", func() bool { return metric(h, "kith_hub_stun_answers_total") == 4 })
 }
 
+// TestBindingPadding: who pads a request gets an answer of the same size, and no larger
+// one, so that it shows whether large packets pass both ways (RFC 5780 section 7.6).
+func TestBindingPadding(t *testing.T) {
+	h := open(t, nil)
+	conn := udpConn(t, "127.0.0.1:0")
+	for _, pad := range []int{4, 100, 1000, 1408} {
+		m, _ := ask(t, conn, h.Address().STUNServers()[0], stun.RawAttribute{Type: stun.AttrPadding, Length: uint16(pad), Value: make([]byte, pad)})
+		if m == nil || m.Type != stun.BindingSuccess || mapped(t, m) != conn.LocalAddr().String() {
+			t.Fatalf("%d bytes of padding: %v", pad, m)
+		}
+		if got, want := len(m.Raw), 24+pad; got != want && pad >= 100 {
+			t.Errorf("%d bytes answered to %d", got, want)
+		}
+	}
+}
+
 // TestBindingTwoAddresses asks a hub with two addresses for an answer from each
 // of its four sockets (RFC 5780).
 func TestBindingTwoAddresses(t *testing.T) {
@@ -183,23 +199,54 @@ func TestBindingRefused(t *testing.T) {
 		"an allocation":   build(stun.NewType(stun.MethodAllocate, stun.ClassRequest)),
 		"no cookie":       append([]byte{0, 1, 0, 0, 1, 2, 3, 4}, make([]byte, 12)...),
 		"bad fingerprint": forged,
-		"long":            build(stun.BindingRequest, stun.RawAttribute{Type: 0x8099, Length: 600, Value: make([]byte, 600)}),
+		"long":            build(stun.BindingRequest, stun.RawAttribute{Type: 0x8099, Length: 1500, Value: make([]byte, 1500)}),
 		"short change":    build(stun.BindingRequest, stun.RawAttribute{Type: stun.AttrChangeRequest, Length: 2, Value: []byte{0, 2}}),
 	} {
-		if resp, _ := binding(req, src, place{}, origin); resp != nil {
+		if resp, _, _ := binding(req, src, place{}, origin); resp != nil {
 			t.Errorf("%s: answered with %x", name, resp)
 		}
 	}
 	for name, req := range map[string][]byte{
-		"response port": build(stun.BindingRequest, stun.RawAttribute{Type: stun.AttrResponsePort, Length: 4, Value: []byte{0, 53, 0, 0}}),
+		"low port":      build(stun.BindingRequest, responsePort(53)),
 		"unknown":       build(stun.BindingRequest, stun.RawAttribute{Type: 0x7f01, Length: 0}),
 		"no such place": build(stun.BindingRequest, change(changePort)),
 	} {
-		resp, from := binding(req, src, place{}, origin)
+		resp, from, to := binding(req, src, place{}, origin)
 		m := &stun.Message{Raw: resp}
-		if err := m.Decode(); err != nil || m.Type != stun.BindingError || !m.Contains(stun.AttrUnknownAttributes) || from != (place{}) {
+		if err := m.Decode(); err != nil || m.Type != stun.BindingError || !m.Contains(stun.AttrUnknownAttributes) || from != (place{}) || to != src {
 			t.Errorf("%s: %v %v", name, m, err)
 		}
+	}
+}
+
+// responsePort asks for the answer at another port (RFC 5780 section 7.5).
+func responsePort(port uint16) stun.RawAttribute {
+	return stun.RawAttribute{Type: stun.AttrResponsePort, Length: 4, Value: []byte{byte(port >> 8), byte(port), 0, 0}}
+}
+
+// TestResponsePort has an answer sent to another socket.
+func TestResponsePort(t *testing.T) {
+	h := open(t, nil)
+	asks, hears := udpConn(t, "127.0.0.1:0"), udpConn(t, "127.0.0.1:0")
+	m, err := stun.Build(stun.TransactionID, stun.BindingRequest, responsePort(addrOf(hears.LocalAddr()).Port()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := netip.MustParseAddrPort(h.Address().STUNServers()[0])
+	if _, err := asks.WriteToUDPAddrPort(m.Raw, server); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, maxBinding)
+	if err := hears.SetReadDeadline(time.Now().Add(testLimit)); err != nil {
+		t.Fatal(err)
+	}
+	n, from, err := hears.ReadFromUDPAddrPort(buf)
+	got := &stun.Message{Raw: buf[:n]}
+	if err != nil || got.Decode() != nil || got.TransactionID != m.TransactionID || from != server {
+		t.Fatalf("%v from %v: %v", got, from, err)
+	}
+	if mapped(t, got) != asks.LocalAddr().String() {
+		t.Errorf("says that it saw %s", mapped(t, got))
 	}
 }
 
@@ -254,7 +301,7 @@ func TestDatagrams(t *testing.T) {
 // FuzzBinding answers anything, or not, but with an answer that can be read and
 // is not much larger than the question.
 func FuzzBinding(f *testing.F) {
-	for _, set := range [][]stun.Setter{{}, {change(changePort)}, {change(changeIP), stun.Fingerprint}, {stun.NewUsername("a"), stun.NewSoftware("b")}} {
+	for _, set := range [][]stun.Setter{{}, {responsePort(7000)}, {responsePort(53)}, {change(changePort)}, {change(changeIP), stun.Fingerprint}, {stun.NewUsername("a"), stun.NewSoftware("b")}, {stun.RawAttribute{Type: stun.AttrPadding, Length: 400, Value: make([]byte, 400)}}} {
 		m, err := stun.Build(append([]stun.Setter{stun.TransactionID, stun.BindingRequest}, set...)...)
 		if err != nil {
 			f.Fatal(err)
@@ -266,7 +313,7 @@ func FuzzBinding(f *testing.F) {
 		at := place{int(which >> 1 & 1), int(which >> 2 & 1)}
 		have := which >> 3
 		_ = classify(req)
-		resp, from := binding(req, src, at, func(p place) (netip.AddrPort, bool) {
+		resp, from, to := binding(req, src, at, func(p place) (netip.AddrPort, bool) {
 			return netip.MustParseAddrPort("192.0.2.2:3478"), have>>(2*p.ip+p.port)&1 == 0
 		})
 		if resp == nil {
@@ -275,6 +322,9 @@ func FuzzBinding(f *testing.F) {
 		m := &stun.Message{Raw: resp}
 		if err := m.Decode(); err != nil || !bytes.Equal(m.TransactionID[:], req[8:20]) || stun.Fingerprint.Check(m) != nil {
 			t.Fatalf("%x: %v", resp, err)
+		}
+		if to.Addr() != src.Addr() || to != src && to.Port() < lowestResponse {
+			t.Errorf("sent to %v", to)
 		}
 		if m.Type == stun.BindingSuccess && mapped(t, m) != src.String() {
 			t.Errorf("mapped %s", mapped(t, m))

@@ -258,7 +258,7 @@ func (u *udpSocket) answer(req []byte, src netip.AddrPort, to netip.Addr) {
 		u.fam.all.m.drop("stun_rate")
 		return
 	}
-	resp, from := binding(req, src, u.at, u.origin(to))
+	resp, from, dst := binding(req, src, u.at, u.origin(to))
 	if resp == nil {
 		u.fam.all.m.drop("stun")
 		return
@@ -267,7 +267,7 @@ func (u *udpSocket) answer(req []byte, src netip.AddrPort, to netip.Addr) {
 	if from.ip != u.at.ip {
 		to = out.local.Addr()
 	}
-	if out.write(resp, to, src) == nil { // whoever asked repeats what is lost
+	if out.write(resp, to, dst) == nil { // whoever asked repeats what is lost
 		u.fam.all.m.bindings.Inc()
 	}
 }

@@ -280,6 +280,17 @@ func (c *Commit) Confirmed() {
 	}
 }
 
+// Ask says once more how far this side is, so that one that has ended the pair answers
+// with that, and one that is active to one that is not yet.
+func (c *Commit) Ask() {
+	switch c.state {
+	case Prepared:
+		c.say(msgPrepared)
+	case Active:
+		c.say(msgCommitted)
+	}
+}
+
 // Cancel ends the pair: it asks to store TOMB, and then tells the other side
 // until that confirms. It has no effect on a pair that has ended.
 func (c *Commit) Cancel(now time.Time) {

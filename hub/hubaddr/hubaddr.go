@@ -27,6 +27,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/base32"
 	"encoding/base64"
 	"encoding/binary"
@@ -74,6 +75,18 @@ var (
 	// ErrMarshal reports an attempt to write an address by accident.
 	ErrMarshal = errors.New("hubaddr: an address holds a secret: use Text to write it")
 )
+
+// A PinError is an ErrPin that knows what answered in place of the hub.
+type PinError struct{ Certificate *x509.Certificate }
+
+// Error says what ErrPin does.
+func (e *PinError) Error() string { return ErrPin.Error() }
+
+// Is reports whether target is ErrPin.
+func (e *PinError) Is(target error) bool { return target == ErrPin }
+
+// CertificateName is the one DNS name in the certificates that hubs make for themselves.
+const CertificateName = "kith-hub.invalid"
 
 // Access is the secret that lets a client use a hub. It prints redacted.
 type Access [16]byte
@@ -335,9 +348,22 @@ const MailLoginSize = len(MailPreface) + 2*derived
 // app/mail).
 func (a Address) MailLogin() []byte { return []byte(MailPreface + a.derive("kith/1 hub mail")) }
 
+// DialBackPreface is what a connection begins with, inside TLS, that asks a hub to dial back.
+const DialBackPreface = "KDB1"
+
+// DialBackLoginSize is how long DialBackLogin is, in bytes.
+const DialBackLoginSize = len(DialBackPreface) + 2*derived
+
+// DialBackLogin returns what a client says first that wants to be dialed back, inside TLS
+// alone: DialBackPreface and the password, 32 hexadecimal digits. Package doctor/dialback
+// has what follows.
+func (a Address) DialBackLogin() []byte {
+	return []byte(DialBackPreface + a.derive("kith/1 hub dialback"))
+}
+
 // TLSConfig returns a client's configuration that takes the hub's public key and
 // no other, and asks no certificate authority. A handshake with another server
-// fails with ErrPin.
+// fails with ErrPin, as a *PinError if there is a certificate.
 func (a Address) TLSConfig() *tls.Config {
 	pin := a.Pin
 	return &tls.Config{
@@ -351,7 +377,7 @@ func (a Address) TLSConfig() *tls.Config {
 			}
 			got := PinOf(cs.PeerCertificates[0].RawSubjectPublicKeyInfo)
 			if subtle.ConstantTimeCompare(got[:], pin[:]) != 1 {
-				return ErrPin
+				return &PinError{cs.PeerCertificates[0]}
 			}
 			return nil
 		},

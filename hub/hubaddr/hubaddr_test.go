@@ -205,7 +205,11 @@ func TestPin(t *testing.T) {
 		_ = c.Close()
 	}
 	a.Pin[15] ^= 1
-	if c, err := tls.Dial("tcp", ln.Addr().String(), a.TLSConfig()); !errors.Is(err, ErrPin) {
+	c, err := tls.Dial("tcp", ln.Addr().String(), a.TLSConfig())
+	if other, ok := errors.AsType[*PinError](err); !ok || PinOf(other.Certificate.RawSubjectPublicKeyInfo) != pin {
+		t.Errorf("it does not say what answered: %v", err)
+	}
+	if !errors.Is(err, ErrPin) {
 		if err == nil {
 			_ = c.Close()
 		}
