@@ -1,0 +1,78 @@
+package doctor
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/kithproject/kith/rendezvous"
+	"github.com/kithproject/kith/rendezvous/rendezvoustest"
+)
+
+// TestMeetingEcho uses a medium in memory, in a bubble: what it says, and that it never
+// takes longer than it may.
+func TestMeetingEcho(t *testing.T) {
+	for name, c := range map[string]struct {
+		driver string
+		faults rendezvoustest.Faults
+		fresh  func(*rendezvoustest.Network) func() (rendezvous.Exchange, error)
+		want   State
+		says   string
+	}{
+		"works":                  {driver: "mqtt", faults: rendezvoustest.Faults{MaxDelay: 80 * time.Millisecond}, want: Yes, says: "round trip of a frame"},
+		"works in a mailbox":     {driver: "dht", want: Yes, says: "stored and read back"},
+		"works with half lost":   {driver: "waku", faults: rendezvoustest.Faults{Loss: 0.5}, want: Yes, says: "round trip"},
+		"is slow":                {driver: "etcd", faults: rendezvoustest.Faults{MaxDelay: 4 * time.Second}, want: Yes, says: "round trip"},
+		"loses all":              {driver: "mqtt", faults: rendezvoustest.Faults{Loss: 1}, want: No, says: "none came back"},
+		"a mailbox that is slow": {driver: "dht", faults: rendezvoustest.Faults{Loss: 1}, want: Unknown, says: "none came back"},
+		"cannot be opened again": {driver: "mqtt", fresh: noFresh, want: Unknown, says: "cannot be opened"},
+		"is not opened again":    {driver: "mqtt", fresh: badFresh, want: Unknown, says: "no[31m room"},
+		"the second does not get there, and nobody knows why": {driver: "mqtt", fresh: cutFresh("mqtt"), want: Unknown, says: "not connected"},
+		"the second does not get there":                       {driver: "etcd", fresh: cutFresh("etcd"), want: No, says: "not connected"},
+		"the medium of a test is none":                        {driver: "paper", want: Skipped},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := rendezvoustest.NewNetwork(7, c.faults)
+				m := Medium{Name: "it", Exchange: n.Exchange(c.driver), Fresh: func() (rendezvous.Exchange, error) { return n.Exchange(c.driver), nil }}
+				if c.fresh != nil {
+					m.Fresh = c.fresh(n)
+				}
+				start := time.Now()
+				r := meet(t, &Env{Media: []Medium{m}}, 0, "meeting.echo")
+				if took := time.Since(start); took > meetingEchoLimit {
+					t.Errorf("took %v", took)
+				}
+				i := slices.IndexFunc(r.Results, func(x Result) bool { return x.Code == "meeting.echo" })
+				if c.want == Skipped {
+					if i >= 0 {
+						t.Errorf("%+v", r.Results[i])
+					}
+					return
+				}
+				if x := result(t, r, "meeting.echo"); x.State != c.want || !strings.Contains(strings.Join(x.Evidence, " "), c.says) {
+					t.Errorf("%+v", x)
+				}
+			})
+		})
+	}
+}
+
+func noFresh(*rendezvoustest.Network) func() (rendezvous.Exchange, error) { return nil }
+
+func badFresh(*rendezvoustest.Network) func() (rendezvous.Exchange, error) {
+	return func() (rendezvous.Exchange, error) { return nil, errors.New("no\x1b[31m room") }
+}
+
+func cutFresh(driver string) func(n *rendezvoustest.Network) func() (rendezvous.Exchange, error) {
+	return func(n *rendezvoustest.Network) func() (rendezvous.Exchange, error) {
+		return func() (rendezvous.Exchange, error) {
+			x := n.Exchange(driver)
+			x.Cut(true)
+			return x, nil
+		}
+	}
+}

@@ -1,0 +1,121 @@
+package doctor
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// A Verdict is a Report in three sentences for a person.
+type Verdict struct {
+	Severity Severity `json:"severity"`
+	State    string   `json:"state"` // how it is
+	Cause    string   `json:"cause"` // why, "" if all is well
+	Fix      string   `json:"fix"`   // what to do, "" if there is nothing to do
+}
+
+// String returns the sentences, one after the other.
+func (v Verdict) String() string {
+	return strings.TrimSpace(strings.Join([]string{v.State, v.Cause, v.Fix}, " "))
+}
+
+// judge says what a report comes to: how it is, the first cause, and its fix. It says
+// that a device cannot be reached only where the cause is one of that device.
+func judge(env *Env, r Report) Verdict {
+	if len(r.Causes) == 0 || r.Causes[0].Severity == Note {
+		return Verdict{State: well(env, count(r.Results, Unknown))}
+	}
+	first := r.Causes[0]
+	v := Verdict{Severity: first.Severity, Cause: first.Cause, Fix: first.Fix}
+	away := disconnected(env)
+	switch {
+	case first.Severity == Fault && len(echoed(r.Results)) > 0:
+		v.State = fmt.Sprintf("This device is connected to %s, but could not connect anew as it is.", some(echoed(r.Results)))
+	case first.Severity == Fault:
+		v.State = "This device cannot connect to others as it is."
+	case first.Code.Group() == PeerGroup && connected(env, first.Subject):
+		v.State = first.Subject + " is connected, but not as well as it could be."
+	case first.Code.Group() == PeerGroup:
+		v.State = first.Subject + " cannot be reached at the moment."
+	case len(away) > 0:
+		v.State = fmt.Sprintf("This device can connect, but not everywhere; %s.", notConnected(away))
+	default:
+		v.State = "This device can connect, but not everywhere."
+	}
+	return v
+}
+
+// well is how it is where nothing worse than a note was found.
+func well(env *Env, unknown int) string {
+	state := "Nothing is in the way of this device"
+	if unknown > 0 {
+		state = "Nothing is known to be in the way of this device"
+	}
+	if away := disconnected(env); len(away) > 0 {
+		state += "; " + notConnected(away)
+	}
+	if unknown > 0 {
+		state += fmt.Sprintf("; %s could not be found out", answers(unknown))
+	}
+	return state + "."
+}
+
+func connected(env *Env, name string) bool {
+	return slices.ContainsFunc(env.Peers, func(p Peer) bool { return p.Name == name && p.Connected })
+}
+
+// disconnected are the names of the devices that have no connection and might have one.
+func disconnected(env *Env) (names []string) {
+	for _, p := range env.Peers {
+		if !p.Connected && !p.Blocked && !p.Ended {
+			names = append(names, p.Name)
+		}
+	}
+	return names
+}
+
+// echoed are the names of the devices that answered in this run through the tunnel.
+func echoed(results []Result) (names []string) {
+	for _, r := range results {
+		if r.Code == "peers.loss" && r.State == Yes && !r.Silent {
+			names = append(names, r.Subject)
+		}
+	}
+	return names
+}
+
+// notConnected says so of some devices.
+func notConnected(names []string) string {
+	if len(names) == 1 {
+		return names[0] + " is not connected"
+	}
+	return some(names) + " are not connected"
+}
+
+// some names devices, or counts them if they are more than a few.
+func some(names []string) string {
+	switch n := len(names); {
+	case n == 1:
+		return names[0]
+	case n <= 3:
+		return fmt.Sprintf("%s and %s", strings.Join(names[:n-1], ", "), names[n-1])
+	default:
+		return fmt.Sprintf("%d devices", n)
+	}
+}
+
+func count(results []Result, s State) (n int) {
+	for _, r := range results {
+		if r.State == s {
+			n++
+		}
+	}
+	return n
+}
+
+func answers(n int) string {
+	if n == 1 {
+		return "one answer"
+	}
+	return fmt.Sprintf("%d answers", n)
+}
