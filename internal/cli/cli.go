@@ -27,6 +27,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/kithproject/kith"
+	"github.com/kithproject/kith/app/chat"
 	"github.com/kithproject/kith/identity"
 	"github.com/kithproject/kith/internal/control"
 )
@@ -35,13 +36,15 @@ import (
 const (
 	exitOK           = 0
 	exitError        = 1
-	exitUsage        = 2 // wrong arguments, unreadable code
-	exitNotFound     = 3 // no such device; code expired, used, or nobody there
-	exitRefused      = 4 // wrong code or check number, or the other side said no
-	exitNotConnected = 5 // the device cannot be reached
-	exitDenied       = 6 // the device has not allowed it
-	exitInUse        = 7 // the state directory is in use or not usable
-	exitSystem       = 8 // this system cannot do it, or not for this user
+	exitUsage        = 2  // wrong arguments, unreadable code
+	exitNotFound     = 3  // no such device; code expired, used, or nobody there
+	exitRefused      = 4  // wrong code or check number, or the other side said no
+	exitNotConnected = 5  // the device cannot be reached
+	exitDenied       = 6  // the device has not allowed it
+	exitInUse        = 7  // the state directory is in use or not usable
+	exitSystem       = 8  // this system cannot do it, or not for this user
+	exitLimit        = 9  // the doctor found that something does not work
+	exitFault        = 10 // the doctor found that devices cannot connect
 	exitInterrupted  = 130
 )
 
@@ -50,7 +53,8 @@ Exit status: 0 done, 1 error, 2 wrong usage or unreadable code, 3 not found (no
 such device; code expired, used, or nobody there), 4 refused (wrong code or check
 number, or the other side said no), 5 device not connected, 6 not allowed by the
 other device, 7 state directory in use or not usable, 8 this system cannot do
-it, or not for this user (kith up --tun), 130 interrupted.`
+it, or not for this user (kith up --tun), 9 the doctor found a limit, 10 the doctor
+found a fault, 130 interrupted.`
 
 // env is what a command may touch of the world.
 type env struct {
@@ -83,6 +87,10 @@ func (e *env) run(ctx context.Context, args []string) int {
 	if errors.As(err, &other) { // of a program that was run, which has said why
 		return other.ExitCode()
 	}
+	var found *doctorError
+	if errors.As(err, &found) { // the report has said what
+		return found.status()
+	}
 	return e.report(ctx, err)
 }
 
@@ -110,8 +118,8 @@ Then:               kith ping laptop
 	root.PersistentFlags().StringVar(&e.home, "home", "", "state `directory` (default $KITH_HOME, or the user's state directory)")
 	root.PersistentFlags().BoolVarP(&e.verbose, "verbose", "v", false, "say on standard error what happens inside")
 	root.PersistentFlags().BoolVar(&e.loopback, "loopback", false, "also meet and connect over this machine's loopback interface")
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
-		return usage(err.Error(), "kith help shows the commands")
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usage(err.Error(), cmd.CommandPath()+" --help shows the flags")
 	})
 	cobra.EnableCommandSorting = false
 	for _, g := range []struct {
@@ -120,7 +128,7 @@ Then:               kith ping laptop
 	}{
 		{"Pair:", []*cobra.Command{e.pairCommand(), e.joinCommand(), e.nearbyCommand(), e.devicesCommand(), e.renameCommand(), e.unpairCommand()}},
 		{"Introduce:", []*cobra.Command{e.introduceCommand(), e.introductionsCommand(), e.ownCommand(), e.verifyCommand()}},
-		{"Connect:", []*cobra.Command{e.upCommand(), e.downCommand(), e.statusCommand(), e.pingCommand(), e.chatCommand()}},
+		{"Connect:", []*cobra.Command{e.upCommand(), e.downCommand(), e.statusCommand(), e.pingCommand(), e.doctorCommand(), e.chatCommand()}},
 		{"Rooms:", []*cobra.Command{e.roomCommand()}},
 		{"Files:", []*cobra.Command{e.sendCommand(), e.inboxCommand(), e.getCommand(), e.shareCommand(), e.unshareCommand()}},
 		{"Ports:", []*cobra.Command{e.forwardCommand(), e.exposeCommand(), e.proxyCommand(), e.sshCommand(), e.httpCommand(), e.dialCommand()}},
@@ -198,7 +206,9 @@ func (e *env) report(ctx context.Context, err error) int {
 	return status
 }
 
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
+// oneLine is a text, of which others may have written a part, as one line that a terminal
+// may have.
+func oneLine(s string) string { return strings.Join(strings.Fields(chat.CleanText(s)), " ") }
 
 func classify(err error) (status int, text, hint string) {
 	var told *control.Error
@@ -214,6 +224,8 @@ func classify(err error) (status int, text, hint string) {
 		return exitInUse, err.Error(), mode.Hint()
 	case errors.Is(err, syscall.ENOSPC):
 		return exitInUse, err.Error(), "the disk is full: free some space; nothing was lost"
+	case errors.Is(err, syscall.EADDRINUSE):
+		return exitError, err.Error(), "another process has the port: kith doctor names it, and kith config port 0 takes any free one"
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
 		return exitInUse, err.Error(), "the state directory must be writable for this user: choose one with --home"
 	case strings.HasPrefix(err.Error(), "unknown command"):
@@ -263,26 +275,40 @@ func (e *env) logger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(e.err, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
-// open starts a node on the state directory, with the settings found there.
-func (e *env) open(ctx context.Context) (*kith.Node, error) {
+// config is what a node on the state directory is opened with, by the settings found
+// there. What it opens, cfg.Exchanges, the node closes.
+func (e *env) config() (kith.Config, error) {
+	set, cfg, err := e.settled()
+	if err != nil {
+		return kith.Config{}, err
+	}
+	cfg.Exchanges, err = set.exchanges(e.logger())
+	return cfg, err
+}
+
+// settled are the settings of the state directory, and what they come to; nothing is
+// opened.
+func (e *env) settled() (settings, kith.Config, error) {
 	dir, err := e.dir()
 	if err != nil {
-		return nil, err
+		return settings{}, kith.Config{}, err
 	}
 	set, err := loadSettings(dir)
 	if err != nil {
-		return nil, err
-	}
-	exchanges, err := set.exchanges(e.logger())
-	if err != nil {
-		return nil, err
+		return settings{}, kith.Config{}, err
 	}
 	cfg := kith.Config{
-		Dir: dir, Name: set.Name, Port: set.Port, Exchanges: exchanges, NoLAN: set.NoLAN,
-		NoDHT: set.NoDHT, DHT: set.DHT,
+		Dir: dir, Name: set.Name, Port: set.Port, NoLAN: set.NoLAN, NoDHT: set.NoDHT, DHT: set.DHT,
 		Logger: e.logger(), Loopback: e.loopback || set.Loopback,
 	}
-	if err := set.reach(&cfg); err != nil {
+	err = set.reach(&cfg)
+	return set, cfg, err
+}
+
+// open starts a node on the state directory.
+func (e *env) open(ctx context.Context) (*kith.Node, error) {
+	cfg, err := e.config()
+	if err != nil {
 		return nil, err
 	}
 	node, err := kith.Open(ctx, cfg)

@@ -46,6 +46,7 @@ type settings struct {
 	Relay         string       `json:"relay,omitempty"` // a kith.RelayPolicy
 	NoLanes       bool         `json:"no_lanes,omitempty"`
 	NoPortMapping bool         `json:"no_port_mapping,omitempty"`
+	NoStrangers   bool         `json:"no_strangers,omitempty"`
 	Lazy          bool         `json:"lazy,omitempty"`
 	Mail          bool         `json:"mail,omitempty"` // sealed letters are kept for paired devices
 }
@@ -177,6 +178,9 @@ start; a new hub at once.
 		}),
 		e.settingCommand("portmap on|off", "Whether to ask the router for a port (PCP, NAT-PMP, UPnP)", func(s *settings, v string) error {
 			return onOff(v, func(on bool) { s.NoPortMapping = !on })
+		}),
+		e.settingCommand("strangers on|off", "Whether kith doctor may ask servers of network time and example.com", func(s *settings, v string) error {
+			return onOff(v, func(on bool) { s.NoStrangers = !on })
 		}),
 		e.settingCommand("lanes on|off", "Whether what is large may leave the tunnel for a direct TLS connection", func(s *settings, v string) error {
 			return onOff(v, func(on bool) { s.NoLanes = !on })

@@ -41,6 +41,7 @@ func (s settings) reach(cfg *kith.Config) error {
 		cfg.TURN = append(cfg.TURN, kith.TURNServer{URL: t.URL, User: t.User, Password: t.Password, Secret: t.Secret})
 	}
 	cfg.Relay, cfg.NoPortMapping, cfg.Lazy, cfg.NoLanes = kith.RelayPolicy(s.Relay), s.NoPortMapping, s.Lazy, s.NoLanes
+	cfg.NoStrangers = s.NoStrangers
 	return nil
 }
 

@@ -4,12 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -18,6 +20,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/kithproject/kith/internal/control"
+	"github.com/kithproject/kith/internal/netmon"
 )
 
 func TestMain(m *testing.M) {
@@ -31,6 +34,13 @@ func TestMain(m *testing.M) {
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
+		Condition: func(name string) (bool, error) {
+			if name != "multicast" {
+				return false, fmt.Errorf("no condition %q", name)
+			}
+			all, err := netmon.Interfaces()
+			return slices.ContainsFunc(all, func(i netmon.Interface) bool { return i.Up && i.Multicast }), err
+		},
 		Setup: func(env *testscript.Env) error {
 			// Unix sockets need short paths.
 			dir, err := os.MkdirTemp("", "kith")

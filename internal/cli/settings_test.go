@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -75,5 +77,23 @@ func TestLocalAddress(t *testing.T) {
 func TestOneLine(t *testing.T) {
 	if got := oneLine("a\nb\r\n  c"); strings.ContainsAny(got, "\r\n") || got != "a b c" {
 		t.Errorf("%q", got)
+	}
+}
+
+// TestPortTaken: where another process has the port, the error says what can be done.
+func TestPortTaken(t *testing.T) {
+	conn, err := net.ListenUDP("udp", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	dir := shortDir(t)
+	port := strconv.Itoa(conn.LocalAddr().(*net.UDPAddr).Port)
+	if status, _, said := runOn(t, dir, "config", "port", port); status != exitOK {
+		t.Fatal(said)
+	}
+	status, _, said := runOn(t, dir, "up")
+	if status != exitError || !strings.Contains(said, "kith doctor names it, and kith config port 0") {
+		t.Errorf("exit status %d: %s", status, said)
 	}
 }

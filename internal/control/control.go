@@ -26,6 +26,7 @@ import (
 	"github.com/kithproject/kith"
 	"github.com/kithproject/kith/app/chat"
 	"github.com/kithproject/kith/app/files"
+	"github.com/kithproject/kith/doctor"
 )
 
 const (
@@ -76,6 +77,7 @@ const (
 	OpRoomMake  = "room-make" // found one
 	OpRoomJoin  = "room-join" // one, by its Code
 	OpRoom      = "room"      // show or change one
+	OpDoctor    = "doctor"    // what is in the way: each result as it is known, then the report
 	OpEvents    = "events"
 	OpStop      = "stop"
 	OpVersion   = "version"
@@ -99,12 +101,13 @@ type Request struct {
 	Via      string        `json:"via,omitempty"`      // chat: a medium of Node.NoteVia; empty: the tunnel
 	Wait     time.Duration `json:"wait,omitempty"`     // how long to wait for the device, nanoseconds
 
-	Room   *RoomRequest  `json:"room,omitempty"`   // room, room-make, room-join
-	Text   string        `json:"text,omitempty"`   // say: the line; search: what for
-	Line   *chat.Message `json:"line,omitempty"`   // history, read
-	Count  int           `json:"count,omitempty"`  // history, search: how many lines
-	Events bool          `json:"events,omitempty"` // chat: ChatEvents in place of Chats
-	Peek   bool          `json:"peek,omitempty"`   // chat: what is sent does not count as shown
+	Doctor *DoctorRequest `json:"doctor,omitempty"` // doctor
+	Room   *RoomRequest   `json:"room,omitempty"`   // room, room-make, room-join
+	Text   string         `json:"text,omitempty"`   // say: the line; search: what for
+	Line   *chat.Message  `json:"line,omitempty"`   // history, read
+	Count  int            `json:"count,omitempty"`  // history, search: how many lines
+	Events bool           `json:"events,omitempty"` // chat: ChatEvents in place of Chats
+	Peek   bool           `json:"peek,omitempty"`   // chat: what is sent does not count as shown
 
 	Endpoints []netip.AddrPort `json:"endpoints,omitempty"` // offer, join: where the other device may be
 
@@ -244,6 +247,10 @@ type Reply struct {
 	Mail   *Mail       `json:"mail,omitempty"` // status: of letters
 
 	Nearby []kith.NearbyDevice `json:"nearby,omitempty"` // nearby: all of them
+
+	Check  *doctor.Result `json:"check,omitempty"`  // doctor: one, also while it is pending
+	Report *doctor.Report `json:"report,omitempty"` // doctor, at the end
+	Names  []doctor.Name  `json:"names,omitempty"`  // doctor, where these alone are wanted
 
 	Kin *KinReply `json:"kin,omitempty"` // introductions, own devices, new pairs
 }

@@ -186,5 +186,5 @@ func explainPair(e *kith.PairError) *Error {
 	if e.Err != nil {
 		out.Text += ": " + e.Err.Error()
 	}
-	return out
+	return suspecting(out, e.Cause)
 }

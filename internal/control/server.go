@@ -19,6 +19,7 @@ import (
 	"github.com/kithproject/kith/app/files"
 	"github.com/kithproject/kith/app/forward"
 	"github.com/kithproject/kith/code"
+	"github.com/kithproject/kith/doctor"
 	"github.com/kithproject/kith/hub/hubaddr"
 	"github.com/kithproject/kith/registry"
 )
@@ -280,6 +281,8 @@ func (s *Server) answer(st *stream, req Request) (Reply, error) {
 		return s.rooms(ctx, req)
 	case OpRoomJoin:
 		return s.joinRoom(st, req)
+	case OpDoctor:
+		return s.doctor(st, req)
 	case OpNearby:
 		return s.nearby(st)
 	case OpWaiting:
@@ -404,6 +407,14 @@ func (s *Server) follow(st *stream) (Reply, error) {
 	}
 }
 
+// suspecting adds what is most likely in the way, and what to do about it.
+func suspecting(e *Error, cause doctor.Result) *Error {
+	if cause.Cause != "" {
+		e.Text, e.Hint = e.Text+"; most likely: "+cause.Cause, cause.Fix
+	}
+	return e
+}
+
 // explain turns an error into what a person can act on.
 func explain(err error) *Error {
 	var (
@@ -422,7 +433,7 @@ func explain(err error) *Error {
 	case errors.As(err, &done):
 		return done
 	case errors.As(err, &blocked):
-		return &Error{Kind: KindRefused, Text: blocked.Device.Name + " is blocked on this device", Hint: "to end that: kith unblock " + blocked.Device.Name}
+		return &Error{Kind: KindRefused, Text: blocked.Device.Name + " is blocked on this device", Hint: "to end that: kith unblock " + doctor.Word(blocked.Device.Name)}
 	case errors.Is(err, files.ErrDeclined):
 		return &Error{Kind: KindRefused, Text: "the other side declined", Hint: ""}
 	case errors.Is(err, files.ErrWithdrawn):
@@ -438,8 +449,8 @@ func explain(err error) *Error {
 	case errors.Is(err, chat.ErrNoConv), errors.Is(err, chat.ErrNotKept):
 		return &Error{Kind: KindNotFound, Text: err.Error()}
 	case errors.As(err, &notConnected):
-		return &Error{Kind: KindNotConnected, Text: notConnected.Device.Name + " is not connected: " + notConnected.Device.Looking,
-			Hint: "is kith up running there, and are both devices on one network or on a common broker?"}
+		return suspecting(&Error{Kind: KindNotConnected, Text: notConnected.Device.Name + " is not connected: " + notConnected.Device.Looking,
+			Hint: "is kith up running there? kith doctor " + doctor.Word(notConnected.Device.Name) + " finds out what is in the way"}, notConnected.Cause)
 	case errors.Is(err, files.ErrNoConnection):
 		return &Error{Kind: KindNotConnected, Text: plain(files.ErrNoConnection), Hint: "is kith up running there? The same command goes on where it stopped"}
 	case errors.As(err, &noAnswer):

@@ -23,6 +23,7 @@ import (
 	"github.com/kithproject/kith/app/files"
 	"github.com/kithproject/kith/app/forward"
 	"github.com/kithproject/kith/app/kin"
+	"github.com/kithproject/kith/app/measure"
 	"github.com/kithproject/kith/app/mesh"
 	"github.com/kithproject/kith/code"
 	"github.com/kithproject/kith/lane"
@@ -155,6 +156,23 @@ func services(b *Server, from string) map[uint16]func(ctx context.Context, a *Se
 			}
 			return nil
 		},
+		measure.Port: func(ctx context.Context, a *Server) error { // every paired device may measure, one at a time
+			hold, err := a.node.Dial(ctx, "tcp", net.JoinHostPort(to, strconv.Itoa(measure.Port)))
+			if err != nil {
+				return err
+			}
+			defer hold.Close()
+			if _, err := hold.Write(append([]byte{1, 1}, make([]byte, 9)...)); err != nil {
+				return err
+			}
+			if _, err := io.ReadFull(hold, make([]byte, 1)); err != nil {
+				return err
+			}
+			if _, _, err := a.node.Measure(ctx, to, ""); !errors.Is(err, measure.ErrBusy) {
+				return fmt.Errorf("a second measurement: %w, want ErrBusy", err)
+			}
+			return nil
+		},
 	}
 }
 
@@ -176,6 +194,23 @@ func udpServices(b *Server) map[uint16]func(ctx context.Context, a *Server) erro
 				return err
 			}
 			if n, err := conn.Read(make([]byte, 100)); err == nil {
+				return fmt.Errorf("%d bytes came back", n)
+			}
+			return nil
+		},
+		measure.Port: func(ctx context.Context, a *Server) error { // without a measurement: silence
+			conn, err := a.node.Dial(ctx, "udp", net.JoinHostPort(b.node.ID().String(), strconv.Itoa(measure.Port)))
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			if _, err := conn.Write(make([]byte, 200)); err != nil {
+				return err
+			}
+			if err := conn.SetReadDeadline(time.Now().Add(300 * time.Millisecond)); err != nil {
+				return err
+			}
+			if n, err := conn.Read(make([]byte, 300)); err == nil {
 				return fmt.Errorf("%d bytes came back", n)
 			}
 			return nil
