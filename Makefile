@@ -10,7 +10,7 @@ ROOT    := $(shell [ "$$(id -u)" = 0 ] && [ "$$(uname)" = Linux ] && echo yes)
 TARGETS := linux/amd64 linux/arm64 linux/arm darwin/amd64 darwin/arm64 windows/amd64 freebsd/amd64 android/arm64
 LINT    := $(GO) tool -modfile=tools/go.mod
 
-.PHONY: help build demo test race fuzz models screens bench files-large natmatrix roam rendezvous-matrix room-bench chat-storm hubload cross lint deps
+.PHONY: help build demo test race fuzz models screens bench files-large natmatrix roam rendezvous-matrix doctor-matrix room-bench chat-storm hubload cross lint deps
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 10
 
@@ -83,8 +83,11 @@ rendezvous-matrix: deps ## each medium alone and all together RUNS (20) times, a
 roam: ## each change of the network RUNS (20) times, as root; writes docs/roaming.md
 	KITH_ROAM=$(if $(filter file,$(origin RUNS)),20,$(RUNS)) KITH_ROAM_FILE=docs/roaming.md $(GO) test -count=1 -timeout 3h -run '^TestRoamTable$$' -v .
 
+doctor-matrix: deps ## kith doctor on every broken and healthy network, as root; writes docs/doctor-matrix.md
+	KITH_DOCTOR_MATRIX=1 KITH_DOCTOR_MATRIX_FILE=docs/doctor-matrix.md $(GO) test -count=1 -parallel 4 -timeout 1h -run '^(TestDoctorMatrix|TestNetworkDiagnoseNAT|TestNetworkMostLikely)$$' -v .
+
 room-bench: deps ## a room of MEMBERS (50) processes, RTT (0s) apart, and RUNS (20) devices that enter one, as root
-	KITH_ROOM_RTT=$(RTT) KITH_ROOM_BENCH=$(MEMBERS) KITH_ROOM_FIRST=$(if $(filter file,$(origin RUNS)),20,$(RUNS)) $(GO) test -count=1 -timeout 1h -run '^(TestNetworkCrowd|TestNetworkFirstLine)$$' -v .
+	KITH_ROOM_RTT=$(RTT) KITH_ROOM_BENCH=$(MEMBERS) KITH_ROOM_FIRST=$(if $(filter file,$(origin RUNS)),20,$(RUNS)) $(GO) test -count=1 -parallel 4 -timeout 1h -run '^(TestNetworkCrowd|TestNetworkFirstLine)$$' -v .
 
 chat-storm: deps ## 10,000 lines of chat with 200 kills and 5 moves, or STORM (LINES,KILLS,MOVES), as root
 	KITH_CHAT_STORM=$(STORM) $(GO) test -count=1 -timeout 30m -run '^TestNetworkChat$$' -v .

@@ -63,14 +63,17 @@ var mayImport = map[string][]string{
 	"internal/netif":            {},
 	"app/expose":                {"app/forward"},
 	"app/mesh":                  {"identity", "rendezvous"},
+	"app/measure":               {},
 	"models":                    {},
 	"hub/hubaddr":               {},
-	"hub":                       {"hub/hubaddr", "app/mail", "internal/durable", "rendezvous", "rendezvous/dht", "rendezvous/waku", "internal/train"},
+	"hub":                       {"hub/hubaddr", "app/mail", "doctor/dialback", "internal/durable", "rendezvous", "rendezvous/dht", "rendezvous/waku", "internal/train"},
 	".": {
 		"identity", "code", "rendezvous", "rendezvous/lan", "pairing", "registry", "signaling", "link", "tunnel", "lane", "lane/carry",
-		"app/forward", "app/kin", "app/mail", "app/mesh", "internal/durable", "internal/netmon", "internal/wire", "link/portmap", "link/punch", "link/relay",
-		"hub/hubaddr", "rendezvous/mqtt", "rendezvous/dht", "rendezvous/waku", "room",
+		"app/forward", "app/kin", "app/mail", "app/measure", "app/mesh", "internal/durable", "internal/netmon", "internal/wire", "link/portmap", "link/punch", "link/relay",
+		"hub/hubaddr", "rendezvous/mqtt", "rendezvous/dht", "rendezvous/waku", "room", "doctor", "doctor/dialback",
 	},
+	"doctor":           {"doctor/dialback", "hub/hubaddr", "identity", "internal/netmon", "link/portmap", "link/punch", "link/relay", "rendezvous", "rendezvous/dht", "rendezvous/lan", "rendezvous/mqtt", "rendezvous/waku"},
+	"doctor/dialback":  {},
 	"internal/control": {"*"},
 	"internal/cli":     {"*"},
 	"internal/bench":   {"*"},
@@ -80,7 +83,7 @@ var mayImport = map[string][]string{
 }
 
 // testHelpers may be imported by any test.
-var testHelpers = []string{"internal/durable/disktest", "rendezvous/rendezvoustest", "internal/nettest", "internal/tmuxtest"}
+var testHelpers = []string{"internal/durable/disktest", "rendezvous/rendezvoustest", "internal/nettest", "internal/tmuxtest", "internal/wan"}
 
 // home says which packages may import a third-party module: each heavy or
 // delicate one stays behind a few. Tests may import the test libraries anywhere.
@@ -90,7 +93,7 @@ var home = map[string][]string{
 	"github.com/eclipse/paho.golang": {"rendezvous/mqtt"},
 	"github.com/huin/goupnp":         {"link/portmap"},
 	"github.com/makiuchi-d/gozxing":  {"code/scan"},
-	"github.com/pion/stun/v4":        {"link", "link/relay", "hub"},
+	"github.com/pion/stun/v4":        {"link", "link/relay", "hub", "doctor"},
 	"github.com/pion/turn/v5":        {"link", "link/relay", "hub"},
 	"github.com/libp2p":              {"rendezvous/waku"},
 	"github.com/multiformats":        {"rendezvous/waku"},
@@ -104,8 +107,8 @@ var home = map[string][]string{
 	"golang.org/x/term":              {"internal/cli"},
 	"golang.org/x/time":              {"rendezvous/dns", "app/kin"},
 	"golang.org/x/crypto":            {"code", "pairing", "room", "internal/wire", "link", "app/mail", "app/chat"},
-	"golang.org/x/net":               {"rendezvous/lan", "link", "link/portmap", "link/punch", "hub", "app/tun"},
-	"golang.org/x/sys":               {".", "app/files", "rendezvous/lan", "link", "link/portmap", "link/punch", "internal/cli", "internal/netif", "internal/nettest", "internal/train", "internal/wan"},
+	"golang.org/x/net":               {"rendezvous/lan", "link", "link/portmap", "link/punch", "hub", "app/tun", "doctor"},
+	"golang.org/x/sys":               {".", "app/files", "rendezvous/lan", "link", "link/portmap", "link/punch", "internal/cli", "internal/netif", "internal/nettest", "internal/train", "internal/wan", "doctor"},
 	"golang.zx2c4.com/wireguard":     {"link", "tunnel", "internal/bench"},
 	"gvisor.dev/gvisor":              {"tunnel", "app/tun"},
 	"github.com/gtank/ristretto255":  {"pairing/cpace"},
@@ -141,6 +144,7 @@ var banned = map[string]map[string]string{
 	"app/tun":     {"os/exec": "an app is given what it needs"},
 	"app/expose":  {"os": "an app is given what it needs"},
 	"app/mesh":    {"os": "an app is given what it needs"},
+	"app/measure": {"os": "an app is given what it needs"},
 	"lane":        {"os/exec": "nothing is run"},
 }
 

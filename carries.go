@@ -26,7 +26,7 @@ const kindPort = "port"
 // The ports of kith's own services, whose connections stay in the tunnel: files has lanes
 // of its own, and the others carry little.
 const (
-	firstOwnPort = 27490
+	firstOwnPort = 27489
 	lastOwnPort  = 27499
 )
 

@@ -55,6 +55,11 @@ type Config struct {
 	NoLanes bool
 	// NoPortMapping leaves the router alone: no PCP, NAT-PMP and UPnP.
 	NoPortMapping bool
+	// NoStrangers has the doctor (Node.Diagnose) ask no servers but those of these settings:
+	// neither network time (time.cloudflare.com, ptbtime1.ptb.de) nor example.com. Without it
+	// a run that was asked for may, if they can tell what is wrong; those that nobody has
+	// asked for never do.
+	NoStrangers bool
 	// NoLAN leaves the LAN out of the media to meet on.
 	NoLAN bool
 	// NoDHT leaves the distributed hash table out of the media to meet on.

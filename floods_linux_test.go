@@ -208,7 +208,8 @@ func TestNetworkLyingSTUN(t *testing.T) {
 }
 
 // skewed builds the command with a wall clock that is wrong by as many seconds as
-// KITH_TEST_SKEW says; the monotonic clock is right.
+// KITH_TEST_SKEW says, or as the 8 bytes of the file KITH_TEST_SKEW_FILE say at the
+// moment; the monotonic clock is right.
 var skewed = sync.OnceValues(func() (string, error) { //nolint:gochecknoglobals // built once, as binary is
 	dir, err := os.MkdirTemp("", "kith-bin-")
 	if err != nil {
@@ -224,17 +225,29 @@ var skewed = sync.OnceValues(func() (string, error) { //nolint:gochecknoglobals 
 	if strings.Count(text, "func Now() Time {\n\t"+read) != 1 || strings.Count(text, first) != 1 {
 		return "", os.ErrNotExist // another Go
 	}
-	text = strings.Replace(text, "func Now() Time {\n\t"+read, "func Now() Time {\n\t"+read+"\tsec += wallSkew\n", 1)
-	text = strings.Replace(text, first, first+"\t\"syscall\"\n", 1) + `
-var wallSkew = func() (n int64) {
+	text = strings.Replace(text, "func Now() Time {\n\t"+read, "func Now() Time {\n\t"+read+"\tsec += *wallSkew\n", 1)
+	text = strings.Replace(text, first, first+"\t\"syscall\"\n\t\"unsafe\"\n", 1) + `
+var wallSkew = func() *int64 {
+	if file, ok := syscall.Getenv("KITH_TEST_SKEW_FILE"); ok {
+		fd, err := syscall.Open(file, syscall.O_RDONLY, 0)
+		if err != nil {
+			panic(err)
+		}
+		at, err := syscall.Mmap(fd, 0, 8, syscall.PROT_READ, syscall.MAP_SHARED)
+		if err != nil {
+			panic(err)
+		}
+		return (*int64)(unsafe.Pointer(&at[0]))
+	}
+	n := new(int64)
 	text, _ := syscall.Getenv("KITH_TEST_SKEW")
 	for i := range len(text) {
 		if text[i] != '-' {
-			n = 10*n + int64(text[i]-'0')
+			*n = 10**n + int64(text[i]-'0')
 		}
 	}
 	if text != "" && text[0] == '-' {
-		n = -n
+		*n = -*n
 	}
 	return n
 }()

@@ -17,3 +17,6 @@ func lockFile(f *os.File) error {
 	}
 	return err
 }
+
+// isRoot reports whether this process may do what only root may.
+func isRoot() bool { return os.Geteuid() == 0 }

@@ -146,7 +146,7 @@ func (n *Node) dialByWay(ctx context.Context, rec registry.Device, port uint16) 
 		return nil, nil //nolint:nilnil // there is a path of their own
 	}
 	if ctx.Err() != nil {
-		return nil, &NotConnectedError{Device: n.device(rec), Err: ctx.Err()}
+		return nil, n.notConnected(n.device(rec), ctx.Err())
 	}
 	conn, err := n.rooms.mesh.Dial(ctx, rec.ID, port)
 	switch {

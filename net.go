@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/kithproject/kith/app/forward"
+	"github.com/kithproject/kith/doctor"
 	"github.com/kithproject/kith/identity"
 	"github.com/kithproject/kith/link"
 	"github.com/kithproject/kith/registry"
@@ -23,6 +24,9 @@ import (
 type NotConnectedError struct {
 	Device Device
 	Err    error // the context's error
+	// Cause is what the doctor found meanwhile that is most likely in the way, with its
+	// Cause and its Fix; the zero Result if it knows of nothing.
+	Cause doctor.Result
 }
 
 func (e *NotConnectedError) Error() string {
@@ -30,7 +34,7 @@ func (e *NotConnectedError) Error() string {
 	if e.Device.State == NotFinished {
 		what = "pairing is not finished"
 	}
-	return fmt.Sprintf("kith: %s is not connected: %s", e.Device.Name, what)
+	return because(fmt.Sprintf("kith: %s is not connected: %s", e.Device.Name, what), e.Cause)
 }
 
 // Unwrap returns the context's error.
@@ -100,6 +104,7 @@ func parsePort(text string) (uint16, error) {
 // await waits until a device is connected, and returns a channel that is closed
 // when it no longer is.
 func (n *Node) await(ctx context.Context, rec registry.Device) (over <-chan struct{}, err error) {
+	defer n.suspect()()
 	for {
 		p := n.startPeer(rec)
 		if p == nil {
@@ -112,7 +117,7 @@ func (n *Node) await(ctx context.Context, rec registry.Device) (over <-chan stru
 		case errors.Is(err, net.ErrClosed) && rec.Member() && n.ctx.Err() == nil:
 			continue // it was just let go of, as nothing needed it
 		}
-		return nil, &NotConnectedError{Device: n.device(rec), Err: err}
+		return nil, n.notConnected(n.device(rec), err)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/kithproject/kith/app/forward"
+	"github.com/kithproject/kith/app/measure"
 	"github.com/kithproject/kith/identity"
 	"github.com/kithproject/kith/internal/netmon"
 	"github.com/kithproject/kith/lane/carry"
@@ -54,6 +55,9 @@ type Node struct {
 	relayed   traffic // of relays that are closed
 	notes     atomic.Pointer[func(from Device, body []byte) bool]
 	kin       kinship
+	measure   *measure.Service
+	own       ownLook
+	suspicion suspicion
 
 	ctx    context.Context    //nolint:containedctx // ends every goroutine of the node; Close cancels it
 	cancel context.CancelFunc // idempotent
@@ -164,7 +168,7 @@ func (n *Node) openTunnel() error {
 	n.rememberPort(port)
 	n.tunnel.SetFallback(n.acceptForward)
 	n.tunnel.SetUDPFallback(tunnel.UDPFallback{May: n.mayReachUDP, Serve: n.serveUDP})
-	return errors.Join(n.serveRights(), n.openLanes())
+	return errors.Join(n.serveRights(), n.openLanes(), n.openMeasure())
 }
 
 func (n *Node) openOn(port uint16) (uint16, error) {
@@ -282,6 +286,9 @@ func (n *Node) Close() error {
 	var errs []error
 	if n.kin.service != nil {
 		errs = append(errs, n.kin.service.Close())
+	}
+	if n.measure != nil {
+		errs = append(errs, n.measure.Close())
 	}
 	n.wg.Wait()
 	n.events.close()

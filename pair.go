@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/kithproject/kith/code"
+	"github.com/kithproject/kith/doctor"
 	"github.com/kithproject/kith/hub/hubaddr"
 	"github.com/kithproject/kith/identity"
 	"github.com/kithproject/kith/internal/wire"
@@ -75,13 +76,16 @@ type PairEvent struct {
 type PairError struct {
 	Reason pairing.Reason
 	Err    error // what lies beneath, if anything does
+	// Cause is what the doctor found meanwhile that is most likely in the way where
+	// nobody was found; the zero Result if it knows of nothing.
+	Cause doctor.Result
 }
 
 func (e *PairError) Error() string {
 	if e.Err != nil {
 		return fmt.Sprintf("kith: pairing failed: %s: %v", e.Reason, e.Err)
 	}
-	return fmt.Sprintf("kith: pairing failed: %s", e.Reason)
+	return because(fmt.Sprintf("kith: pairing failed: %s", e.Reason), e.Cause)
 }
 
 // Unwrap returns the cause, which may be nil.
@@ -303,6 +307,7 @@ func (p *Pairing) run() {
 	defer p.finish(&PairError{Reason: pairing.Cancelled})
 	defer p.n.forget(p)
 	p.n.track(p)
+	defer p.n.suspect()()
 
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -448,7 +453,11 @@ func (p *Pairing) report(ev pairing.Event) {
 	case pairing.EventSettled:
 		closeOnce(p.settled)
 	case pairing.EventFailed:
-		p.finish(&PairError{Reason: ev.Reason})
+		failed := &PairError{Reason: ev.Reason}
+		if ev.Reason == pairing.NobodyThere || ev.Reason == pairing.Expired {
+			failed.Cause = p.n.suspected()
+		}
+		p.finish(failed)
 	}
 }
 

@@ -56,6 +56,7 @@ type peer struct {
 
 	news    atomic.Pointer[signaling.Presence] // that run has not looked at: the last one
 	commits atomic.Int32                       // commit bodies that run has not looked at
+	answer  chan struct{}                      // holds one token while a question is answered
 	wanted  atomic.Int32                       // callers that wait for the device
 
 	mu        sync.Mutex // guards the fields below
@@ -67,7 +68,10 @@ type peer struct {
 	meter     *link.Link // whose traffic is shown
 	why       string     // no straight path is there, for people
 	looking   string
-	changed   chan struct{} // closed and replaced when the above change
+	said      said
+	speaks    *signaling.Channel // once it is open
+	forced    link.Force         // what is measured
+	changed   chan struct{}      // closed and replaced when the above change
 }
 
 // startPeer returns the running peer of a record, and starts it if there is
@@ -88,7 +92,8 @@ func (n *Node) startPeer(rec registry.Device) *peer {
 	}
 	p := &peer{
 		n: n, pairID: rec.PairID, id: rec.ID, member: rec.Member(), rec: rec, box: newMailbox(), done: make(chan struct{}),
-		toldDone: make(chan struct{}), changed: make(chan struct{}), since: time.Now(), looking: "starting", before: n.ending[rec.PairID],
+		answer: make(chan struct{}, 1), toldDone: make(chan struct{}), changed: make(chan struct{}), since: time.Now(), looking: "starting",
+		before: n.ending[rec.PairID],
 	}
 	p.ctx, p.cancel = context.WithCancel(n.ctx)
 	n.peers[rec.PairID] = p
@@ -170,11 +175,14 @@ func (p *peer) open() error {
 	p.channel, err = signaling.Open(p.ctx, signaling.Config{
 		Exchange: p.medium(), Self: p.n.ID(), Joiner: p.rec.Joiner, Chain: p.chain(), Skew: p.rec.Skew,
 		BootID: p.n.bootID, Rand: rand.Reader, Logger: p.n.cfg.Logger, Now: time.Now,
-		Events: p.signalled, Notes: p.n.noteMedium(), TakeNote: p.takeNote,
+		Events: p.signalled, Notes: p.n.noteMedium(), TakeNote: p.takeNote, TakeQuestion: p.takeQuestion(),
 	})
 	if err != nil {
 		return err
 	}
+	p.mu.Lock()
+	p.speaks = p.channel
+	p.mu.Unlock()
 	if p.rec.State != registry.Active {
 		return nil
 	}
@@ -227,7 +235,7 @@ func (p *peer) presence() signaling.Presence {
 	}
 	return signaling.Presence{
 		NAT: nat, Nodes: p.n.dhtNodes(), Candidates: p.candidates(), BootID: p.n.bootID, Day: wire.Day(time.Now()),
-		Name: p.n.cfg.Name, Version: Version,
+		Name: p.n.cfg.Name, Version: Version, Capabilities: p.capabilities(),
 	}
 }
 
@@ -300,7 +308,10 @@ func (p *peer) needRelay() {
 	if p.link != nil && p.link.Dormant() && time.Since(p.stirred) > relayLinger {
 		here = false
 	}
-	p.n.reach.relays.want(p, here && (!up || path.Kind == link.Relay) || here && p.n.cfg.Relay == RelayAlways)
+	p.mu.Lock()
+	forced := p.forced == link.ForceRelay
+	p.mu.Unlock()
+	p.n.reach.relays.want(p, here && (!up || path.Kind == link.Relay || forced) || here && p.n.cfg.Relay == RelayAlways)
 }
 
 // maxCommits is how many commit bodies wait at most; the other side repeats them.
@@ -341,6 +352,7 @@ func (p *peer) signalled(ev signaling.Event) {
 }
 
 func (p *peer) onGoodbye() {
+	p.hearGoodbye()
 	if p.n.rooms.isFar(p) && !p.n.uses(p) {
 		_ = p.n.start(func() { p.n.rooms.letGo(p) }) // errs when the node is closed
 		return
@@ -373,6 +385,7 @@ func (p *peer) onPresence(pr signaling.Presence) {
 	if err := p.peerNAT.UnmarshalBinary(pr.NAT); err != nil && len(pr.NAT) > 0 {
 		p.n.cfg.Logger.Debug("nat of the peer not understood", "peer", p.id.Short(), "err", err)
 	}
+	p.hear(pr)
 	p.link.SetNAT(p.n.socket.NAT(), p.peerNAT)
 	p.explain()
 	p.learnNodes(pr.Nodes)

@@ -76,6 +76,7 @@ func (p *peer) adopt(rec registry.Device) {
 		p.emit(EventPaired, "")
 		p.n.promoted(rec.PairID)
 	case registry.Tomb:
+		p.hearEnd()
 		p.disconnected("unpaired")
 		p.detach()
 		p.n.endLanes(p.id)

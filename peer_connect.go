@@ -221,7 +221,7 @@ func (p *peer) handshake(ctx context.Context) {
 		if wait > firstVerify { // the first two were in vain
 			begin = p.n.tunnel.HandshakeNow
 		}
-		pctx, cancel := context.WithTimeout(ctx, wait)
+		pctx, cancel := context.WithTimeout(ctx, max(wait, 2*p.roundTrip()))
 		_, err := p.n.tunnel.Ping(pctx, peer.Addr())
 		cancel()
 		if err == nil {
@@ -233,6 +233,15 @@ func (p *peer) handshake(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// roundTrip is that of the path that is selected; 0: there is none.
+func (p *peer) roundTrip() time.Duration {
+	p.mu.Lock()
+	l := p.meter
+	p.mu.Unlock()
+	path, _ := l.Path() // a link that was closed has none
+	return path.RTT
 }
 
 // sessionSince reports whether a handshake was completed after a moment.

@@ -3,7 +3,9 @@ package kith
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -57,6 +59,13 @@ func (r *relays) wanted() bool {
 	return len(r.need) > 0 && r.n.cfg.Relay != RelayNever
 }
 
+// names returns those of the servers that are open.
+func (r *relays) names() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Collect(maps.Keys(r.open))
+}
+
 // check asks open relays whether they are still there.
 func (r *relays) check() {
 	r.mu.Lock()
@@ -95,10 +104,8 @@ func (r *relays) places() []relayPlace {
 		out = append(out, hubPlace(h, r.n.cfg.Logger))
 	}
 	for _, t := range r.n.cfg.TURN {
-		cfg := relay.Config{URL: t.URL, User: t.User, Password: t.Password, Logger: r.n.cfg.Logger}
-		if t.Secret != "" {
-			cfg.Secret = []byte(t.Secret)
-		}
+		cfg := t.config()
+		cfg.Logger = r.n.cfg.Logger
 		out = append(out, relayPlace{name: t.URL, cfgs: []relay.Config{cfg}})
 	}
 	return out
