@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -70,12 +71,12 @@ func TestMostLikely(t *testing.T) {
 }
 
 // suspiciousNode is one that finds what look says, and counts how often it looks.
-func suspiciousNode(t *testing.T, look func(context.Context) (doctor.Report, error)) (n *Node, looks *int) {
+func suspiciousNode(t *testing.T, look func(context.Context) (doctor.Report, error)) (n *Node, looks *atomic.Int64) {
 	t.Helper()
-	n, looks = new(Node), new(int)
+	n, looks = new(Node), new(atomic.Int64)
 	n.ctx, n.cancel = context.WithCancel(t.Context())
 	n.suspicion.look = func(ctx context.Context) (doctor.Report, error) {
-		*looks++
+		looks.Add(1)
 		return look(ctx)
 	}
 	return n, looks
@@ -128,8 +129,8 @@ func TestFailuresNameTheCause(t *testing.T) {
 		if c, _ := failures(); c.Cause.Cause != "" {
 			t.Errorf("what was found long ago is named: %v", &c)
 		}
-		if *looks != 1 {
-			t.Errorf("looked %d times", *looks)
+		if looks.Load() != 1 {
+			t.Errorf("looked %d times", looks.Load())
 		}
 		n.cancel()
 		n.wg.Wait()
@@ -151,8 +152,8 @@ func TestImpatience(t *testing.T) {
 				stop()
 			}
 		}
-		if most := int(240*time.Second/suspectEvery) + 1; *looks > most || *looks < most-2 {
-			t.Errorf("looked %d times in four minutes", *looks)
+		if most, got := int64(240*time.Second/suspectEvery)+1, looks.Load(); got > most || got < most-2 {
+			t.Errorf("looked %d times in four minutes", got)
 		}
 		n.cancel()
 		n.wg.Wait()
@@ -169,8 +170,8 @@ func TestImpatience(t *testing.T) {
 			stop()
 		}
 		synctest.Wait()
-		if *looks != 1 {
-			t.Errorf("%d looks at once", *looks)
+		if looks.Load() != 1 {
+			t.Errorf("%d looks at once", looks.Load())
 		}
 		close(mended)
 		n.cancel()
