@@ -133,9 +133,10 @@ func (c *checker) sendPing(now time.Time, cand *candidate, via conn.Endpoint, si
 }
 
 // patience is how long an answer of this candidate is awaited before its
-// absence means something.
+// absence means something: four round trips between minPatience and maxPatience, and on
+// the slowest paths one and a half.
 func (cand *candidate) patience() time.Duration {
-	return min(max(4*cand.rtt, minPatience), maxPatience)
+	return max(min(max(4*cand.rtt, minPatience), maxPatience), min(cand.rtt*3/2, pongWait))
 }
 
 // proved takes note that a ping to a candidate was answered.

@@ -22,12 +22,14 @@ const (
 	maxThrough  = 8  // of these that are also tried through each relay
 	maxLearned  = 8  // addresses that a valid ping came from, and old ones that worked
 	maxSessions = 4  // sessions of the peer whose ping numbers are remembered
-	maxPending  = 8  // unanswered pings remembered per candidate
 	maxZones    = 4  // own interfaces on which a link-local candidate is tried
-	pongBurst   = 64 // answers to pings at once to addresses that have answered us
-	pongGap     = time.Second / pongBurst
-	otherBurst  = 10 // the same to all addresses together that are no candidates
-	otherGap    = time.Second / otherBurst
+	// Unanswered pings remembered per candidate: small and large ones whose answer may
+	// still come in time.
+	maxPending = 2 * int(pongWait/pingGap)
+	pongBurst  = 64 // answers to pings at once to addresses that have answered us
+	pongGap    = time.Second / pongBurst
+	otherBurst = 10 // the same to all addresses together that are no candidates
+	otherGap   = time.Second / otherBurst
 	// Packets, pings and pongs, to one address that has not answered us: with the
 	// burst at most 10 in any second, however often and from whichever list the
 	// peer names it.

@@ -364,3 +364,44 @@ func TestLossyPathDoesNotFlap(t *testing.T) {
 		t.Error("no path although one is clean")
 	}
 }
+
+// TestFarPath: a path with a long round trip comes up as soon as its first answer can be
+// there, and is not taken for a dead one, with and without data.
+func TestFarPath(t *testing.T) {
+	for _, rtt := range []time.Duration{600 * time.Millisecond, 1200 * time.Millisecond, 2 * time.Second, 2800 * time.Millisecond} {
+		for _, data := range []string{"idle", "answered", "unanswered"} {
+			t.Run(rtt.String()+" "+data, func(t *testing.T) {
+				n, a, b := twoHomes(t)
+				n.pass = func(simPacket) (time.Duration, bool) { return rtt / 2, true }
+				a.remotes(lanB, netB)
+				n.run(300 * time.Millisecond) // they do not hear of each other at once
+				b.remotes(lanA, netA)
+				n.run(2*rtt + time.Second)
+				for _, node := range []*simNode{a, b} {
+					if !node.up || node.events[0].at > rtt+400*time.Millisecond {
+						t.Errorf("%s: %v", node.name, node.events)
+					}
+				}
+				for end := n.now.Add(5 * time.Minute); n.now.Before(end); {
+					switch data {
+					case "unanswered":
+						a.dataSent()
+					case "answered":
+						a.traffic(n.now, true, time.Time{})
+					}
+					n.run(100 * time.Millisecond)
+				}
+				for _, node := range []*simNode{a, b} {
+					for _, ev := range node.events {
+						if ev.kind == Silent || ev.kind == Down {
+							t.Errorf("%s: %s after %s", node.name, ev.kind, ev.at)
+						}
+					}
+					if node.selectedAddr() != map[*simNode]string{a: lanB, b: lanA}[node] || node.selected.small {
+						t.Errorf("%s: path %s, too small for data: %v", node.name, node.selectedAddr(), node.selected.small)
+					}
+				}
+			})
+		}
+	}
+}

@@ -47,7 +47,9 @@
 //	                    measures and proves the path
 //	selected, in use    one ping per 5 s; all other candidates once per 60 s
 //	no answer           four round trips (300 ms - 1 s) after a packet that nothing answered:
-//	                    a ping; unanswered for as long (250 ms - 1 s): all candidates are pinged
+//	                    a ping; unanswered for as long (250 ms - 1 s, or one and a half round
+//	                    trips if that is longer): all candidates are pinged
+//	answer late         after 3 s it does not count: no path with a longer round trip is used
 //	lazy, idle          nothing, from 30 s after the last data ([Link.SetLazy]); when data
 //	                    wakes it, all candidates at once
 //	path left           as soon as it has missed two pings (the second after four round
