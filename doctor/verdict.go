@@ -33,7 +33,7 @@ func judge(env *Env, r Report) Verdict {
 		v.State = fmt.Sprintf("This device is connected to %s, but could not connect anew as it is.", some(echoed(r.Results)))
 	case first.Severity == Fault:
 		v.State = "This device cannot connect to others as it is."
-	case first.Code.Group() == PeerGroup && connected(env, first.Subject):
+	case first.Code.Group() == PeerGroup && connected(env, first.Subject) && !unanswered(r.Results, first.Subject):
 		v.State = first.Subject + " is connected, but not as well as it could be."
 	case first.Code.Group() == PeerGroup:
 		v.State = first.Subject + " cannot be reached at the moment."
@@ -82,6 +82,14 @@ func echoed(results []Result) (names []string) {
 		}
 	}
 	return names
+}
+
+// unanswered reports that a device was to be asked in this run through the tunnel, and
+// that nothing came back: it may count as connected for half a minute more.
+func unanswered(results []Result, name string) bool {
+	return slices.ContainsFunc(results, func(r Result) bool {
+		return r.Code == "peers.loss" && (r.State == Unknown || r.State == Skipped) && r.Subject == name
+	})
 }
 
 // notConnected says so of some devices.

@@ -55,6 +55,14 @@ func TestVerdict(t *testing.T) {
 			peers: []Peer{there}, table: []Check{subject(answering("peers.b", Fails("poor")), "laptop")},
 			first: "peers.b/poor", state: "laptop is connected, but not as well as it could be.",
 		},
+		"a device that counts as connected, and does not answer": {
+			peers: []Peer{there}, table: []Check{subject(answering("peers.b", Fails("poor")), "laptop"), subject(answering("peers.loss", Unclear("nothing came back")), "laptop")},
+			first: "peers.b/poor", state: "laptop cannot be reached at the moment.",
+		},
+		"a device that counts as connected, and is not heard": {
+			peers: []Peer{there}, table: []Check{subject(answering("peers.heard", Fails("poor")), "laptop"), subject(answering("peers.loss", OK("all come back"), "peers.heard"), "laptop")},
+			first: "peers.heard/poor", state: "laptop cannot be reached at the moment.",
+		},
 		"a NAT alone": {peers: []Peer{there}, table: []Check{answering("nat.a", Fails("poor"))}, first: "nat.a/poor", state: "This device can connect, but not everywhere."},
 	} {
 		t.Run(name, func(t *testing.T) {
