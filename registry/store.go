@@ -302,8 +302,8 @@ func (s *Store) write(d Device, keep unknown) error {
 func (s *Store) Rename(id PairID, name string) error {
 	clean := strings.TrimSpace(name)
 	if clean == "" || len(clean) > maxNameBytes || !utf8.ValidString(clean) ||
-		strings.ContainsFunc(clean, func(r rune) bool { return !unicode.IsPrint(r) }) || strings.ContainsAny(clean, ":/") {
-		return fmt.Errorf("registry: %w: 1 to %d bytes of printable text without : and / are", ErrName, maxNameBytes)
+		strings.ContainsFunc(clean, func(r rune) bool { return !unicode.IsPrint(r) }) || strings.ContainsAny(clean, ":/") || clean[0] == '-' {
+		return fmt.Errorf("registry: %w: 1 to %d bytes of printable text are, without : and / and with no - in front", ErrName, maxNameBytes)
 	}
 	d, ok := s.Get(id)
 	if !ok {
@@ -331,9 +331,9 @@ func (s *Store) nameTaken(name string, except identity.DeviceID) bool {
 }
 
 // UsableName makes a name one that a device can be called here: cut to 64 bytes, and without
-// the characters that stand for something in commands.
+// the characters that stand for something in commands, so that none is taken for a flag.
 func UsableName(name string) string {
-	name = strings.TrimSpace(strings.NewReplacer(":", "-", "/", "-").Replace(name))
+	name = strings.TrimSpace(strings.TrimLeft(strings.NewReplacer(":", "-", "/", "-").Replace(name), "- "))
 	if name == "" {
 		name = "device"
 	}

@@ -102,6 +102,19 @@ func TestMailKeys(t *testing.T) {
 	}
 }
 
+// TestUsableName: what a device calls itself is never taken for a flag or for more than a
+// name in a command.
+func TestUsableName(t *testing.T) {
+	for name, want := range map[string]string{
+		"laptop": "laptop", " --help ": "help", "/etc": "etc", "a:b/c": "a-b-c", "- -": "device", "": "device", "a-": "a-",
+		strings.Repeat("é", 40): strings.Repeat("é", 32),
+	} {
+		if got := UsableName(name); got != want {
+			t.Errorf("%q becomes %q, want %q", name, got, want)
+		}
+	}
+}
+
 func TestNamesAreUnique(t *testing.T) {
 	s := mustOpen(t, t.TempDir())
 	for i, want := range []string{"laptop", "laptop-2", "laptop-3"} {
@@ -111,7 +124,7 @@ func TestNamesAreUnique(t *testing.T) {
 			t.Errorf("the name is %q, want %q", got.Name, want)
 		}
 	}
-	for _, bad := range []string{"", "  ", "laptop-2", "LAPTOP-2", "a:b", "a/b", "tab\tbed", "\x1b[31m", strings.Repeat("x", 65), string([]byte{0xff})} {
+	for _, bad := range []string{"", "  ", "laptop-2", "LAPTOP-2", "a:b", "a/b", "-a", " --help", "tab\tbed", "\x1b[31m", strings.Repeat("x", 65), string([]byte{0xff})} {
 		if err := s.Rename(PairID{1}, bad); !errors.Is(err, ErrName) {
 			t.Errorf("rename to %q: %v, want ErrName", bad, err)
 		}
