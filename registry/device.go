@@ -133,6 +133,21 @@ var (
 	ErrRecord = errors.New("not a pair's record")
 )
 
+// An EndedError reports a reference that fits a pair that has ended, and no other device.
+// It is an ErrNotFound.
+type EndedError struct {
+	Name  string
+	Since time.Time // when this device ended the pair, or learned that it has ended
+}
+
+// Error names the device and the day.
+func (e *EndedError) Error() string {
+	return fmt.Sprintf("%v: the pair with %s has ended (%s)", ErrNotFound, e.Name, e.Since.Format(time.DateOnly))
+}
+
+// Unwrap returns ErrNotFound.
+func (e *EndedError) Unwrap() error { return ErrNotFound }
+
 // An AmbiguousError reports a reference that fits several devices.
 type AmbiguousError struct {
 	Ref   string

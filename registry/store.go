@@ -180,11 +180,18 @@ func (s *Store) ByID(id identity.DeviceID) (Device, bool) {
 
 // Find returns the pair with a name (in any case), a device ID or its first
 // characters (four or more), or a pair id in hexadecimal; after those, members of rooms
-// alone. It errs with ErrNotFound, or with an *AmbiguousError if several fit.
+// alone. It errs with ErrNotFound, with an *EndedError if the pair is over, or with an
+// *AmbiguousError if several fit.
 func (s *Store) Find(ref string) (Device, error) {
-	d, err := s.find(s.List(), ref)
-	if errors.Is(err, ErrNotFound) {
-		return s.find(s.Members(), ref)
+	var d Device
+	var err error
+	for _, list := range [][]Device{s.List(), s.Members()} {
+		if d, err = s.find(list, ref); !errors.Is(err, ErrNotFound) {
+			return d, err
+		}
+	}
+	if old, none := s.find(s.Tombs(), ref); none == nil {
+		return Device{}, &EndedError{Name: old.Name, Since: old.Changed}
 	}
 	return d, err
 }

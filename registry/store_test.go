@@ -160,6 +160,25 @@ func TestFind(t *testing.T) {
 	}
 }
 
+// TestFindEnded: a name of a pair that is over says so, unless another device has it by now.
+func TestFindEnded(t *testing.T) {
+	s := mustOpen(t, t.TempDir())
+	old := mustPut(t, s, testDevice(1))
+	if _, err := s.Update(old.PairID, func(d *Device) { d.State = Tomb }); err != nil {
+		t.Fatal(err)
+	}
+	var ended *EndedError
+	if _, err := s.Find("Device 1"); !errors.As(err, &ended) || !errors.Is(err, ErrNotFound) || ended.Since.IsZero() || !strings.Contains(err.Error(), "the pair with device 1 has ended") {
+		t.Errorf("an ended pair: %v", err)
+	}
+	other := testDevice(2)
+	other.Name = old.Name
+	mustPut(t, s, other)
+	if d, err := s.Find("device 1"); err != nil || d.PairID != other.PairID {
+		t.Errorf("another device of that name: %v, %v", d.Name, err)
+	}
+}
+
 func TestNewerPairEndsOlder(t *testing.T) {
 	s := mustOpen(t, t.TempDir())
 	old := mustPut(t, s, testDevice(1))

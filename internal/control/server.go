@@ -424,6 +424,7 @@ func explain(err error) *Error {
 		pair         *kith.PairError
 		parse        *code.ParseError
 		ambiguous    *registry.AmbiguousError
+		ended        *registry.EndedError
 		blocked      *kith.BlockedError
 	)
 	if e := explainRoom(err); e != nil {
@@ -462,6 +463,8 @@ func explain(err error) *Error {
 		return &Error{Kind: KindUsage, Text: parse.Error(), Hint: parse.Hint}
 	case errors.As(err, &ambiguous):
 		return &Error{Kind: KindUsage, Text: ambiguous.Error(), Hint: "name it in full, or give more of its ID"}
+	case errors.As(err, &ended):
+		return &Error{Kind: KindNotFound, Text: err.Error(), Hint: "pair the two devices again: kith pair, and kith join on the other one"}
 	case errors.Is(err, registry.ErrNotFound):
 		return &Error{Kind: KindNotFound, Text: err.Error(), Hint: "kith devices lists the paired devices"}
 	case errors.Is(err, forward.ErrDenied):
