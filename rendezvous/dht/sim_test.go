@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -169,17 +170,33 @@ func (s *sim) device(change func(*Config)) *Exchange {
 	return e
 }
 
-// kill ends a share of the nodes, but for the bootstrap nodes.
+// kill ends a share of the nodes, but for the bootstrap nodes and for one that keeps
+// frames, if any does: what nobody keeps any more cannot be found.
 func (s *sim) kill(share float64) (killed int) {
 	s.net.mu.Lock()
 	defer s.net.mu.Unlock()
+	spared := false
 	for _, i := range s.net.rng.Perm(len(s.nodes) - 3) {
-		if killed++; killed > int(share*float64(len(s.nodes))) {
-			return killed - 1
+		if killed == int(share*float64(len(s.nodes))) {
+			break
+		}
+		if !spared && s.nodes[i+3].keeps() {
+			spared = true
+			continue
 		}
 		s.net.off[netip.MustParseAddrPort(publicAddr(i+3))] = true
+		killed++
 	}
 	return killed
+}
+
+// keeps reports whether a node keeps frames.
+func (n *Node) keeps() bool {
+	return slices.ContainsFunc(n.e.engines, func(e *engine) bool {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		return len(e.store.items) > 0
+	})
 }
 
 func (s *sim) used(e *Exchange) int64 {
