@@ -25,6 +25,7 @@ var mayImport = map[string][]string{
 	"internal/wire":             {},
 	"internal/netmon":           {"identity"},
 	"internal/testreport":       {},
+	"internal/fuzzall":          {},
 	"internal/train":            {},
 	"internal/nettest":          {},
 	"internal/tmuxtest":         {},
