@@ -72,6 +72,7 @@ func (d *device) runFirewall(ctx context.Context, env *Env, _ string) Answer {
 		var rules fwRules // which program has made them
 		if env.Root {
 			rules, _, _ = d.rules(ctx)
+			lines = append(lines, d.dropsOut(env, rules, first.AddrPort)...)
 		}
 		return Fails("out", lines...).With("", rules.outFix("UDP", first.AddrPort))
 	case !passed:
@@ -84,6 +85,25 @@ func (d *device) runFirewall(ctx context.Context, env *Env, _ string) Answer {
 		return Unclear("kith may send", "the rules for what comes in could not be read: "+plain(err.Error()))
 	}
 	return d.judgeFirewall(env, rules, servers, sent, append(lines, how))
+}
+
+// dropsOut says which chain drops what kith sends to a server, if that is known.
+func (d *device) dropsOut(env *Env, rules fwRules, to netip.AddrPort) []string {
+	list, err := env.interfaces()
+	if err != nil {
+		return nil
+	}
+	self, err := d.outbound(to.Addr())
+	if err != nil {
+		return nil
+	}
+	i, owned := deviceOwner(list, self)
+	if !owned {
+		return nil
+	}
+	var drops fwDrops
+	drops.judge(rules, "what kith sends", fwPacket{proto: "udp", ifi: i.Name}.sent("new", netip.AddrPortFrom(self, env.Port), to))
+	return drops
 }
 
 // A firewallServer is where kith sends UDP to, and to a hub also TCP.
@@ -140,6 +160,7 @@ func (d *device) judgeFirewall(env *Env, rules fwRules, servers []firewallServer
 	}
 	var out, answers, tcp, hear []fwSays
 	var hub netip.AddrPort
+	var drops fwDrops
 	for n, s := range servers {
 		self, err := d.outbound(s.Addr())
 		if err != nil || deviceNoWay(sent[n]) || self == s.Addr() || self.IsLoopback() {
@@ -150,8 +171,8 @@ func (d *device) judgeFirewall(env *Env, rules fwRules, servers []firewallServer
 			return Unclear(append(evidence, fmt.Sprintf("it is not known by which interface %s is reached", s.Addr()))...)
 		}
 		p := fwPacket{proto: "udp", ifi: i.Name}
-		answers = append(answers, rules.judge(p.got("established", s.AddrPort, netip.AddrPortFrom(self, env.Port))))
-		goes := rules.judge(p.sent("new", netip.AddrPortFrom(self, env.Port), s.AddrPort))
+		answers = append(answers, drops.judge(rules, "what comes back", p.got("established", s.AddrPort, netip.AddrPortFrom(self, env.Port))))
+		goes, _ := rules.judge(p.sent("new", netip.AddrPortFrom(self, env.Port), s.AddrPort))
 		// Rules that drop what could be sent are not those that decide.
 		wrong := goes == fwDrop && !deviceForbidden(sent[n])
 		if wrong {
@@ -161,7 +182,7 @@ func (d *device) judgeFirewall(env *Env, rules fwRules, servers []firewallServer
 		if s.hub {
 			hub = s.AddrPort
 			p.proto = "tcp"
-			goes = rules.judge(p.sent("new", netip.AddrPortFrom(self, 40000), hub))
+			goes = drops.judge(rules, "TCP to the hub", p.sent("new", netip.AddrPortFrom(self, 40000), hub))
 			if wrong && goes == fwDrop {
 				goes = fwMaybe
 			}
@@ -170,7 +191,7 @@ func (d *device) judgeFirewall(env *Env, rules fwRules, servers []firewallServer
 	}
 	var closed []string
 	for name, i := range env.networks() {
-		here := rules.hears(i)
+		here := rules.hears(i, &drops)
 		if fwBest(here) == fwDrop {
 			closed = append(closed, name)
 		}
@@ -181,11 +202,11 @@ func (d *device) judgeFirewall(env *Env, rules fwRules, servers []firewallServer
 	}
 	switch o, a, t, h := fwBest(out), fwBest(answers), fwBest(tcp), fwBest(hear); {
 	case a == fwDrop:
-		return Fails("answers", evidence...)
+		return Fails("answers", append(evidence, drops.of("what comes back")...)...)
 	case t == fwDrop:
-		return Fails("hub", evidence...).With("", rules.outFix("TCP", hub))
+		return Fails("hub", append(evidence, drops.of("TCP to the hub")...)...).With("", rules.outFix("TCP", hub))
 	case h == fwDrop:
-		return Fails("lan", evidence...).With("", rules.lanFix())
+		return Fails("lan", append(evidence, drops.of("what others send to find it")...)...).With("", rules.lanFix())
 	case o == fwMaybe:
 		return unclear("what kith sends")
 	case a == fwMaybe:
@@ -204,9 +225,31 @@ func (d *device) judgeFirewall(env *Env, rules fwRules, servers []firewallServer
 	return OK(evidence...)
 }
 
+// fwDrops are lines that say which chains drop what.
+type fwDrops []string
+
+// judge judges a packet, and notes who drops it.
+func (d *fwDrops) judge(rules fwRules, what string, p fwPacket) fwSays {
+	says, by := rules.judge(p)
+	if line := what + " is dropped by the chain " + strings.TrimPrefix(by, "legacy "); says == fwDrop && !slices.Contains(*d, line) {
+		*d = append(*d, line)
+	}
+	return says
+}
+
+// of are the lines of one kind of packet.
+func (d fwDrops) of(what string) (lines []string) {
+	for _, line := range d {
+		if strings.HasPrefix(line, what+" ") {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
 // hears says what becomes of what others in an interface's networks send to all: over each
 // family to kith's own group, and by mDNS.
-func (r fwRules) hears(i netmon.Interface) (out []fwSays) {
+func (r fwRules) hears(i netmon.Interface, drops *fwDrops) (out []fwSays) {
 	p := fwPacket{proto: "udp", ifi: i.Name}
 	for _, six := range []bool{false, true} {
 		at := slices.IndexFunc(i.Addrs, func(a netip.Prefix) bool { return a.Addr().Is6() == six })
@@ -218,7 +261,7 @@ func (r fwRules) hears(i netmon.Interface) (out []fwSays) {
 			from, group, mdns = deviceLink6, lan.Group6(), deviceMDNS6
 		}
 		for to, port := range map[netip.Addr]uint16{group: lan.Port, mdns: mdnsPort} {
-			out = append(out, r.judge(p.got("new", netip.AddrPortFrom(from, port), netip.AddrPortFrom(to, port))))
+			out = append(out, drops.judge(r, "what others send to find it", p.got("new", netip.AddrPortFrom(from, port), netip.AddrPortFrom(to, port))))
 		}
 	}
 	return out
@@ -311,5 +354,5 @@ func (d *device) rules(ctx context.Context) (fwRules, string, error) {
 		err = nil
 		rules.replace(mine)
 	}
-	return rules, fmt.Sprintf("the firewall has %d chains of rules", len(rules)), err
+	return rules, fmt.Sprintf("chains of the firewall's rules: %d", len(rules)), err
 }

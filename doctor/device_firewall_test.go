@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -85,7 +86,7 @@ func TestDeviceNft(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := rules.judge(test.packet); got != test.want {
+			if got, _ := rules.judge(test.packet); got != test.want {
 				t.Errorf("%d, want %d", got, test.want)
 			}
 		})
@@ -143,7 +144,7 @@ func TestDeviceIptables(t *testing.T) {
 		"a log, and then again": {"-j LOG --log-prefix \"x \"", neighbour, fwDrop},
 	} {
 		rules, err := parseIptables([]byte(strings.Replace(deviceIptablesRules, "LAN", test.lan, 1)), "ip")
-		if got := rules.judge(test.packet); err != nil || got != test.want {
+		if got, _ := rules.judge(test.packet); err != nil || got != test.want {
 			t.Errorf("%s: %d, want %d; %v", name, got, test.want, err)
 		}
 	}
@@ -277,6 +278,30 @@ func TestDeviceFirewall(t *testing.T) {
 	}
 }
 
+// TestDeviceFirewallNames: who may read the rules is told which chain drops what.
+func TestDeviceFirewallNames(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux has these rules")
+	}
+	const server = "11.0.0.2:443"
+	tables := func(text string) map[string]string { return map[string]string{"iptables-save": text} }
+	eperm := map[string]error{server: os.NewSyscallError("write", syscall.EPERM)}
+	for line, run := range map[string]firewallRun{
+		"what others send to find it is dropped by the chain inet f in": {commands: map[string]string{"nft": strings.Replace(deviceNftRules, "LAN", `{"drop": null}`, 1)}},
+		"what comes back is dropped by the chain ip filter INPUT":       {commands: tables("*filter\n:INPUT DROP [0:0]\n-A INPUT -i lo -j ACCEPT\n"), servers: []string{server}},
+		"what kith sends is dropped by the chain ip raw OUTPUT":         {commands: tables("*raw\n:OUTPUT DROP [0:0]\nCOMMIT\n"), sent: eperm, servers: []string{server}},
+		"TCP to the hub is dropped by the chain ip filter OUTPUT":       {commands: tables("*filter\n:OUTPUT DROP [0:0]\n-A OUTPUT -p udp -j ACCEPT\n"), hub: 443},
+	} {
+		if _, a := run.run(t); !slices.Contains(a.Evidence, line) {
+			t.Errorf("%q is not among %q", line, a.Evidence)
+		}
+		run.user = true
+		if _, a := run.run(t); slices.Contains(a.Evidence, line) {
+			t.Errorf("without root: %q", a.Evidence)
+		}
+	}
+}
+
 // TestDeviceFirewallPrograms has rules that firewalld 1.3, ufw 0.36 and Docker 20.10 have
 // made on Debian 12, each alone on a device with eth0.
 func TestDeviceFirewallPrograms(t *testing.T) {
@@ -349,7 +374,7 @@ func TestDeviceFirewallFamilies(t *testing.T) {
 		fwAccept: p.got("new", port("192.168.1.7:27491"), port("239.255.107.105:27491")),
 		fwDrop:   p.got("new", port("[fe80::7]:27491"), port("[ff12::6b69:7468]:27491")),
 	} {
-		if got := rules.judge(packet); got != want {
+		if got, _ := rules.judge(packet); got != want {
 			t.Errorf("%v: %d, want %d", packet, got, want)
 		}
 	}
@@ -369,7 +394,7 @@ func TestDeviceFirewallGoto(t *testing.T) {
 			t.Fatal(err)
 		}
 		p := fwPacket{proto: "udp", ifi: "eth0"}.got("new", netip.MustParseAddrPort("192.168.1.7:1"), netip.MustParseAddrPort("192.168.1.20:1"))
-		if got := rules.judge(p); got != want {
+		if got, _ := rules.judge(p); got != want {
 			t.Errorf("%s: %d, want %d", verb, got, want)
 		}
 	}
@@ -462,12 +487,12 @@ func FuzzDeviceFiles(f *testing.F) {
 			if err == nil {
 				rules.replace(old)
 			}
-			if says := rules.judge(p); says != fwAccept && says != fwDrop && says != fwMaybe {
+			if says, _ := rules.judge(p); says != fwAccept && says != fwDrop && says != fwMaybe {
 				t.Errorf("nft: %d", says)
 			}
 		}
 		rules, _ := parseIptables(b, "ip") // without rules all passes
-		if says := rules.judge(p); says != fwAccept && says != fwDrop && says != fwMaybe {
+		if says, _ := rules.judge(p); says != fwAccept && says != fwDrop && says != fwMaybe {
 			t.Errorf("iptables: %d", says)
 		}
 		if list := parseResolvers(b); len(list) > maxResolvers {

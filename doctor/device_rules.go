@@ -107,29 +107,30 @@ func (r fwRules) replace(by fwRules) {
 }
 
 // judge says what becomes of a packet: fwAccept, fwDrop, or fwMaybe if a rule decides
-// that is not understood.
-func (r fwRules) judge(p fwPacket) fwSays {
-	var base []*fwChain
-	for _, c := range r {
+// that is not understood. by is the chain that drops it, with its family and table.
+func (r fwRules) judge(p fwPacket) (result fwSays, by string) {
+	var base []string
+	for name, c := range r {
 		if c.hook == p.hook && (c.family == "inet" || c.family == p.family()) {
-			base = append(base, c)
+			base = append(base, name)
 		}
 	}
-	slices.SortFunc(base, func(a, b *fwChain) int { return cmp.Compare(a.priority, b.priority) })
-	result, budget := fwAccept, maxSteps
-	for _, c := range base {
-		says := r.walk(c, p, &budget)
+	slices.SortFunc(base, func(a, b string) int { return cmp.Or(cmp.Compare(r[a].priority, r[b].priority), cmp.Compare(a, b)) })
+	budget := maxSteps
+	result = fwAccept
+	for _, name := range base {
+		says := r.walk(r[name], p, &budget)
 		if says == fwNo || says == fwReturn {
-			says = c.policy
+			says = r[name].policy
 		}
 		switch {
 		case says == fwDrop:
-			return fwDrop // whatever others say
+			return fwDrop, name // whatever others say
 		case says == fwMaybe:
 			result = fwMaybe
 		}
 	}
-	return result
+	return result, ""
 }
 
 // maxSteps is how many rules are gone through for a packet, a count: rules of a kernel
