@@ -48,8 +48,10 @@ func (t *Tunnel) SetFallback(f Fallback) {
 // completed exactly once, whatever a Fallback does.
 type request struct {
 	*tcp.ForwarderRequest
-	t    *Tunnel
-	from identity.DeviceID
+	t      *Tunnel
+	from   identity.DeviceID
+	queue  waiter.Queue  // of the connection that it becomes
+	shaken chan struct{} // closed when its handshake is over
 
 	mu    sync.Mutex
 	done  bool
@@ -72,7 +74,30 @@ func (r *request) claim() bool {
 func (r *request) refuse() {
 	if r.claim() {
 		r.Complete(true)
+		r.forget()
 	}
+}
+
+// end refuses the connection, or ends its handshake if it was taken: without that, the
+// handshake with a peer that has gone would go on for a minute.
+func (r *request) end() {
+	r.refuse()
+	ticker := time.NewTicker(time.Millisecond)
+	defer ticker.Stop()
+	for {
+		// What waits for the handshake looks how it stands, and gives up one that is not
+		// complete; unless it does not wait yet.
+		r.queue.Notify(waiter.WritableEvents)
+		select {
+		case <-r.shaken:
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+func (r *request) forget() {
+	close(r.shaken)
 	r.t.mu.Lock()
 	defer r.t.mu.Unlock()
 	delete(r.t.requests, r)
@@ -91,17 +116,14 @@ func (r *request) accept() (net.Conn, error) {
 	if !r.claim() {
 		return nil, fmt.Errorf("tunnel: accept: %w", net.ErrClosed)
 	}
-	r.t.mu.Lock()
-	delete(r.t.requests, r)
-	r.t.mu.Unlock()
 	id := r.ID() // Complete forgets it
-	q := &waiter.Queue{}
-	ep, terr := r.CreateEndpoint(q)
+	ep, terr := r.CreateEndpoint(&r.queue)
 	r.Complete(terr != nil)
+	r.forget()
 	if terr != nil {
 		return nil, fmt.Errorf("tunnel: accept: %w", plain(errors.New(terr.String())))
 	}
-	c, err := r.t.track(q, ep, r.from, addrPort(id.LocalAddress, id.LocalPort), addrPort(id.RemoteAddress, id.RemotePort))
+	c, err := r.t.track(&r.queue, ep, r.from, addrPort(id.LocalAddress, id.LocalPort), addrPort(id.RemoteAddress, id.RemotePort))
 	if err != nil {
 		return nil, fmt.Errorf("tunnel: accept: %w", err)
 	}
@@ -113,7 +135,7 @@ func (r *request) accept() (net.Conn, error) {
 func (t *Tunnel) incoming(fr *tcp.ForwarderRequest) {
 	id := fr.ID()
 	from, known := t.Peer(netip.AddrFrom16(id.RemoteAddress.As16()))
-	r := &request{ForwarderRequest: fr, t: t, from: from}
+	r := &request{ForwarderRequest: fr, t: t, from: from, shaken: make(chan struct{})}
 	fallback := t.admit(r, known)
 	if fallback == nil {
 		r.refuse()
@@ -132,7 +154,7 @@ func (t *Tunnel) incoming(fr *tcp.ForwarderRequest) {
 func (t *Tunnel) admit(r *request, known bool) Fallback {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.closed || !known || t.fallback == nil {
+	if _, stays := t.peers[r.from]; t.closed || !known || !stays || t.fallback == nil {
 		return nil
 	}
 	same := 0

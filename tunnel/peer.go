@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	wg "golang.zx2c4.com/wireguard/device"
@@ -121,10 +122,14 @@ func (t *Tunnel) remove(id identity.DeviceID) {
 	delete(t.conns, id)
 	associations := keys(t.datagrams[id])
 	delete(t.datagrams, id)
+	requests := slices.DeleteFunc(keys(t.requests), func(r *request) bool { return r.from != id })
 	closed := t.closed
 	t.mu.Unlock()
 	if !ok || closed {
 		return
+	}
+	for _, r := range requests {
+		r.end()
 	}
 	for _, c := range conns {
 		c.abort(ErrPeer)

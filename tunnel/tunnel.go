@@ -195,7 +195,7 @@ func (t *Tunnel) Close() error {
 		l.Close()
 	}
 	for _, r := range requests {
-		r.refuse()
+		r.end()
 	}
 	for _, c := range conns {
 		c.abort(net.ErrClosed)

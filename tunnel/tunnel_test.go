@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -528,4 +529,54 @@ func TestNewErrs(t *testing.T) {
 		t.Error(err)
 	}
 	goleak.VerifyNone(t, options)
+}
+
+// TestHandshakeOfGone: a connection whose handshake is not over ends with its peer, and
+// with the tunnel, and keeps nobody waiting.
+func TestHandshakeOfGone(t *testing.T) {
+	for name, end := range map[string]func(a, b *side) error{
+		"peer removed": func(a, b *side) error { b.RemovePeer(a.id.ID()); return nil },
+		"closed":       func(_, b *side) error { return b.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bind := newBind()
+			bind.lose = typeTransport
+			a, b := newSide(t, newBind()), newSide(t, bind)
+			introduce(t, a, b)
+			if _, err := a.Ping(patient(t), b.id.ID().Addr()); err != nil {
+				t.Fatal(err)
+			}
+			taken := make(chan struct{})
+			accepted := make(chan error, 1)
+			b.SetFallback(func(_ identity.DeviceID, _ uint16, accept func() (net.Conn, error)) bool {
+				bind.losses.Store(math.MaxInt32) // no answer to the first packet arrives
+				go func() {
+					close(taken)
+					_, err := accept()
+					accepted <- err
+				}()
+				return true
+			})
+			ctx, cancel := context.WithCancel(t.Context())
+			dialed := make(chan struct{})
+			go func() {
+				defer close(dialed)
+				_, _ = a.DialContext(ctx, "tcp", b.addr(80))
+			}()
+			<-taken
+			if err := end(a, b); err != nil {
+				t.Error(err)
+			}
+			select {
+			case err := <-accepted:
+				if err == nil {
+					t.Error("accepted from a peer that has gone")
+				}
+			case <-patient(t).Done():
+				t.Error("accept still waits")
+			}
+			cancel()
+			<-dialed
+		})
+	}
 }
