@@ -39,6 +39,11 @@ func (d *device) dnsCheck() Check {
 				Fix:      "Set other DNS servers in the network settings, such as those of the provider, or ask those who run the network.",
 			},
 			{
+				ID: "partly", Severity: Limit, Cause: "No DNS server looks names up, so that of the servers only those are found that are set by their addresses.",
+				Explains: []string{"relays.resolve/name", "meeting.broker/name", "meeting.waku/name", "meeting.dht/names", "meeting.dht/silent"},
+				Fix:      "Set other DNS servers in the network settings, such as those of the provider, or restart the router.",
+			},
+			{
 				ID: "idle", Severity: Note, Cause: "No DNS server answers, but the servers that this device is told to use are found without one.",
 				Fix: "For the names of others, set other DNS servers in the network settings, such as those of the provider, or restart the router.",
 			},
@@ -100,6 +105,8 @@ func (d *device) runDNS(ctx context.Context, env *Env, _ string) Answer {
 		return Fails("idle", lines...).With("The DNS servers answer, but look no names up; the servers that this device is told to use are found without them.", "")
 	case first < 0 && found:
 		return Fails("idle", lines...)
+	case first < 0 && meetsByAddress(env):
+		return Fails("partly", lines...)
 	case first < 0 && refused && quiet && !slices.ContainsFunc(servers, func(a netip.Addr) bool { return !near(env, a) }):
 		return Fails("refuses", lines...).With(
 			"The DNS servers of this network answer, but look no names up, and nothing was heard from beyond the router.",
@@ -119,6 +126,14 @@ func (d *device) runDNS(ctx context.Context, env *Env, _ string) Answer {
 	return OK(lines...)
 }
 
+// meetsByAddress reports whether a server at which devices can meet needs no name.
+func meetsByAddress(env *Env) bool {
+	return slices.ContainsFunc(targets(env), func(s server) bool {
+		_, err := netip.ParseAddr(s.Host)
+		return err == nil && (s.Hub || s.TCP && len(s.ways) == 0 || s.DHT)
+	})
+}
+
 // findsAll reports whether the system finds the addresses of names, as it also does by a file of
 // hosts or by other means than DNS.
 func findsAll(ctx context.Context, env *Env, names []string) bool {
@@ -136,7 +151,13 @@ func findsAll(ctx context.Context, env *Env, names []string) bool {
 
 // systemDNS looks a name up as the system does.
 func (d *device) systemDNS(ctx context.Context, env *Env, name string, needed bool) Answer {
-	dead := map[bool]string{true: "silent", false: "idle"}[needed]
+	dead := "silent"
+	switch {
+	case !needed:
+		dead = "idle"
+	case meetsByAddress(env):
+		dead = "partly"
+	}
 	addrs, err := resolve(ctx, env, name)
 	var dns *net.DNSError
 	switch {

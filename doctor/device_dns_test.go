@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/kithproject/kith/hub/hubaddr"
 )
 
 // A dnsServer is what a DNS server of a test says to a query; nil: nothing.
@@ -105,6 +107,10 @@ func TestDeviceDNS(t *testing.T) {
 				return deviceAnswer{}
 			}
 			a := deviceExpect(t, d.dnsCheck(), env, test.want)
+			if test.want == "silent" || test.want == "refuses" { // a hub that is found without DNS
+				env.Hubs = []hubaddr.Address{{Host: "192.0.2.1", Port: 443}}
+				deviceExpect(t, d.dnsCheck(), env, "partly")
+			}
 			if text := a.Cause + strings.Join(a.Evidence, " "); !strings.Contains(text, test.holds) {
 				t.Errorf("%q is not in %q", test.holds, text)
 			}

@@ -1,7 +1,9 @@
 package doctor
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -108,11 +110,14 @@ func (d *device) knock(ctx context.Context, env *Env, t server, a netip.Addr) de
 		}
 	}()
 	go func() {
-		if !t.UDP {
+		req, fits := deviceBinding(0)
+		switch {
+		case t.DHT:
+			req, fits = devicePing()
+		case !t.UDP:
 			ways <- ""
 			return
 		}
-		req, fits := deviceBinding(0)
 		if r := d.ask(ctx, env, to, req, deviceAsk{tries: 5, wait: deviceKnockWait / 5, fits: fits}); r.alive() {
 			ways <- fmt.Sprintf("%s answers over UDP after %v", to, r.RTT.Round(10*time.Microsecond))
 			return
@@ -126,6 +131,19 @@ func (d *device) knock(ctx context.Context, env *Env, t server, a netip.Addr) de
 		}
 	}
 	return out
+}
+
+// devicePing makes a ping to a node of the distributed hash table (BEP 5), and what tells
+// its answer. It says that no questions are taken here (BEP 43).
+func devicePing() (raw []byte, fits func([]byte) bool) {
+	var id [20]byte
+	_, _ = rand.Read(id[:]) // never fails
+	tx := id[:4]
+	raw = slices.Concat([]byte("d1:ad2:id20:"), id[:], []byte("e1:q4:ping2:roi1e1:t4:"), tx, []byte("1:y1:qe"))
+	return raw, func(b []byte) bool {
+		return len(b) <= 1500 && bytes.HasPrefix(b, []byte("d")) && bytes.Contains(b, append([]byte("1:t4:"), tx...)) &&
+			(bytes.Contains(b, []byte("1:y1:r")) || bytes.Contains(b, []byte("1:y1:e")))
+	}
 }
 
 // deviceBinding makes a STUN request (RFC 8489 section 6.1) of a size in bytes, 0: the

@@ -1,13 +1,18 @@
 package doctor
 
 import (
+	"context"
+	"net"
+	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/pion/stun/v4"
 
 	"github.com/kithproject/kith/hub/hubaddr"
 	"github.com/kithproject/kith/link/relay"
+	"github.com/kithproject/kith/rendezvous/dht"
 )
 
 // TestDeviceBinding: requests have the size that they should, and tell their answers.
@@ -29,6 +34,34 @@ func TestDeviceBinding(t *testing.T) {
 		if err != nil || fits(other.Raw) || fits([]byte("hello")) {
 			t.Errorf("the answer to another fits: %v", err)
 		}
+	}
+}
+
+// TestDevicePing asks a node of the distributed hash table, which answers over UDP alone.
+func TestDevicePing(t *testing.T) {
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	node, err := dht.NewNode(dht.Config{Conn: conn})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer node.Close()
+	env := deviceEnv()
+	env.Media = []Medium{{Name: dhtDriver, Servers: []string{node.Addr().String()}}}
+	to := targets(env)
+	if len(to) != 1 || !to[0].DHT || to[0].TCP || len(endpoints(env)) != 0 {
+		t.Fatalf("targets %+v, endpoints %+v", to, endpoints(env))
+	}
+	d := systemDevice()
+	d.dial = func(context.Context, *Env, netip.AddrPort) error { t.Error("TCP is tried"); return nil }
+	if k := d.knock(t.Context(), env, to[0], node.Addr().Addr()); !k.alive || !strings.Contains(k.how, "answers over UDP") {
+		t.Errorf("%+v", k)
+	}
+	ping, fits := devicePing()
+	if fits(ping) || fits([]byte("d1:rd2:id20:aaaaaaaaaaaaaaaaaaaae1:t4:wxyz1:y1:re")) {
+		t.Error("what is no answer to it fits")
 	}
 }
 

@@ -53,7 +53,7 @@ func (d *device) vpnCheck() Check {
 			{
 				ID: "captures", Severity: Limit, Cause: "A VPN takes everything that this device sends to the internet, and nothing answers behind it.",
 				Fix:      "Leave kith out of the VPN (split tunnelling), or switch the VPN off.",
-				Explains: andCutOff("device.outside/nothing", "device.gateway/silent", "device.dns/silent", "device.dns/idle", "device.pmtu/hole", "device.mtu/small"),
+				Explains: andCutOff("device.outside/nothing", "device.gateway/silent", "device.dns/silent", "device.dns/partly", "device.dns/idle", "device.pmtu/hole", "device.mtu/small"),
 			},
 			{
 				ID: "through", Severity: Note, Cause: "A VPN takes everything that this device sends to the internet.",

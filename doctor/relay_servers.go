@@ -34,6 +34,7 @@ type server struct {
 	Alt   uint16      // of a hub: its second port of STUN; 0: none
 	UDP   bool        // it answers STUN there
 	TCP   bool        // it accepts connections there
+	DHT   bool        // it is a node of the distributed hash table, which speaks UDP alone
 	TLS   *tls.Config // nil: it does not speak TLS
 	Hub   bool
 	ways  []relay.Config // of relays, one for each transport
@@ -61,7 +62,7 @@ func servers(env *Env) (out []server) {
 	for _, m := range env.Media {
 		for _, text := range m.Servers {
 			host, port, _ := splitHostPort(text, 0)
-			out = append(out, server{Name: text, Host: host, Port: port, TCP: true})
+			out = append(out, server{Name: text, Host: host, Port: port, TCP: m.Name != dhtDriver, DHT: m.Name == dhtDriver})
 		}
 	}
 	return out
