@@ -25,12 +25,12 @@ func (d *device) firewallCheck() Check {
 			{
 				ID: "out", Severity: Fault, Cause: "The firewall of this device forbids kith to send.",
 				Fix:      "Allow kith to send UDP in the firewall of this device.",
-				Explains: andCutOff("device.gateway/silent", "device.dns/silent", "device.dns/partly", "device.dns/refuses", "device.dns/idle", "device.outside/nothing", "device.ipv6/broken"),
+				Explains: andCutOff("relays.udp/silent", "device.gateway/silent", "device.dns/silent", "device.dns/partly", "device.dns/refuses", "device.dns/idle", "device.outside/nothing", "device.ipv6/broken"),
 			},
 			{
 				ID: "answers", Severity: Fault, Cause: "The firewall of this device drops the answers to what kith sends.",
 				Fix:      "Have the firewall accept packets of connections that are established (nftables: ct state established,related accept).",
-				Explains: andCutOff("device.gateway/silent", "device.dns/silent", "device.dns/partly", "device.dns/refuses", "device.dns/idle", "device.outside/nothing", "device.ipv6/broken"),
+				Explains: andCutOff("relays.udp/silent", "device.gateway/silent", "device.dns/silent", "device.dns/partly", "device.dns/refuses", "device.dns/idle", "device.outside/nothing", "device.ipv6/broken"),
 			},
 			{
 				ID: "hub", Severity: Limit, Cause: "The firewall of this device forbids TCP connections to the hub.",

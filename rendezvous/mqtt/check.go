@@ -50,7 +50,8 @@ func (e *Exchange) dial(ctx context.Context, cc autopaho.ClientConfig, u *url.UR
 	}
 	secure := tls.Client(conn, cfg)
 	if err := secure.HandshakeContext(ctx); err != nil {
-		return nil, errors.Join(err, conn.Close())
+		conn.Close() // it may be closed by now
+		return nil, err
 	}
 	return packets.NewThreadSafeConn(secure), nil
 }
