@@ -8,7 +8,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -82,9 +81,7 @@ func run(ctx context.Context, args []string) error {
 	return err
 }
 
-var fuzzFunc = regexp.MustCompile(`(?m)^func (Fuzz\w+)\(`)
-
-// build finds the targets, and builds a test binary per package that has some.
+// build builds a test binary per package that has fuzz targets, and lists them.
 func build(ctx context.Context, tmp string, queue chan<- target) error {
 	list, err := exec.CommandContext(ctx, "go", "list", "-f", "{{.Dir}}\t{{.ImportPath}}", "./...").Output()
 	if err != nil {
@@ -92,11 +89,9 @@ func build(ctx context.Context, tmp string, queue chan<- target) error {
 	}
 	for i, line := range strings.Split(strings.TrimSpace(string(list)), "\n") {
 		dir, pkg, _ := strings.Cut(line, "\t")
-		names, err := targets(dir)
-		if err != nil {
+		if has, err := fuzzes(dir); err != nil {
 			return err
-		}
-		if len(names) == 0 {
+		} else if !has {
 			continue
 		}
 		binary := filepath.Join(tmp, fmt.Sprintf("%d.test", i))
@@ -106,30 +101,38 @@ func build(ctx context.Context, tmp string, queue chan<- target) error {
 		if _, err := os.Stat(binary); err != nil {
 			continue // its tests are for another system
 		}
-		for _, name := range names {
+		names := exec.CommandContext(ctx, binary, "-test.list=^Fuzz")
+		names.Dir = dir
+		out, err := names.Output()
+		if err != nil {
+			return fmt.Errorf("list the targets of %s: %w", pkg, err)
+		}
+		for _, name := range strings.Fields(string(out)) {
 			queue <- target{dir, pkg, name, binary}
 		}
 	}
 	return nil
 }
 
-// targets are the names of the fuzz functions in a directory's tests.
-func targets(dir string) (names []string, err error) {
+// fuzzes reports whether a directory's tests have fuzz functions, for some system.
+func fuzzes(dir string) (bool, error) {
 	files, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
 	if err != nil {
-		return nil, err
+		return false, err
 	}
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		if err != nil {
-			return nil, err
+			return false, err
 		}
-		for _, m := range fuzzFunc.FindAllSubmatch(text, -1) {
-			names = append(names, string(m[1]))
+		if fuzzFunc.Match(text) {
+			return true, nil
 		}
 	}
-	return names, nil
+	return false, nil
 }
+
+var fuzzFunc = regexp.MustCompile(`(?m)^func Fuzz\w+\(`)
 
 // fuzz runs a target, once more if the fuzzer itself did not end in time, as it does now
 // and then (golang/go#75804): a real finding says what failed.
@@ -140,7 +143,7 @@ func (t target) fuzz(ctx context.Context, corpora string, long time.Duration) (o
 		cmd.Dir = t.dir // where new failures are written to
 		o, err := cmd.CombinedOutput()
 		if err == nil {
-			return o, !bytes.Contains(o, []byte("no fuzz tests to fuzz"))
+			return o, true
 		}
 		if out = append(out, o...); !deadline.Match(o) {
 			break

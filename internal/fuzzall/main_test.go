@@ -3,24 +3,27 @@ package main
 import (
 	"os"
 	"path/filepath"
-	"slices"
 	"testing"
 )
 
-// TestTargets: the fuzz functions of a directory's tests are found, and nothing else.
-func TestTargets(t *testing.T) {
-	dir := t.TempDir()
-	for name, text := range map[string]string{
-		"a_test.go": "package a\n\nfunc FuzzOne(f *testing.F) {}\n\nfunc TestFuzzNone(t *testing.T) {}\n",
-		"b_test.go": "package a\n\n// func FuzzNone(\nfunc FuzzTwo(f *testing.F) {}\n",
-		"c.go":      "package a\n\nfunc FuzzThree() {}\n",
+// TestFuzzes: packages without fuzz functions are not built.
+func TestFuzzes(t *testing.T) {
+	for text, want := range map[string]bool{
+		"package a\n\nfunc FuzzOne(f *testing.F) {}\n":                           true,
+		"package a\n\nfunc TestFuzzNone(t *testing.T) {}\n\n// func FuzzNone(\n": false,
 	} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
+		dir := t.TempDir()
+		for _, name := range []string{"a_test.go", "b.go"} {
+			if name == "b.go" {
+				text = "package a\n\nfunc FuzzThree() {}\n"
+			}
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
 		}
-	}
-	if got, err := targets(dir); err != nil || !slices.Equal(got, []string{"FuzzOne", "FuzzTwo"}) {
-		t.Errorf("%v, %v", got, err)
+		if got, err := fuzzes(dir); err != nil || got != want {
+			t.Errorf("%v, %v, want %v", got, err, want)
+		}
 	}
 }
 
