@@ -368,7 +368,7 @@ func (p *peer) onPresence(pr signaling.Presence) {
 	if p.rec.State == registry.Tomb {
 		return // the commit machine answers with UNPAIR
 	}
-	p.seen(pr)
+	defer p.seen(pr) // which waits for the disk: after what connects
 	if p.rec.State != registry.Active || p.link == nil {
 		return
 	}
