@@ -33,7 +33,8 @@ func evilHost(t testing.TB, n *network, room *Roster, key *identity.Identity, pa
 }
 
 // TestShortIDIsForged forges a room name of 6 hexadecimal digits somewhere in a
-// hash of the host's key: 24 bits that another key fits in a second or two. The
+// hash of the host's key: 24 bits that another key fits in a second or two (4 digits
+// with -short). The
 // forger then says that it hosts a room here, with everything but the key: a
 // joiner refuses it, and tells it nothing.
 func TestShortIDIsForged(t *testing.T) {
@@ -42,7 +43,11 @@ func TestShortIDIsForged(t *testing.T) {
 		sum := sha512.Sum512(id[:])
 		return hex.EncodeToString(sum[:])
 	}
-	short := name(host.ID())[:6]
+	digits := 6
+	if testing.Short() {
+		digits = 4
+	}
+	short := name(host.ID())[:digits]
 	begin := time.Now()
 	var seed [32]byte
 	tries := 0
@@ -61,7 +66,7 @@ func TestShortIDIsForged(t *testing.T) {
 	if !strings.Contains(name(forger.ID()), short) || forger.ID() == host.ID() {
 		t.Fatal("nothing was forged")
 	}
-	t.Logf("the 6 digits %s fit another key after %d tries, %v", short, tries, time.Since(begin))
+	t.Logf("the %d digits %s fit another key after %d tries, %v", digits, short, tries, time.Since(begin))
 
 	for _, password := range []string{"", "the password"} {
 		n := newNetwork(t)
@@ -205,6 +210,9 @@ func TestEveryByte(t *testing.T) {
 			step := 1
 			if size > 400 {
 				step = 7 // most of it is one ML-KEM value
+			}
+			if testing.Short() {
+				step *= 5
 			}
 			for at := 0; at < size; at += step {
 				n, h, j, _ := tamper(t, m.typ, at, 1<<(at%8), m.password)
