@@ -27,6 +27,7 @@ type mailLab struct {
 // has written is killed as soon as the command has said that the line is kept or sent, and
 // so is who keeps the letters: each line is there exactly once and in order.
 func TestNetworkMail(t *testing.T) {
+	t.Parallel()
 	for name, hub := range map[string][]string{"hub": {"--mail", "--mail-per-client", "128KiB"}, "device": nil} {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), netTimeout)

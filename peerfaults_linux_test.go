@@ -89,6 +89,7 @@ func doctorPair(ctx context.Context, t *testing.T) (desk, laptop *station) {
 // TestNetworkPeerFaults breaks what is between two devices, and each of them, and has the
 // doctor of one say what it is.
 func TestNetworkPeerFaults(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 4*netTimeout)
 	defer cancel()
 	desk, laptop := doctorPair(ctx, t)
@@ -174,6 +175,7 @@ func TestNetworkPeerEnded(t *testing.T) {
 // TestNetworkPeerFar has two devices meet on a LAN and reach each other only over a
 // way with delay: 2 s there and back, and 4 s, which is more than kith waits.
 func TestNetworkPeerFar(t *testing.T) {
+	t.Parallel()
 	for _, far := range []struct {
 		name, want string
 		delay      time.Duration
@@ -182,6 +184,7 @@ func TestNetworkPeerFar(t *testing.T) {
 		{"4 s", "peers.candidates/late", 2 * time.Second},
 	} {
 		t.Run(far.name, func(t *testing.T) {
+			t.Parallel()
 			ctx, cancel := context.WithTimeout(t.Context(), netTimeout)
 			defer cancel()
 			desk, laptop := doctorPair(ctx, t)

@@ -21,6 +21,7 @@ const onlyMulticast = `table inet blocked { chain in { type filter hook input pr
 // TestNetworkChatByMulticast pairs two devices between which no unicast passes,
 // neither then nor later, and has them chat. The tunnel stays down throughout.
 func TestNetworkChatByMulticast(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ name, a, b string }{
 		{"IPv4 and IPv6", "10.0.0.1/24", "10.0.0.2/24"},
 		{"IPv4 of different networks", "10.0.0.1/24", "172.16.9.2/24"},
