@@ -22,8 +22,11 @@ func apart(brk func(ctx context.Context, d *doctorLab, right *nettest.Site)) fun
 	}
 }
 
-// off stops the laptop, orderly.
-func off(_ context.Context, d *doctorLab, _ *nettest.Site) { d.laptop.up.Stop() }
+// off stops the laptop, orderly, once it knows that it is connected.
+func off(ctx context.Context, d *doctorLab, _ *nettest.Site) {
+	d.laptop.run(ctx, "ping", "-c", "1", "desk")
+	d.laptop.up.Stop()
+}
 
 // on starts it again.
 func on(ctx context.Context, d *doctorLab) { d.laptop.daemon(ctx) }

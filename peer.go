@@ -450,9 +450,11 @@ func (p *peer) update(change func(*registry.Device)) {
 	p.rec = rec
 }
 
+// goodbye tells the device that this one stops, if it was heard in this run and has not left:
+// it may know of a connection that this one does not know of yet.
 func (p *peer) goodbye(ctx context.Context) {
 	_ = p.call(ctx, func() {
-		if p.channel != nil && p.rec.State == registry.Active && p.isConnected() {
+		if p.channel != nil && p.rec.State == registry.Active && (p.isConnected() || !p.heard.IsZero()) {
 			p.channel.Goodbye(ctx)
 		}
 	})
