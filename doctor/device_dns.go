@@ -24,23 +24,28 @@ const (
 	knownName = "example.com"
 )
 
+// nameless are findings that are no wonder where names cannot be looked up.
+var nameless = []string{ //nolint:gochecknoglobals // a table
+	"relays.resolve/name", "meeting.broker/name", "meeting.waku/name", "meeting.dht/names", "meeting.dht/silent",
+}
+
 func (d *device) dnsCheck() Check {
 	return Check{
 		Code: "device.dns", Asks: "Can names be looked up (DNS)?", Needs: []Code{"device.outside"}, Limit: 6 * time.Second, Quick: true,
 		Findings: []Finding{
 			{
 				ID: "silent", Severity: Fault, Cause: "No DNS server answers, so that the servers' names cannot be looked up.",
-				Explains: []string{"relays.resolve/name", "meeting.broker/name", "meeting.waku/name", "meeting.dht/names", "meeting.dht/silent"},
+				Explains: nameless,
 				Fix:      "Set other DNS servers in the network settings, such as those of the provider, or restart the router.",
 			},
 			{
 				ID: "refuses", Severity: Fault, Cause: "The DNS servers answer, but look no names up.",
-				Explains: []string{"relays.resolve/name", "meeting.broker/name", "meeting.waku/name", "meeting.dht/names", "meeting.dht/silent"},
+				Explains: nameless,
 				Fix:      "Set other DNS servers in the network settings, such as those of the provider, or ask those who run the network.",
 			},
 			{
 				ID: "partly", Severity: Limit, Cause: "No DNS server looks names up, so that of the servers only those are found that are set by their addresses.",
-				Explains: []string{"relays.resolve/name", "meeting.broker/name", "meeting.waku/name", "meeting.dht/names", "meeting.dht/silent"},
+				Explains: nameless,
 				Fix:      "Set other DNS servers in the network settings, such as those of the provider, or restart the router.",
 			},
 			{

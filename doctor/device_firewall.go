@@ -18,6 +18,8 @@ import (
 const maxFirewallServers = 3
 
 func (d *device) firewallCheck() Check {
+	// What is no wonder where nothing goes out, or no answer comes in.
+	shutOff := andCutOff("relays.udp/silent", "device.gateway/silent", "device.dns/silent", "device.dns/partly", "device.dns/refuses", "device.dns/idle", "device.outside/nothing", "device.ipv6/broken")
 	return Check{
 		Code: "device.firewall", Asks: "Does the firewall of this device let kith through?", Needs: []Code{"device.routes"}, Limit: 5 * time.Second, Quick: true,
 		RootAdds: "what the firewall of this device drops of what others send",
@@ -25,12 +27,12 @@ func (d *device) firewallCheck() Check {
 			{
 				ID: "out", Severity: Fault, Cause: "The firewall of this device forbids kith to send.",
 				Fix:      "Allow kith to send UDP in the firewall of this device.",
-				Explains: andCutOff("relays.udp/silent", "device.gateway/silent", "device.dns/silent", "device.dns/partly", "device.dns/refuses", "device.dns/idle", "device.outside/nothing", "device.ipv6/broken"),
+				Explains: shutOff,
 			},
 			{
 				ID: "answers", Severity: Fault, Cause: "The firewall of this device drops the answers to what kith sends.",
 				Fix:      "Have the firewall accept packets of connections that are established (nftables: ct state established,related accept).",
-				Explains: andCutOff("relays.udp/silent", "device.gateway/silent", "device.dns/silent", "device.dns/partly", "device.dns/refuses", "device.dns/idle", "device.outside/nothing", "device.ipv6/broken"),
+				Explains: shutOff,
 			},
 			{
 				ID: "hub", Severity: Limit, Cause: "The firewall of this device forbids TCP connections to the hub.",
