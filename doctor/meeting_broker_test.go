@@ -2,15 +2,11 @@ package doctor
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/big"
 	"net"
 	"os"
 	"strings"
@@ -47,31 +43,6 @@ func startBroker(t *testing.T, cfg *tls.Config, ledger *auth.Ledger) string {
 	return l.Address()
 }
 
-// certificate makes one for 127.0.0.1, and a client's configuration that trusts it.
-func certificate(t *testing.T, from, until time.Duration) (server, client *tls.Config) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	now := time.Now()
-	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotBefore: now.Add(from), NotAfter: now.Add(until), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool := x509.NewCertPool()
-	pool.AddCert(cert)
-	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}, &tls.Config{RootCAs: pool}
-}
-
 // brokerMedium is a broker as a medium.
 func brokerMedium(t *testing.T, address string, cfg mqtt.Config) Medium {
 	t.Helper()
@@ -102,7 +73,7 @@ func TestMeetingBroker(t *testing.T) {
 	}
 	secure := func(from, until time.Duration, trust bool) func(*testing.T) (string, mqtt.Config) {
 		return func(t *testing.T) (string, mqtt.Config) {
-			server, client := certificate(t, from, until)
+			server, client := rendezvoustest.Certificate(t, from, until)
 			if !trust {
 				client = nil
 			}
@@ -120,7 +91,7 @@ func TestMeetingBroker(t *testing.T) {
 			return a, mqtt.Config{URL: "mqtt://" + a}
 		}},
 		"healthy with TLS and a password": {open: func(t *testing.T) (string, mqtt.Config) {
-			server, client := certificate(t, -time.Hour, time.Hour)
+			server, client := rendezvoustest.Certificate(t, -time.Hour, time.Hour)
 			a := startBroker(t, server, anna)
 			return a, mqtt.Config{URL: "mqtts://" + a, TLS: client, User: "anna", Password: "hunter2"}
 		}},
@@ -256,7 +227,7 @@ func (refused) Health() rendezvous.Health {
 // TestMeetingStale: a connection that was there before does not hide that no new one is
 // let in.
 func TestMeetingStale(t *testing.T) {
-	server, client := certificate(t, -time.Hour, time.Hour)
+	server, client := rendezvoustest.Certificate(t, -time.Hour, time.Hour)
 	a := startBroker(t, server, nil)
 	m := brokerMedium(t, a, mqtt.Config{URL: "mqtts://" + a, TLS: client})
 	m.Fresh = func() (rendezvous.Exchange, error) {
