@@ -398,7 +398,7 @@ func (b *box) keep(ctx context.Context) {
 		for _, p := range b.places {
 			wg.Go(func() {
 				if now, _ := p.due(time.Now()); now && p.find(ctx) {
-					b.unblock()
+					b.moved()
 				}
 			})
 		}
@@ -417,14 +417,16 @@ func (b *box) keep(ctx context.Context) {
 	}
 }
 
-// unblock reads and puts what waited for the place.
-func (b *box) unblock() {
+// moved reads and puts what waited for the place, and takes what others had to the
+// nodes that are there now.
+func (b *box) moved() {
 	b.mu.Lock()
 	for slot := range b.out {
-		if o := &b.out[slot]; o.dirty && o.failed > 0 {
+		if o := &b.out[slot]; !o.dirty || o.failed > 0 {
 			o.failed, o.put = 0, time.Time{}
 		}
 	}
+	b.announced = time.Time{}
 	b.mu.Unlock()
 	poke(b.wakeW)
 	poke(b.wakeR)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kithproject/kith/rendezvous"
@@ -255,39 +256,47 @@ func (b *box) meet(ctx context.Context) time.Duration {
 	}
 	b.direct.asked = now
 	b.mu.Unlock()
-	found := false
+	var tried, taken atomic.Int64 // announcements
 	var wg sync.WaitGroup
 	for _, p := range b.places {
 		nodes := p.some(seekFrom)
 		if announce {
 			nodes = p.all()
 		}
-		found = found || len(nodes) > 0
 		if !announce && (!hot || proven) {
 			continue
 		}
 		for _, n := range nodes {
-			wg.Go(func() { b.seek(ctx, p, n, announce) })
+			wg.Go(func() {
+				tried.Add(1)
+				if b.seek(ctx, p, n, announce) {
+					taken.Add(1)
+				}
+			})
 		}
 	}
 	wg.Wait()
-	if announce && found {
+	again := announceFor
+	if announce && tried.Load() > 0 {
+		if taken.Load() == 0 {
+			again = homeAgain
+		}
 		b.mu.Lock()
-		b.announced = now
+		b.announced = now.Add(again - announceFor)
 		b.mu.Unlock()
 	}
 	if hot {
 		return seekEvery
 	}
-	return announceFor
+	return again
 }
 
 // seek asks a node for the addresses that were announced at the home, and
-// announces this device there (BEP 5).
-func (b *box) seek(ctx context.Context, p *place, n *near, announce bool) {
+// announces this device there (BEP 5). It reports whether the node took that.
+func (b *box) seek(ctx context.Context, p *place, n *near, announce bool) bool {
 	m, err := p.e.ask(ctx, n.addr, &query{method: "get_peers", target: b.keys.home})
 	if err != nil {
-		return
+		return false
 	}
 	own := p.e.external()
 	now := time.Now()
@@ -306,7 +315,9 @@ func (b *box) seek(ctx context.Context, p *place, n *near, announce bool) {
 		b.e.transmit(b.keys, out)
 		poke(b.wakeD)
 	}
-	if announce && len(m.token) > 0 {
-		_, _ = p.e.ask(ctx, n.addr, &query{method: "announce_peer", target: b.keys.home, token: m.token})
+	if !announce || len(m.token) == 0 {
+		return false
 	}
+	_, err = p.e.ask(ctx, n.addr, &query{method: "announce_peer", target: b.keys.home, token: m.token})
+	return err == nil
 }

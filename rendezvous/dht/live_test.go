@@ -32,22 +32,16 @@ func TestFlood(t *testing.T) {
 	random[0] = 'x'
 	kinds := [][]byte{random, tagged, replay, append([]byte("d1:rd2:id20:"), random...), []byte("d1:q13:announce_peer1:t1:a1:y1:qe"), k.tags[0][:]}
 	const total = 100_000
-	stop := make(chan struct{})
-	sent := make(chan int)
+	sent := make(chan struct{})
+	conn := n.conn(t)
+	defer conn.Close()
 	go func() {
-		conn := n.conn(t)
-		defer conn.Close()
-		i := 0
-		for ; i < total; i++ {
-			select {
-			case <-stop:
-				stop = nil
-			default:
-			}
+		defer close(sent)
+		for i := range total {
 			_, _ = conn.WriteTo(kinds[i%len(kinds)], net.UDPAddrFromAddrPort(b.Addrs()[0]))
 		}
-		sent <- i
 	}()
+	defer func() { <-sent }()
 	start := time.Now()
 	passed := 0
 	for flooding := true; flooding; {
@@ -55,7 +49,6 @@ func TestFlood(t *testing.T) {
 		begun := time.Now()
 		f := frame(byte(passed))
 		f[1] = 0xff
-		again := time.NewTicker(50 * time.Millisecond)
 		for arrived := false; !arrived; {
 			if err := sa.Publish(t.Context(), f); err != nil && !isUnreachable(err) {
 				t.Fatal(err)
@@ -80,7 +73,6 @@ func TestFlood(t *testing.T) {
 				t.Fatal("a frame is held up")
 			}
 		}
-		again.Stop()
 	}
 	st := b.Stats()
 	t.Logf("%d frames passed in %v beside %d datagrams; %d forged, %d malformed, %d came directly, %d as items", passed, time.Since(start), total,

@@ -76,9 +76,8 @@ type place struct {
 
 	mu    sync.Mutex // guards the fields below
 	nodes []*near
-	found time.Time     // when they were
 	tried time.Time     // when the last lookup ended
-	retry time.Duration // until the next, while there are none
+	retry time.Duration // until the next, while there are none or others may be nearer
 	turn  int           // where the next round begins
 }
 
@@ -93,21 +92,24 @@ func (p *place) due(now time.Time) (bool, time.Duration) {
 			failing++
 		}
 	}
-	next := p.found.Add(homeFor)
+	wait := homeFor
 	switch {
 	case !up && !p.tried.IsZero():
 		return false, homeMost // told when it is up again
+	case len(p.nodes) > 0 && 2*failing >= len(p.nodes):
+		wait = homeAgain
+	case p.retry > 0:
+		wait = p.retry
 	case len(p.nodes) == 0:
-		next = p.tried.Add(p.retry)
-	case 2*failing >= len(p.nodes):
-		next = p.tried.Add(homeAgain)
+		wait = 0
 	}
+	next := p.tried.Add(wait)
 	return !next.After(now), next.Sub(now)
 }
 
-// find looks for the nodes nearest to the home. It reports whether there were none
-// before.
-func (p *place) find(ctx context.Context) (first bool) {
+// find looks for the nodes nearest to the home. It reports whether most of them are
+// new, which then have nothing of ours.
+func (p *place) find(ctx context.Context) (moved bool) {
 	select {
 	case p.e.walks <- struct{}{}:
 		defer func() { <-p.e.walks }()
@@ -120,7 +122,7 @@ func (p *place) find(ctx context.Context) (first bool) {
 		more = append(more, n.contact)
 	}
 	p.mu.Unlock()
-	got, whole := p.e.lookup(ctx, p.keys.home, "get", more)
+	got, sure := p.e.lookup(ctx, p.keys.home, "get", more)
 	if ctx.Err() != nil {
 		return false
 	}
@@ -131,23 +133,25 @@ func (p *place) find(ctx context.Context) (first bool) {
 		p.retry = min(max(2*p.retry, homeRetry), homeMost)
 		return false
 	}
-	first = len(p.nodes) == 0
-	p.found, p.retry = p.tried, 0
-	if !whole { // perhaps others are nearer
-		p.found = p.tried.Add(homeAgain - homeFor)
+	if sure {
+		p.retry = 0
+	} else { // what was lost on the way may have been nearer
+		p.retry = min(max(2*p.retry, homeAgain), homeFor)
 	}
 	var nodes []*near
+	kept := 0
 	for _, c := range got {
 		i := slices.IndexFunc(p.nodes, func(n *near) bool { return n.contact == c.contact })
 		if i >= 0 {
 			p.nodes[i].note(true)
 			nodes = append(nodes, p.nodes[i])
+			kept++
 			continue
 		}
 		nodes = append(nodes, &near{contact: c.contact, grants: make(map[id]grant)})
 	}
 	p.nodes = nodes
-	return first
+	return 2*kept < len(nodes)
 }
 
 func (p *place) all() []*near {

@@ -216,3 +216,46 @@ func (w twoWays) Publish(ctx context.Context, f []byte) error { return w.speak.P
 func (w twoWays) Receive(ctx context.Context) (rendezvous.Message, error) { return w.hear.Receive(ctx) }
 
 func (w twoWays) Close() error { return errors.Join(w.speak.Close(), w.hear.Close()) }
+
+// TestLossyStart has a device join and publish while most packets from and to it are
+// lost, so that its first lookups find a few nodes that are not the nearest. Once
+// packets pass again both must use the same nodes.
+func TestLossyStart(t *testing.T) {
+	var all []time.Duration
+	for seed := range 40 {
+		synctest.Test(t, func(t *testing.T) {
+			s := newSim(t, 40, 50*time.Millisecond, 0)
+			defer s.close()
+			<-time.After(time.Minute)
+			var conn *simConn
+			lossy := func(share float64) {
+				s.net.mu.Lock()
+				defer s.net.mu.Unlock()
+				s.net.rng = rand.New(rand.NewPCG(uint64(seed), 1)) //nolint:gosec // a simulation
+				conn.loses = share
+			}
+			mailbox := func(c *Config) { c.NoShortcut, conn = true, c.Conn.(*simConn) }
+			a := s.device(mailbox)
+			defer a.Close()
+			topic := newTopic(t)
+			sa := join(t, a, rendezvous.Point{Topic: topic})
+			<-time.After(10 * time.Second)
+			b := s.device(func(c *Config) { mailbox(c); lossy(0.6) })
+			defer b.Close()
+			sb := join(t, b, rendezvous.Point{Topic: topic, Side: 1})
+			s.publish(sb, frame(0xbb))
+			<-time.After(8 * time.Second)
+			lossy(0)
+			start := time.Now()
+			receive(t, sa, frame(0xbb))
+			exchange(t, sa, sb, 2)
+			all = append(all, time.Since(start))
+		})
+	}
+	slices.Sort(all)
+	median, worst := all[len(all)/2], all[len(all)-1]
+	t.Logf("three messages once packets pass: median %v, worst of %d: %v", median, len(all), worst)
+	if worst > 30*time.Second {
+		t.Errorf("worst: %v", worst)
+	}
+}

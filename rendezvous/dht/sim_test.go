@@ -49,6 +49,7 @@ type simConn struct {
 	nat    bool
 	opened sync.Map // addresses that may send to a NATed one
 	drop   atomic.Bool
+	loses  float64 // share of the packets from and to here, besides loss; net.mu guards it
 }
 
 func (n *simNet) listen(addr string, nat bool) *simConn {
@@ -75,7 +76,7 @@ func (c *simConn) WriteTo(b []byte, to net.Addr) (int, error) {
 	defer n.mu.Unlock()
 	n.bytes[c.addr] += int64(len(b)) + 28
 	c.opened.Store(p, true)
-	if c.drop.Load() || n.off[c.addr] || n.rng.Float64() < n.loss {
+	if c.drop.Load() || n.off[c.addr] || n.rng.Float64() < n.loss || n.rng.Float64() < c.loses {
 		return len(b), nil
 	}
 	packet := simPacket{append([]byte(nil), b...), c.addr}
@@ -87,7 +88,7 @@ func (c *simConn) WriteTo(b []byte, to net.Addr) (int, error) {
 func (n *simNet) deliver(p simPacket, to netip.AddrPort) {
 	n.mu.Lock()
 	c := n.conns[to]
-	if c == nil || n.off[to] || c.drop.Load() {
+	if c == nil || n.off[to] || c.drop.Load() || n.rng.Float64() < c.loses {
 		n.mu.Unlock()
 		return
 	}
