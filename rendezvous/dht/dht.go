@@ -236,6 +236,9 @@ func (e *Exchange) Check() {
 		poke(eng.kick)
 	}
 	for _, b := range e.allBoxes() {
+		for _, p := range b.places {
+			p.hurry()
+		}
 		b.heat(hotFor)
 	}
 }

@@ -154,6 +154,13 @@ func (p *place) find(ctx context.Context) (moved bool) {
 	return 2*kept < len(nodes)
 }
 
+// hurry ends a long wait for the next lookup: the network may answer now.
+func (p *place) hurry() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.retry = min(p.retry, homeAgain)
+}
+
 func (p *place) all() []*near {
 	p.mu.Lock()
 	defer p.mu.Unlock()
