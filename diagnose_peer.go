@@ -131,7 +131,8 @@ func (n *Node) doctorPeer(rec registry.Device, named bool) doctor.Peer {
 				err = fmt.Errorf("%w: %w", doctor.ErrNoPath, err)
 			}
 			return doctor.Measurement{
-				Path: path, RTT: res.RTT, Jitter: res.Jitter, RateOut: res.RateOut, RateIn: res.RateIn, LossOut: res.LossOut, LossIn: res.LossIn,
+				Path: path, RTT: res.RTT, LatencyOut: res.LatencyOut, LatencyIn: res.LatencyIn, JitterOut: res.JitterOut, JitterIn: res.JitterIn,
+				RateOut: res.RateOut, RateIn: res.RateIn, LossOut: res.LossOut, LossIn: res.LossIn,
 				Duration: res.Duration, BytesOut: res.BytesOut, BytesIn: res.BytesIn,
 			}, err
 		}

@@ -217,10 +217,13 @@ type Reply struct {
 
 // A Measurement is what a path carries.
 type Measurement struct {
-	Path              string
-	RTT, Jitter       time.Duration
-	RateOut, RateIn   float64 // bytes a second
-	LossOut, LossIn   float64 // shares of 1, a count of lost packets to one of all
-	Duration          time.Duration
-	BytesOut, BytesIn uint64 // bytes that were sent and received for it
+	Path string
+	RTT  time.Duration
+	// Latency is that of one direction, if the quickest packets took as long out as back.
+	LatencyOut, LatencyIn time.Duration
+	JitterOut, JitterIn   time.Duration
+	RateOut, RateIn       float64 // bytes a second
+	LossOut, LossIn       float64 // shares of 1, a count of lost packets to one of all
+	Duration              time.Duration
+	BytesOut, BytesIn     uint64 // bytes that were sent and received for it
 }

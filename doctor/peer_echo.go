@@ -145,9 +145,9 @@ func checkRate(ctx context.Context, env *Env, name string) Answer {
 	}
 	seen := []string{
 		"path: " + m.Path,
-		fmt.Sprintf("round trip %s, and from one to the next it changes by %s; neither is known of one direction alone", show(m.RTT), show(m.Jitter)),
-		fmt.Sprintf("to %s: %s, %.0f %% lost", name, bits(m.RateOut), 100*m.LossOut),
-		fmt.Sprintf("from %s: %s, %.0f %% lost", name, bits(m.RateIn), 100*m.LossIn),
+		fmt.Sprintf("to %s: %s, %.0f %% lost, latency %s, jitter %s", name, bits(m.RateOut), 100*m.LossOut, show(m.LatencyOut), show(m.JitterOut)),
+		fmt.Sprintf("from %s: %s, %.0f %% lost, latency %s, jitter %s", name, bits(m.RateIn), 100*m.LossIn, show(m.LatencyIn), show(m.JitterIn)),
+		fmt.Sprintf("round trip %s, of which the quickest packets are taken to need half each way", show(m.RTT)),
 		fmt.Sprintf("%.1f MB to it and %.1f MB from it, in %s", float64(m.BytesOut)/1e6, float64(m.BytesIn)/1e6, m.Duration.Round(100*time.Millisecond)),
 	}
 	if m.RateOut < slowRate || m.RateIn < slowRate {

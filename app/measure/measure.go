@@ -1,5 +1,5 @@
-// Package measure finds out what the tunnel between two devices carries: loss, jitter and
-// round trip by numbered datagrams, and throughput by streams, in both directions.
+// Package measure finds out what the tunnel between two devices carries: loss, latency and
+// jitter by numbered datagrams, and throughput by streams, in both directions.
 //
 //	service := measure.NewService(measure.Config{Listener: ln, Who: who, Force: force})
 //	node.HandleUDP(measure.Port, service.Datagrams)   // one side
@@ -23,7 +23,8 @@
 //
 // The force is 0 none, 1 relay, 2 direct, 3 lan: the service keeps to such a path until
 // the control connection ends. A datagram has 200 bytes: id 8, number u32 from 0 to 99,
-// and is echoed as it is, once. One measurement runs at a time; each device has 20 s in a
+// time u64, and is echoed once, with the time set to the nanoseconds since the first one
+// came, by which each direction's share of the jitter is known. One measurement runs at a time; each device has 20 s in a
 // minute for all of them, and is sent 256 MiB in an hour at most.
 package measure
 
@@ -85,11 +86,17 @@ var (
 
 // A Result is what a path carries. The zero value says nothing.
 type Result struct {
-	RTT, Jitter       time.Duration // median round trip, and mean change from one to the next
-	LossOut, LossIn   float64       // shares of 1, a count of lost datagrams to one of all
-	RateOut, RateIn   float64       // bytes a second
-	BytesOut, BytesIn uint64        // bytes of the streams
-	Duration          time.Duration // of all
+	RTT time.Duration // median round trip
+	// Latency is the median of one direction, if the quickest datagrams took as long out as
+	// back: two clocks do not tell how long a way is, only by how much it changes.
+	LatencyOut, LatencyIn time.Duration
+	// Jitter is the mean change of one direction from a datagram to the next (RFC 3550
+	// section 6.4.1, without its smoothing).
+	JitterOut, JitterIn time.Duration
+	LossOut, LossIn     float64       // shares of 1, a count of lost datagrams to one of all
+	RateOut, RateIn     float64       // bytes a second
+	BytesOut, BytesIn   uint64        // bytes of the streams
+	Duration            time.Duration // of all
 }
 
 // forces are the words for the byte in a hello.
@@ -171,144 +178,6 @@ func (c *caller) call(ctx context.Context, kind, last byte) (net.Conn, error) {
 		return nil, err
 	}
 	return conn, nil
-}
-
-// train sends numbered datagrams and looks at what comes back.
-func (c *caller) train(ctx context.Context, res *Result) error {
-	conn, err := c.dial(ctx, "udp")
-	if err != nil {
-		return err
-	}
-	var reading sync.WaitGroup
-	defer reading.Wait()
-	defer conn.Close()
-	echoes := make(chan echo, trainCount)
-	reading.Go(func() { c.echoes(conn, echoes) })
-	var sent, back [trainCount]time.Time
-	got := 0
-	take := func(e echo) {
-		if back[e.number].IsZero() && !sent[e.number].IsZero() {
-			back[e.number] = e.at
-			got++
-		}
-	}
-	ticker := time.NewTicker(trainGap)
-	defer ticker.Stop()
-	packet := make([]byte, trainSize)
-	copy(packet, c.id[:])
-	for i := 0; i < trainCount; {
-		select {
-		case <-ticker.C:
-			binary.BigEndian.PutUint32(packet[8:], uint32(i)) //nolint:gosec // below trainCount
-			sent[i] = time.Now()
-			i++
-			_, _ = conn.Write(packet) // lost like any datagram
-		case e := <-echoes:
-			take(e)
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	for got < trainCount {
-		wait := min(max(4*median(sent[:], back[:]), 500*time.Millisecond), trainWait)
-		if got == 0 {
-			wait = trainWait
-		}
-		timer := time.NewTimer(time.Until(sent[trainCount-1].Add(wait)))
-		select {
-		case e := <-echoes:
-			timer.Stop()
-			take(e)
-			continue
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return ctx.Err()
-		}
-		break
-	}
-	if _, err := c.control.Write([]byte{askCount}); err != nil {
-		return err
-	}
-	var raw [4]byte
-	if _, err := io.ReadFull(c.control, raw[:]); err != nil {
-		return err
-	}
-	there := int(min(binary.BigEndian.Uint32(raw[:]), trainCount))
-	if there < got {
-		return ErrTalk
-	}
-	res.LossOut = 1 - float64(there)/trainCount
-	if there > 0 {
-		res.LossIn = 1 - float64(got)/float64(there)
-	}
-	res.RTT, res.Jitter = median(sent[:], back[:]), jitter(sent[:], back[:])
-	return nil
-}
-
-type echo struct {
-	number int
-	at     time.Time
-}
-
-// echoes reads what comes back until the association is closed.
-func (c *caller) echoes(conn net.Conn, to chan<- echo) {
-	buf := make([]byte, trainSize+1)
-	for {
-		n, err := conn.Read(buf)
-		if err != nil { // closed, or nobody listens there
-			return
-		}
-		number, ok := readDatagram(buf[:n], c.id)
-		if !ok {
-			continue
-		}
-		select {
-		case to <- echo{number, time.Now()}:
-		default:
-		}
-	}
-}
-
-// readDatagram returns the number of a datagram of a measurement.
-func readDatagram(raw []byte, id [8]byte) (number int, ok bool) {
-	if len(raw) != trainSize || [8]byte(raw[:8]) != id {
-		return 0, false
-	}
-	n := binary.BigEndian.Uint32(raw[8:])
-	return int(n), n < trainCount
-}
-
-func trips(sent, back []time.Time) (out []time.Duration) {
-	for i := range sent {
-		if !back[i].IsZero() {
-			out = append(out, back[i].Sub(sent[i]))
-		}
-	}
-	return out
-}
-
-// median is the middle round trip, 0 without one.
-func median(sent, back []time.Time) time.Duration {
-	all := trips(sent, back)
-	if len(all) == 0 {
-		return 0
-	}
-	slices.Sort(all)
-	return all[len(all)/2]
-}
-
-// jitter is the mean difference between one round trip and the next.
-func jitter(sent, back []time.Time) time.Duration {
-	all := trips(sent, back)
-	if len(all) < 2 {
-		return 0
-	}
-	var sum time.Duration
-	for i := 1; i < len(all); i++ {
-		sum += (all[i] - all[i-1]).Abs()
-	}
-	return sum / time.Duration(len(all)-1)
 }
 
 // out sends a stream, and has the other side say what came.

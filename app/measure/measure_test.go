@@ -417,7 +417,7 @@ func FuzzDatagram(f *testing.F) {
 		if len(id) < 8 {
 			return
 		}
-		if n, ok := readDatagram(raw, [8]byte(id)); ok && (n < 0 || n >= trainCount || uint32(n) != binary.BigEndian.Uint32(raw[8:])) {
+		if n, there, ok := readDatagram(raw, [8]byte(id)); ok && (there < 0 || there > sessionTime || n < 0 || n >= trainCount || uint32(n) != binary.BigEndian.Uint32(raw[8:])) {
 			t.Errorf("number %d", n)
 		}
 	})

@@ -66,8 +66,9 @@ type session struct {
 	streams chan [2]uint64 // bytes and nanoseconds of streams that have come
 	used    [2]bool        // a stream was made to us, from us; of Service.mu
 
-	mu   sync.Mutex // guards seen
+	mu   sync.Mutex // guards the fields below
 	seen [trainCount]bool
+	came time.Time // the first datagram
 }
 
 // NewService begins to answer.
@@ -275,13 +276,19 @@ func (one *session) count() (n uint32) {
 	return n
 }
 
-// first reports whether a datagram comes for the first time, and notes it.
-func (one *session) first(number int) bool {
+// first reports whether a datagram comes for the first time, and how long after the very
+// first one, and notes it.
+func (one *session) first(number int, now time.Time) (there time.Duration, ok bool) {
 	one.mu.Lock()
 	defer one.mu.Unlock()
-	seen := one.seen[number]
+	if one.seen[number] {
+		return 0, false
+	}
+	if one.came.IsZero() {
+		one.came = now
+	}
 	one.seen[number] = true
-	return !seen
+	return now.Sub(one.came), true
 }
 
 // current returns the session of a device with an id, or nil.
@@ -348,8 +355,12 @@ func (s *Service) Datagrams(device string, conn net.Conn) {
 		if one == nil {
 			return
 		}
-		if number, ok := readDatagram(buf[:n], id); ok && one.first(number) {
-			_, _ = conn.Write(buf[:n]) // lost like any datagram
+		number, _, ok := readDatagram(buf[:n], id)
+		if !ok {
+			continue
+		}
+		if there, ok := one.first(number, time.Now()); ok {
+			_, _ = conn.Write(datagram(id, number, there)) // lost like any datagram
 		}
 	}
 }
