@@ -18,18 +18,23 @@ func TestDelay(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	dial := func() (took time.Duration) {
+	// The quickest of a few: a busy machine only adds.
+	dial := func() (quickest time.Duration) {
 		h.Do(func() {
-			start := time.Now()
-			conn, err := net.DialTimeout("tcp", l.Addr().String(), patience)
-			if err != nil {
-				t.Error(err)
-				return
+			for range 8 {
+				start := time.Now()
+				conn, err := net.DialTimeout("tcp", l.Addr().String(), patience)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if took := time.Since(start); quickest == 0 || took < quickest {
+					quickest = took
+				}
+				conn.Close()
 			}
-			took = time.Since(start)
-			conn.Close()
 		})
-		return took
+		return quickest
 	}
 	const way = 50 * time.Millisecond
 	if took := dial(); took > way {
