@@ -251,6 +251,7 @@ func TestForgottenSubscriptions(t *testing.T) {
 	e := open(t, fastConfig(node))
 	session := join(t, e, rendezvous.Point{Topic: topic})
 	awaitStats(t, s, func(st Stats) bool { return st.Subscriptions == 1 })
+	awaitReady(t, e) // it has heard so
 	c := <-clients
 	s.mu.Lock()
 	for sub := range c.topics {
