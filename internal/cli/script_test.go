@@ -105,9 +105,17 @@ func awaitFile(ts *testscript.TestScript, neg bool, args []string) {
 	re, err := regexp.Compile(args[1])
 	ts.Check(err)
 	path := ts.MkAbs(args[0])
+	matched, raw := false, []byte(nil)
+	defer func() {
+		if !matched {
+			ts.Logf("%s holds:\n%s", args[0], raw)
+		}
+	}()
 	poll(ts, args[0]+" to match "+args[1], func() bool {
-		raw, err := os.ReadFile(path)
-		return err == nil && re.Match(raw)
+		var err error
+		raw, err = os.ReadFile(path)
+		matched = err == nil && re.Match(raw)
+		return matched
 	})
 }
 
