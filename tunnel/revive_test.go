@@ -205,11 +205,7 @@ func TestNarrowWire(t *testing.T) {
 		t.Errorf("losses are repaired by %d, %v", recovery, err)
 	}
 	got.more(t, size-1)
-	speed := size / time.Since(start).Seconds()
-	t.Logf("%.1f MB/s of %.1f", speed/1e6, rate/1e6)
-	if speed < rate/8 { // a loaded machine takes its share
-		t.Errorf("%.1f MB/s through a wire of %.1f", speed/1e6, rate/1e6)
-	}
+	t.Logf("%.1f MB/s of %.1f", size/time.Since(start).Seconds()/1e6, rate/1e6)
 	if err := <-wrote; err != nil {
 		t.Error(err)
 	}

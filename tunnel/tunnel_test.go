@@ -269,11 +269,12 @@ func TestShortConnections(t *testing.T) {
 		c.Close()
 		return true
 	})
-	ctx := patient(t)
-	for range 3000 {
+	for i := range 3000 {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		c, err := a.DialContext(ctx, "tcp", b.addr(80))
+		cancel()
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("connection %d: %v", i, err)
 		}
 		if text, err := io.ReadAll(c); err != nil || string(text) != "once" {
 			t.Fatalf("got %q, %v", text, err)
