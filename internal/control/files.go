@@ -206,8 +206,8 @@ func (s *Server) sendFiles(st *stream, req Request) (Reply, error) {
 					continue
 				}
 			}
-			out.CloseWithError(io.ErrUnexpectedEOF)
-			cancel()
+			cancel() // first: whoever receives is told that it was cancelled, not that a pipe failed
+			out.CloseWithError(context.Canceled)
 		}()
 		defer in.Close()
 		return s.files.SendReader(ctx, peer, req.Name, in, opts)
