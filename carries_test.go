@@ -121,7 +121,7 @@ func TestBulkGoesByALane(t *testing.T) {
 		t.Errorf("read after close: %v", err)
 	}
 	// The port that nobody listens at is refused as ever.
-	if _, err := p.a.Dial(ctx, "tcp", "laptop:81"); !errors.Is(err, syscall.ECONNREFUSED) {
+	if _, err := p.a.Dial(testContext(t), "tcp", "laptop:81"); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("port 81: %v", err)
 	}
 }
