@@ -9,7 +9,7 @@ import (
 )
 
 // anewFix is for what an address of a hub gets wrong.
-const anewFix = "Get the hub's address anew with kith hub address on its machine, and give it to kith config hub here, and start kith again."
+const anewFix = "Get the hub's address anew with kith hub address on its machine, and give it to kith config hub here."
 
 // relayChecks are the checks of the group, each for every hub and TURN server.
 func relayChecks() []Check {
