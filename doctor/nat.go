@@ -31,7 +31,7 @@ func natChecks() []Check {
 				Fix:   "Use a hub that listens at port 443, which carries everything though more slowly, or have the firewall of this network let UDP out.",
 				Explains: []string{
 					"nat.udp/blocked", "nat.tcp", "relays.tcp/silent", "relays.tcp/hub-silent", "relays.udp",
-					"meeting.broker/silent", "meeting.waku/silent", "meeting.dht/silent",
+					"meeting.broker/silent", "meeting.waku/silent", "meeting.dht/silent", "meeting.echo/silent",
 					"peers.candidates", "peers.path/relayed",
 				},
 			}},
@@ -44,7 +44,7 @@ func natChecks() []Check {
 				ID: "blocked", Severity: Limit,
 				Cause:    "UDP does not get through this network, though TCP does, so that all connections need a relay.",
 				Fix:      "Have the firewall of this network let UDP out, or use another network; meanwhile a hub carries everything over TCP.",
-				Explains: []string{"relays.udp", "meeting.dht/silent", "peers.candidates", "peers.path/relayed"},
+				Explains: []string{"relays.udp", "meeting.dht/silent", "meeting.echo/silent", "peers.candidates", "peers.path/relayed"},
 			}},
 			Run: checkUDP,
 		},
