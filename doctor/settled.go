@@ -22,6 +22,15 @@ func relaying(env *Env, results []Result, fits func(server) bool) (string, bool)
 	return "", false
 }
 
+// leaveTo begins a fix that is there already, without the promise that all is well where a
+// device is not connected.
+func leaveTo(env *Env, relay string) string {
+	if len(disconnected(env)) > 0 {
+		return "Leave it to " + relay + ", which"
+	}
+	return "Nothing has to be done, as " + relay
+}
+
 // relaysAlready is the fix of what keeps straight connections away, where a relay does its work.
 // The fix of the finding ends with orElse.
 func relaysAlready(env *Env, r Result, results []Result) string {
@@ -33,7 +42,7 @@ func relaysAlready(env *Env, r Result, results []Result) string {
 	if last := strings.LastIndex(ways, ", "); last >= 0 {
 		ways = ways[:last] + ", or " + ways[last+len(", "):]
 	}
-	return fmt.Sprintf("Nothing has to be done, as %s relays already; for straight connections %s.", name, strings.ToLower(ways[:1])+ways[1:])
+	return fmt.Sprintf("%s relays already; for straight connections %s.", leaveTo(env, name), strings.ToLower(ways[:1])+ways[1:])
 }
 
 // webSuffices is the fix where nothing but the web is let out, and a hub is there at a port of it.
@@ -42,7 +51,7 @@ func webSuffices(env *Env, _ Result, results []Result) string {
 	if !ok {
 		return ""
 	}
-	return fmt.Sprintf("Nothing has to be done, as %s carries everything already; to have it faster, have the firewall of this network let UDP out.", name)
+	return leaveTo(env, name) + " carries everything already; to have it faster, have the firewall of this network let UDP out."
 }
 
 // meetElsewhere is the fix where multicast is dropped, and devices meet on another medium.

@@ -24,6 +24,8 @@ func TestFulfilled(t *testing.T) {
 	}{
 		"a hard NAT, and a relay":          {&Env{Hubs: web}, "nat.mapping/hard", echo(Yes, "hub hub.example:443"), "Nothing has to be done, as the hub hub.example:443 relays already; for straight connections turn on UPnP or forward kith's UDP port in the router, turn off what it calls symmetric NAT or strict NAT, or use IPv6."},
 		"a hard NAT, and a relay at 8443":  {&Env{Hubs: other}, "nat.mapping/hard", echo(Yes, "hub hub.example:8443"), "Nothing has to be done, as the hub hub.example:8443 relays already; "},
+		"a relay, and one is away":         {&Env{Hubs: web, Peers: []Peer{{Name: "laptop"}}}, "nat.mapping/hard", echo(Yes, "hub hub.example:443"), "Leave it to the hub hub.example:443, which relays already; for straight connections turn on"},
+		"the web, and one is away":         {&Env{Hubs: web, Peers: []Peer{{Name: "laptop"}}}, "nat.web/only443", echo(Yes, "hub hub.example:443"), "Leave it to the hub hub.example:443, which carries everything already; to have it faster"},
 		"a hard NAT, and a deaf relay":     {&Env{Hubs: web}, "nat.mapping/hard", echo(No, "hub hub.example:443"), ""},
 		"a hard NAT, and perhaps a relay":  {&Env{Hubs: web}, "nat.mapping/hard", echo(Unknown, "hub hub.example:443"), ""},
 		"a hard NAT, and relays never":     {&Env{Hubs: web, Relay: "never"}, "nat.mapping/hard", echo(Yes, "hub hub.example:443"), ""},
