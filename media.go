@@ -24,11 +24,7 @@ func (n *Node) openMedia() (err error) {
 	exchanges := slices.Clone(n.cfg.Exchanges)
 	n.media = rendezvous.Race(exchanges...) // which closes them
 	for _, h := range n.reach.hubs {
-		ex, err := n.reach.hubExchange(h)
-		if err != nil {
-			return fmt.Errorf("kith: hub %s: %w", h.Host, err)
-		}
-		if err := n.addMedium(ex); err != nil {
+		if err := n.reach.addHubMedium(h); err != nil {
 			return err
 		}
 	}

@@ -147,7 +147,7 @@ func (n *Node) Offer(ctx context.Context, cfg OfferConfig) (*Pairing, error) {
 }
 
 // Join uses a code that another device shows. The pairing ends with ctx or when
-// the code expires. A hub that the code names is used from now on (UseHub). It errs
+// the code expires. A hub that the code names is used from now on, too (UseHub). It errs
 // if the code has expired.
 func (n *Node) Join(ctx context.Context, c code.Code, cfg JoinConfig) (*Pairing, error) {
 	now := time.Now()
@@ -155,7 +155,7 @@ func (n *Node) Join(ctx context.Context, c code.Code, cfg JoinConfig) (*Pairing,
 		return nil, &PairError{Reason: pairing.Expired}
 	}
 	if a, ok := hubaddr.FromHints(c.Hints()); ok {
-		if err := n.UseHub(a); err != nil {
+		if err := n.alsoUseHub(a); err != nil {
 			n.cfg.Logger.Warn("hub of the code not used", "err", err)
 		}
 	}

@@ -76,13 +76,30 @@ type reach struct {
 
 	mu     sync.Mutex // guards the fields below after start
 	hubs   []hubaddr.Address
+	media  map[hubaddr.Address]rendezvous.Exchange // of the hubs
 	mapped []portmap.Mapping
 }
 
 func newReach(n *Node) *reach {
-	r := &reach{n: n, kick: make(chan struct{}, 1), doubts: make(chan struct{}, 1), news: make(chan struct{}, 1), hubs: slices.Clone(n.cfg.Hubs)}
+	r := &reach{
+		n: n, kick: make(chan struct{}, 1), doubts: make(chan struct{}, 1), news: make(chan struct{}, 1),
+		hubs: slices.Clone(n.cfg.Hubs), media: make(map[hubaddr.Address]rendezvous.Exchange),
+	}
 	r.relays = newRelays(n)
 	return r
+}
+
+// addHubMedium has the node meet at a hub's broker.
+func (r *reach) addHubMedium(a hubaddr.Address) error {
+	ex, err := r.hubExchange(a)
+	if err != nil {
+		return fmt.Errorf("kith: hub %s: %w", a.Host, err)
+	}
+	if err := r.n.media.Add(ex); err != nil {
+		return errors.Join(fmt.Errorf("kith: hub %s: %w", a.Host, err), ex.Close())
+	}
+	r.media[a] = ex
+	return nil
 }
 
 // hubExchange is a hub's broker as a medium.
@@ -95,21 +112,48 @@ func (r *reach) hubExchange(a hubaddr.Address) (rendezvous.Exchange, error) {
 }
 
 // UseHub also meets at a hub, asks it, and is relayed by it, from now until the
-// node is closed. It does nothing for a hub that is in use. It errs for an address that cannot be
-// used, and with net.ErrClosed.
+// node is closed. What was used before at the same host is not used any more: the hub has
+// got another key, secret or port. It does nothing for a hub that is in use alone there. It
+// errs for an address that cannot be used, and with net.ErrClosed.
 func (n *Node) UseHub(a hubaddr.Address) error {
+	if err := n.alsoUseHub(a); err != nil {
+		return err
+	}
+	r := n.reach
+	r.mu.Lock()
+	var gone []rendezvous.Exchange
+	r.hubs = slices.DeleteFunc(slices.Clone(r.hubs), func(old hubaddr.Address) bool {
+		if old.Host != a.Host || old == a {
+			return false
+		}
+		if ex := r.media[old]; ex != nil {
+			gone = append(gone, ex)
+			delete(r.media, old)
+		}
+		r.relays.remove(old)
+		return true
+	})
+	r.mu.Unlock()
+	for _, ex := range gone {
+		if err := n.media.Remove(ex); err != nil {
+			n.cfg.Logger.Info("hub left, though not as it should be", "hub", a.Host, "err", err)
+		}
+	}
+	poke(r.kick)
+	return nil
+}
+
+// alsoUseHub is UseHub besides what is used at the same host: a code is not trusted to
+// take a hub away.
+func (n *Node) alsoUseHub(a hubaddr.Address) error {
 	r := n.reach
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if slices.Contains(r.hubs, a) {
 		return nil
 	}
-	ex, err := r.hubExchange(a)
-	if err != nil {
-		return fmt.Errorf("kith: hub %s: %w", a.Host, err)
-	}
-	if err := n.media.Add(ex); err != nil {
-		return errors.Join(fmt.Errorf("kith: hub %s: %w", a.Host, err), ex.Close())
+	if err := r.addHubMedium(a); err != nil {
+		return err
 	}
 	r.hubs = append(r.hubs, a)
 	_ = n.start(func() { n.learnHub(a) }) // errs only when the node is closed

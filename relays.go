@@ -23,6 +23,7 @@ type relays struct {
 	mu   sync.Mutex // guards the fields below
 	need map[*peer]struct{}
 	more []relayPlace            // that run does not keep yet
+	less []hubaddr.Address       // hubs whose places run is to give up
 	open map[string]*relay.Relay // by name
 }
 
@@ -79,11 +80,12 @@ func (r *relays) check() {
 // A relayPlace is one server, with its URLs in the order of preference.
 type relayPlace struct {
 	name string
+	hub  hubaddr.Address // the zero value: none
 	cfgs []relay.Config
 }
 
 func hubPlace(h hubaddr.Address, log *slog.Logger) relayPlace {
-	place := relayPlace{name: h.Host}
+	place := relayPlace{name: h.Host, hub: h}
 	for _, u := range h.TURNURLs() {
 		place.cfgs = append(place.cfgs, relay.Config{URL: u, Secret: h.TURNSecret(), TLS: h.TLSConfig(), Logger: log})
 	}
@@ -94,6 +96,17 @@ func hubPlace(h hubaddr.Address, log *slog.Logger) relayPlace {
 func (r *relays) add(place relayPlace) {
 	r.mu.Lock()
 	r.more = append(r.more, place)
+	r.mu.Unlock()
+	poke(r.kick)
+}
+
+// remove has a hub's server given up.
+func (r *relays) remove(h hubaddr.Address) {
+	r.mu.Lock()
+	more := len(r.more)
+	if r.more = slices.DeleteFunc(r.more, func(p relayPlace) bool { return p.hub == h }); len(r.more) == more {
+		r.less = append(r.less, h)
+	}
 	r.mu.Unlock()
 	poke(r.kick)
 }
@@ -111,16 +124,27 @@ func (r *relays) places() []relayPlace {
 	return out
 }
 
+// A keptPlace is a server that has a goroutine.
+type keptPlace struct {
+	hub  hubaddr.Address
+	kick chan struct{}
+	end  context.CancelFunc
+}
+
 // run keeps one goroutine per server, each of which opens it while wanted.
 func (r *relays) run() {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	var kicks []chan struct{}
+	var kept []keptPlace
 	keep := func(places []relayPlace) {
 		for _, place := range places {
+			ctx, cancel := context.WithCancel(r.n.ctx)
 			kick := make(chan struct{}, 1)
-			kicks = append(kicks, kick)
-			wg.Go(func() { r.keep(place, kick) })
+			kept = append(kept, keptPlace{place.hub, kick, cancel})
+			wg.Go(func() {
+				defer cancel()
+				r.keep(ctx, place, kick)
+			})
 		}
 	}
 	keep(r.places())
@@ -136,12 +160,19 @@ func (r *relays) run() {
 			}
 		case <-r.kick:
 			r.mu.Lock()
-			more := r.more
-			r.more = nil
+			more, less := r.more, r.less
+			r.more, r.less = nil, nil
 			r.mu.Unlock()
+			kept = slices.DeleteFunc(kept, func(k keptPlace) bool {
+				gone := !k.hub.IsZero() && slices.Contains(less, k.hub)
+				if gone {
+					k.end()
+				}
+				return gone
+			})
 			keep(more)
-			for _, k := range kicks {
-				poke(k)
+			for _, k := range kept {
+				poke(k.kick)
 			}
 		}
 	}
@@ -155,26 +186,26 @@ const (
 	relayDial    = 10 * time.Second
 )
 
-// keep opens one server while it is wanted.
-func (r *relays) keep(place relayPlace, kick chan struct{}) {
+// keep opens one server while it is wanted, until ctx ends.
+func (r *relays) keep(ctx context.Context, place relayPlace, kick chan struct{}) {
 	wait := relayRetry
 	for {
 		for !r.wanted() {
 			select {
-			case <-r.n.ctx.Done():
+			case <-ctx.Done():
 				return
 			case <-kick:
 			}
 		}
-		one, port, err := r.dial(place)
+		one, port, err := r.dial(ctx, place)
 		if err == nil {
 			wait = relayRetry
-			r.serve(place, one, port, kick)
+			r.serve(ctx, place, one, port, kick)
 			continue
 		}
 		r.n.cfg.Logger.Info("relay not opened", "relay", place.name, "err", err)
 		select {
-		case <-r.n.ctx.Done():
+		case <-ctx.Done():
 			return
 		case <-kick:
 			wait = relayRetry
@@ -200,8 +231,8 @@ func (l *late) receive(from netip.AddrPort, packet []byte) {
 }
 
 // dial races the server's URLs, each a little after the one before it.
-func (r *relays) dial(place relayPlace) (*relay.Relay, *late, error) {
-	ctx, cancel := context.WithTimeout(r.n.ctx, relayDial)
+func (r *relays) dial(ctx context.Context, place relayPlace) (*relay.Relay, *late, error) {
+	ctx, cancel := context.WithTimeout(ctx, relayDial)
 	defer cancel()
 	type outcome struct {
 		relay *relay.Relay
@@ -254,8 +285,8 @@ func (r *relays) dial(place relayPlace) (*relay.Relay, *late, error) {
 	return best.relay, best.to, nil
 }
 
-// serve uses a relay until it is lost or not wanted for a while.
-func (r *relays) serve(place relayPlace, one *relay.Relay, to *late, kick chan struct{}) {
+// serve uses a relay until it is lost, not wanted for a while, or ctx ends.
+func (r *relays) serve(ctx context.Context, place relayPlace, one *relay.Relay, to *late, kick chan struct{}) {
 	port := r.n.socket.AttachRelay(one, place.name, one.Addr())
 	to.mu.Lock()
 	to.port = port
@@ -267,7 +298,9 @@ func (r *relays) serve(place relayPlace, one *relay.Relay, to *late, kick chan s
 	r.n.addressesChanged()
 	defer func() {
 		r.mu.Lock()
-		delete(r.open, place.name)
+		if r.open[place.name] == one { // and not what has taken its place
+			delete(r.open, place.name)
+		}
 		r.mu.Unlock()
 		port.Detach()
 		tx, rx := one.Stats()
@@ -285,7 +318,7 @@ func (r *relays) serve(place relayPlace, one *relay.Relay, to *late, kick chan s
 			idle = time.After(relayLinger)
 		}
 		select {
-		case <-r.n.ctx.Done():
+		case <-ctx.Done():
 			return
 		case <-one.Done():
 			return

@@ -13,9 +13,9 @@ import (
 func TestRelayOutOfTime(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	r := newRelays(&Node{ctx: ctx})
+	r := newRelays(new(Node))
 	place := relayPlace{name: "hub", cfgs: []relay.Config{{URL: "turn:127.0.0.1:9"}, {URL: "turn:127.0.0.1:9?transport=tcp"}}}
-	if one, _, err := r.dial(place); err == nil || one != nil {
+	if one, _, err := r.dial(ctx, place); err == nil || one != nil {
 		t.Fatalf("dial: %v, %v, want an error and no relay", one, err)
 	}
 }

@@ -46,11 +46,11 @@ type RoomJoin struct {
 }
 
 // JoinRoom asks to be let into the room that a code names. It ends with ctx. A hub that the
-// code names is used from now on (UseHub). It errs if the code or the password cannot be
+// code names is used from now on, too (UseHub). It errs if the code or the password cannot be
 // used.
 func (n *Node) JoinRoom(ctx context.Context, c code.Room, cfg JoinRoomConfig) (*RoomJoin, error) {
 	if a, ok := hubaddr.FromHints(c.Hints()); ok {
-		if err := n.UseHub(a); err != nil {
+		if err := n.alsoUseHub(a); err != nil {
 			n.cfg.Logger.Warn("hub of the code not used", "err", err)
 		}
 	}

@@ -68,7 +68,7 @@ func rendezvousStatus(health []rendezvous.Health, stats []rendezvous.Stats) []Re
 		if h.Err != nil {
 			out[i].Error = h.Err.Error()
 		}
-		if i < len(stats) { // a medium may have come meanwhile
+		if i < len(stats) { // a medium may have come or gone meanwhile
 			out[i].Frames = stats[i]
 		}
 	}

@@ -6,7 +6,7 @@ import "slices"
 // nothing of those beyond its router.
 var cutOff = []string{ //nolint:gochecknoglobals // a table
 	"address.outbound/none", "relays.tcp/silent", "relays.tcp/hub-silent", "relays.udp/down",
-	"meeting.broker/silent", "meeting.waku/silent", "meeting.dht/silent",
+	"meeting.broker/silent", "meeting.waku/silent", "meeting.dht/silent", "meeting.echo/silent",
 	"peers.heard/gone", "peers.heard/silent", "peers.candidates",
 }
 

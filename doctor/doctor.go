@@ -92,6 +92,9 @@ type Finding struct {
 	// Explains are findings that are no faults of their own where this one holds: "code",
 	// or "code/id" for one of its findings.
 	Explains []string
+	// Settled, if not nil, is the fix in a run in which what the finding asks for is there
+	// already, by the other results; "" where it is not.
+	Settled func(env *Env, r Result, results []Result) string
 }
 
 // A Check is one question. Its methods are called by one goroutine each.

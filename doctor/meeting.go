@@ -67,7 +67,10 @@ func meetingWith(sources lanSources) []Check {
 			Needs: []Code{"meeting.broker", "meeting.waku", "meeting.dht", "meeting.other"}, Subjects: remoteMedia, Run: meetingEcho,
 			Findings: []Finding{{
 				ID: "second", Severity: Limit, Cause: "A second session does not get to the medium, although an earlier one is connected.",
-				Fix: "See whether the medium is up and lets this device in again, or restart kith.",
+				Fix: "See whether the medium is up and lets this device in again.",
+			}, {
+				ID: "silent", Severity: Limit, Cause: "None of the nodes of the DHT that this device knows answers any more.",
+				Fix: "Give nodes that are up with kith config dht bootstrap, such as a hub, or see whether a firewall blocks UDP.",
 			}, {
 				ID: "lost", Severity: Limit, Cause: "The medium takes what this device publishes, but does not bring it to others.",
 				Fix: "Have whoever runs it let this user publish and subscribe to all topics below kith/1/.",

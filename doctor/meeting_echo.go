@@ -47,11 +47,7 @@ func meetingEcho(ctx context.Context, env *Env, subject string) Answer {
 		if h.Ready {
 			continue
 		}
-		evidence := []string{"not connected: " + plain(fmt.Sprint(h.Err))}
-		if a := m.explain(h.Err, nil, evidence); a.State == No && x == other {
-			return Fails("second", evidence...).With(a.Cause, a.Fix)
-		}
-		return Unclear(evidence...)
+		return notOpened(m, h.Err, x == other, time.Since(start))
 	}
 	opened := time.Since(start)
 	topic, frame := randomTopic(), randomFrame()
@@ -94,6 +90,22 @@ func meetingEcho(ctx context.Context, env *Env, subject string) Answer {
 		return Unclear(evidence...)
 	}
 	return Fails("lost", evidence...)
+}
+
+// notOpened says why an exchange, the second or the one that is in use, is not ready after a
+// while.
+func notOpened(m Medium, err error, second bool, after time.Duration) Answer {
+	evidence := []string{"not connected: " + plain(fmt.Sprint(err))}
+	a := m.explain(err, nil, evidence)
+	switch {
+	case a.State != No || !second:
+		return Unclear(evidence...)
+	case m.Exchange.Name() != dhtDriver:
+		return Fails("second", evidence...).With(a.Cause, a.Fix)
+	case a.Finding == "silent" && after > frameWait: // the one in use counts nodes for a while that are gone
+		return Fails("silent", evidence...)
+	}
+	return Unclear(evidence...)
 }
 
 // A trip is the way of a frame through a medium.

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/kithproject/kith/rendezvous"
+	"github.com/kithproject/kith/rendezvous/dht"
 	"github.com/kithproject/kith/rendezvous/rendezvoustest"
 )
 
@@ -32,6 +34,8 @@ func TestMeetingEcho(t *testing.T) {
 		"is not opened again":    {driver: "mqtt", fresh: badFresh, want: Unknown, says: "no[31m room"},
 		"the second does not get there, and nobody knows why": {driver: "mqtt", fresh: cutFresh("mqtt"), want: Unknown, says: "not connected"},
 		"the second does not get there":                       {driver: "etcd", fresh: cutFresh("etcd"), want: No, says: "not connected"},
+		"all nodes of a DHT are gone":                         {driver: "dht", fresh: deadFresh(fmt.Errorf("%w of 3", dht.ErrSilent)), want: No, says: "no DHT node answered"},
+		"a second node of a DHT knows none":                   {driver: "dht", fresh: deadFresh(dht.ErrNoNodes), want: Unknown, says: "not connected"},
 		"the medium of a test is none":                        {driver: "paper", want: Skipped},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -53,11 +57,43 @@ func TestMeetingEcho(t *testing.T) {
 					}
 					return
 				}
-				if x := result(t, r, "meeting.echo"); x.State != c.want || !strings.Contains(strings.Join(x.Evidence, " "), c.says) {
+				if x := result(t, r, "meeting.echo"); x.State == No && c.driver == "dht" && x.Name() != "meeting.echo/silent" {
+					t.Errorf("%+v", x)
+				} else if x.State != c.want || !strings.Contains(strings.Join(x.Evidence, " "), c.says) {
 					t.Errorf("%+v", x)
 				}
 			})
 		})
+	}
+}
+
+// A dead exchange is one that cannot carry anything.
+type dead struct {
+	rendezvous.Exchange
+	err error
+}
+
+func (d dead) Health() rendezvous.Health { return rendezvous.Health{Name: d.Name(), Err: d.err} }
+
+func deadFresh(err error) func(*rendezvoustest.Network) func() (rendezvous.Exchange, error) {
+	return func(n *rendezvoustest.Network) func() (rendezvous.Exchange, error) {
+		return func() (rendezvous.Exchange, error) { return dead{n.Exchange("dht"), err}, nil }
+	}
+}
+
+// TestEchoOfDHTIsNoCause: that the nodes of a DHT are gone is no second fault where the hub is
+// down that is one, or the network lets no UDP out.
+func TestEchoOfDHTIsNoCause(t *testing.T) {
+	for _, why := range []string{"relays.tcp/hub", "relays.tcp/hub-silent", "nat.web/only443", "nat.udp/blocked", "device.firewall/out"} {
+		code, finding, _ := strings.Cut(why, "/")
+		results := []Result{
+			{Code: "meeting.echo", Subject: "dht", State: No, Finding: "silent", Severity: Limit},
+			{Code: Code(code), State: No, Finding: finding, Severity: Limit},
+		}
+		explain(Table(), results)
+		if got := codes(causes(&Env{}, results)); !slices.Equal(got, []string{why}) {
+			t.Errorf("causes %q, want %s alone", got, why)
+		}
 	}
 }
 

@@ -267,7 +267,8 @@ func lanMulticastCheck() Check {
 		Findings: []Finding{
 			{
 				ID: "dropped", Severity: Limit, Cause: "The network drops multicast: other devices of the LAN answer, but they and this device do not hear each other's multicast.",
-				Fix: "Switch off what filters multicast in the access point or switch (multicast filter, IGMP snooping), or meet at a hub: kith config hub.",
+				Fix:     capital(unfilter) + ", or meet at a hub: kith config hub.",
+				Settled: meetElsewhere,
 			},
 			{
 				ID: "partly", Severity: Limit, Cause: "Multicast passes to some devices of the LAN, but not to all that answer.",

@@ -253,13 +253,25 @@ func (h hopper) checkCandidates(ctx context.Context, env *Env, name string) Answ
 	case v.relay:
 		return Fails("relay", seen...).With("Nothing comes through to "+name+" or from it, not even through a relay.", "")
 	case env.Behaviour != nil && env.Behaviour().Hard() && p.NAT.Hard():
-		return Fails("hard", seen...).With("This device and "+name+" are both behind NATs that give each destination another port, and there is no relay.", "")
+		none, fix := noRelay(env, "or have one of the two routers forward kith's UDP port.")
+		return Fails("hard", seen...).With("This device and "+name+" are both behind NATs that give each destination another port, and "+none+".", fix)
 	}
-	return Fails("nothing", seen...).With("Nothing comes through to "+name+" or from it, and there is no relay.", "")
+	none, fix := noRelay(env, "or let kith's UDP port in at one of the two sides.")
+	return Fails("nothing", seen...).With("Nothing comes through to "+name+" or from it, and "+none+".", fix)
 }
 
 // sizeTime is how long it takes at most to find out what datagrams pass.
 const sizeTime = 6 * time.Second
+
+// noRelay says that no relay is between two devices, with a fix if one is set here: it is
+// not open yet, or does not work, which its own checks tell.
+func noRelay(env *Env, or string) (cause, fix string) {
+	if len(env.Hubs)+len(env.TURN) == 0 || env.Relay == "never" {
+		return "there is no relay", ""
+	}
+	return "no relay is in use between the two, although one is set here",
+		"Try again in a moment, and see what kith doctor says of relays, " + or
+}
 
 // sized are the candidates after what fits was found out anew.
 func sized(ctx context.Context, env *Env, p Peer) []Candidate {

@@ -233,10 +233,19 @@ func TestPeerFindings(t *testing.T) {
 			}, env: func(e *Env) { e.Relay = "always" }, want: "peers.policy/clash",
 		},
 
-		"nothing comes in here":     {peer: apart(Candidate{Sent: 9}, Candidate{Sent: 9, Received: 5}), want: "peers.candidates/in", says: "it says that packets of this device arrive there"},
-		"nothing gets in there":     {peer: apart(Candidate{Sent: 9, Received: 5}, Candidate{Sent: 9}), want: "peers.candidates/out", says: "laptop says that nothing of this device arrives"},
-		"hard NATs, no relay":       {peer: func(p *Peer) { apart(Candidate{Sent: 9}, Candidate{Sent: 9})(p); p.NAT.Mapping = hard }, env: func(e *Env) { e.Behaviour = behind(hard) }, want: "peers.candidates/hard"},
-		"one hard NAT, no relay":    {peer: apart(Candidate{Sent: 9}, Candidate{Sent: 9}), env: func(e *Env) { e.Behaviour = behind(hard) }, want: "peers.candidates/nothing"},
+		"nothing comes in here":  {peer: apart(Candidate{Sent: 9}, Candidate{Sent: 9, Received: 5}), want: "peers.candidates/in", says: "it says that packets of this device arrive there"},
+		"nothing gets in there":  {peer: apart(Candidate{Sent: 9, Received: 5}, Candidate{Sent: 9}), want: "peers.candidates/out", says: "laptop says that nothing of this device arrives"},
+		"hard NATs, no relay":    {peer: func(p *Peer) { apart(Candidate{Sent: 9}, Candidate{Sent: 9})(p); p.NAT.Mapping = hard }, env: func(e *Env) { e.Behaviour = behind(hard) }, want: "peers.candidates/hard"},
+		"one hard NAT, no relay": {peer: apart(Candidate{Sent: 9}, Candidate{Sent: 9}), env: func(e *Env) { e.Behaviour = behind(hard) }, want: "peers.candidates/nothing"},
+		"a hub is set here": {
+			peer: apart(Candidate{Sent: 9}, Candidate{Sent: 9}), env: func(e *Env) { e.Hubs = hub }, want: "peers.candidates/nothing",
+			says: "no relay is in use between the two, although one is set here", never: "there is no relay",
+		},
+		"hard NATs, and a hub is set here": {
+			peer: func(p *Peer) { apart(Candidate{Sent: 9}, Candidate{Sent: 9})(p); p.NAT.Mapping = hard },
+			env:  func(e *Env) { e.Behaviour, e.Hubs = behind(hard), hub }, want: "peers.candidates/hard",
+			says: "although one is set here", never: "there is no relay",
+		},
 		"not even through a relay":  {peer: apart(Candidate{Sent: 9, Kind: "relayed"}, Candidate{Sent: 9}), want: "peers.candidates/relay"},
 		"too late":                  {peer: apart(Candidate{Sent: 9, Received: 4, Late: 3, RTT: 4 * time.Second}, Candidate{Sent: 9, Received: 5}), want: "peers.candidates/late", says: "4s"},
 		"slow, and not in time":     {peer: apart(Candidate{Sent: 9, Received: 4, Answered: 3, Usable: true, RTT: 2 * time.Second}, Candidate{Sent: 9, Received: 5}), want: "peers.candidates/late"},

@@ -9,7 +9,7 @@ import (
 )
 
 // anewFix is for what an address of a hub gets wrong.
-const anewFix = "Get the hub's address anew with kith hub address on its machine, and give it to kith config hub here, and start kith again."
+const anewFix = "Get the hub's address anew with kith hub address on its machine, and give it to kith config hub here."
 
 // relayChecks are the checks of the group, each for every hub and TURN server.
 func relayChecks() []Check {
@@ -39,13 +39,13 @@ func relayChecks() []Check {
 					ID: "hub", Severity: Limit,
 					Cause:    "The hub is down: its machine refuses the connection.",
 					Fix:      "Start it again, or check the port number in its address.",
-					Explains: []string{"meeting.broker/refused", "meeting.dht/silent"}, // it is a node of the DHT, too
+					Explains: []string{"meeting.broker/refused", "meeting.dht/silent", "meeting.echo/silent"}, // it is a node of the DHT, too
 				},
 				{
 					ID: "hub-silent", Severity: Limit,
 					Cause:    "The hub is down: nothing answers at its address.",
 					Fix:      "Check that its machine is on and that its firewall lets the port in, or use another hub.",
-					Explains: []string{"meeting.broker/silent", "meeting.dht/silent"},
+					Explains: []string{"meeting.broker/silent", "meeting.dht/silent", "meeting.echo/silent"},
 				},
 				{
 					ID: "refused", Severity: Limit,

@@ -95,6 +95,7 @@ func Run(ctx context.Context, cfg Config) Report {
 		}
 	}
 	explain(cfg.Table, report.Results)
+	fulfil(cfg.Table, cfg.Env, report.Results)
 	report.Causes = causes(cfg.Env, report.Results)
 	report.Verdict = judge(cfg.Env, report)
 	report.Took = time.Since(report.Started)
@@ -302,6 +303,15 @@ func explain(table []Check, results []Result) {
 				r.Because = by.Name()
 				break
 			}
+		}
+	}
+}
+
+// fulfil has findings say so that ask for what is there already.
+func fulfil(table []Check, env *Env, results []Result) {
+	for i, r := range results {
+		if f := findingOf(table, r); r.State == No && f.Settled != nil {
+			results[i].Fix = cmp.Or(f.Settled(env, r, results), r.Fix)
 		}
 	}
 }

@@ -29,7 +29,7 @@ var errNoMember = errors.New("rendezvous: no medium takes this topic")
 // a retransmission that wants an answer, and only the stages above can tell,
 // because they can open it.
 type Racer struct {
-	members atomic.Pointer[[]Exchange] // replaced by Add, never changed
+	members atomic.Pointer[[]Exchange] // replaced by Add and Remove, never changed
 	counts  []*counters                // of each member, over all sessions; guarded by mu
 	once    sync.Once
 	err     error // of Close
@@ -127,6 +127,29 @@ func (r *Racer) Add(e Exchange) error {
 		s.add(e, r.counts[len(more)-1])
 	}
 	return nil
+}
+
+// Remove takes a member out, which open sessions leave, closes it and waits for that. It
+// does nothing for an exchange that is no member. It errs if closing does.
+func (r *Racer) Remove(e Exchange) error {
+	r.mu.Lock()
+	i := slices.Index(*r.members.Load(), e)
+	if i < 0 || r.closed {
+		r.mu.Unlock()
+		return nil // Close closes it
+	}
+	r.members.Store(new(slices.Delete(slices.Clone(*r.members.Load()), i, i+1)))
+	r.counts = slices.Delete(r.counts, i, i+1)
+	var left []*raceMember
+	for s := range r.sessions {
+		left = append(left, s.remove(e)...)
+	}
+	r.mu.Unlock()
+	errs := make([]error, 0, len(left)+1)
+	for _, m := range left {
+		errs = append(errs, m.end())
+	}
+	return errors.Join(append(errs, e.Close())...)
 }
 
 // Stats returns what each member did for all sessions together, in their order.

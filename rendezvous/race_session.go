@@ -25,7 +25,7 @@ type raceSession struct {
 	racer   *Racer
 	point   Point
 	opened  time.Time
-	members atomic.Pointer[[]*raceMember] // replaced by add, never changed
+	members atomic.Pointer[[]*raceMember] // replaced by add and remove, never changed
 	merge   merge
 	ctx     context.Context //nolint:containedctx // ends with Close
 	cancel  context.CancelFunc
@@ -52,8 +52,12 @@ type raceMember struct {
 	joined   chan struct{}
 	session  Session
 	err      error // of Join
-	closeErr error // set before the session's goroutine ends
+	closeErr error // set before done is closed
 	slots    chan struct{}
+	queue    *queue
+	ctx      context.Context //nolint:containedctx // ends with the session, or when the exchange leaves it
+	cancel   context.CancelFunc
+	done     chan struct{} // closed when the session is
 }
 
 func newRaceSession(ctx context.Context, r *Racer, p Point) *raceSession {
@@ -65,12 +69,42 @@ func newRaceSession(ctx context.Context, r *Racer, p Point) *raceSession {
 
 // add has one more exchange join. The Racer's lock is held.
 func (s *raceSession) add(e Exchange, all *counters) {
-	m := &raceMember{exchange: e, all: all, joined: make(chan struct{}), slots: make(chan struct{}, maxInFlight)}
-	old := *s.members.Load()
-	members := append(slices.Clone(old), m)
-	s.members.Store(&members)
-	s.merge.grow()
-	s.start(func() { s.run(len(old), m) })
+	m := &raceMember{
+		exchange: e, all: all, joined: make(chan struct{}), slots: make(chan struct{}, maxInFlight),
+		queue: s.merge.grow(), done: make(chan struct{}),
+	}
+	m.ctx, m.cancel = context.WithCancel(s.ctx)
+	s.members.Store(new(append(slices.Clone(*s.members.Load()), m)))
+	if !s.start(func() { s.run(m) }) {
+		m.cancel()
+		close(m.done)
+	}
+}
+
+// remove takes an exchange out and returns its parts, which end. The Racer's lock is held.
+func (s *raceSession) remove(e Exchange) (left []*raceMember) {
+	var stay []*raceMember
+	for _, m := range *s.members.Load() {
+		if m.exchange != e {
+			stay = append(stay, m)
+			continue
+		}
+		m.cancel()
+		left = append(left, m)
+	}
+	s.members.Store(&stay)
+	return left
+}
+
+// end waits until the part of an exchange that was removed is closed, and nothing is
+// published by it.
+func (m *raceMember) end() error {
+	m.cancel()
+	<-m.done
+	for range maxInFlight {
+		m.slots <- struct{}{} // and none is given back
+	}
+	return m.closeErr
 }
 
 // start runs f in a goroutine that Close waits for; after Close it reports false.
@@ -85,11 +119,13 @@ func (s *raceSession) start(f func()) bool {
 }
 
 // run is the life of one member's session.
-func (s *raceSession) run(i int, m *raceMember) {
-	session, err := m.exchange.Join(s.ctx, s.point)
+func (s *raceSession) run(m *raceMember) {
+	defer close(m.done)
+	defer s.merge.shrink(m.queue)
+	session, err := m.exchange.Join(m.ctx, s.point)
 	if err != nil {
 		m.err = fmt.Errorf("%s: %w", m.exchange.Name(), err)
-		if s.ctx.Err() == nil {
+		if m.ctx.Err() == nil {
 			m.each(func(c *counters) { c.fail(err) })
 		}
 		close(m.joined)
@@ -100,19 +136,19 @@ func (s *raceSession) run(i int, m *raceMember) {
 	defer m.all.joined.Add(-1)
 	close(m.joined)
 	for s.point.Mode != SendOnly {
-		msg, err := session.Receive(s.ctx)
+		msg, err := session.Receive(m.ctx)
 		if err != nil {
 			break
 		}
 		msg.via = m
-		queued := s.merge.put(i, msg)
+		queued := s.merge.put(m.queue, msg)
 		m.each(func(c *counters) {
 			if c.received.Add(1); !queued {
 				c.dropped.Add(1)
 			}
 		})
 	}
-	<-s.ctx.Done()
+	<-m.ctx.Done()
 	m.closeErr = session.Close()
 }
 
@@ -132,6 +168,9 @@ func (m *raceMember) publish(ctx context.Context, frame []byte) error {
 	default:
 		return fmt.Errorf("%s: %w: busy with earlier frames", m.exchange.Name(), ErrUnreachable)
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(m.ctx, cancel)()
 	err := m.session.Publish(ctx, frame)
 	m.each(func(c *counters) {
 		c.fail(err)
@@ -200,6 +239,9 @@ func (s *raceSession) Publish(ctx context.Context, frame []byte) error {
 	}
 	frame = slices.Clone(frame) // slower members need it after this returns
 	members := *s.members.Load()
+	if len(members) == 0 { // all were removed
+		return errNoMember
+	}
 	results := make(chan result, len(members))
 	sending, cancel := context.WithTimeout(s.ctx, publishLimit)
 	defer context.AfterFunc(ctx, cancel)() // the caller's context counts until somebody has the frame
@@ -281,28 +323,42 @@ type merge struct {
 
 	mu      sync.Mutex // guards the fields below
 	share   int        // messages per queue
-	queues  [][]Message
+	queues  []*queue
 	turn    int // whose message is next
 	waiting int // messages in all queues
 }
 
+// A queue is what one member received.
+type queue struct{ messages []Message }
+
 // grow makes room for one more member.
-func (q *merge) grow() {
+func (q *merge) grow() *queue {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.queues = append(q.queues, nil)
+	one := new(queue)
+	q.queues = append(q.queues, one)
 	q.share = max(1, QueueSize/len(q.queues))
+	return one
+}
+
+// shrink gives a member's room to the others, and drops what it still holds.
+func (q *merge) shrink(one *queue) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.queues = slices.DeleteFunc(q.queues, func(other *queue) bool { return other == one })
+	q.share, q.turn = QueueSize/max(1, len(q.queues)), 0
+	q.waiting -= len(one.messages)
 }
 
 // put queues a message of one member, or drops it if that member's share is full.
 // It reports whether it is queued.
-func (q *merge) put(member int, msg Message) bool {
+func (q *merge) put(one *queue, msg Message) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.queues[member]) >= q.share {
+	if len(one.messages) >= q.share {
 		return false
 	}
-	q.queues[member] = append(q.queues[member], msg)
+	one.messages = append(one.messages, msg)
 	q.waiting++
 	q.wake()
 	return true
@@ -320,14 +376,14 @@ func (q *merge) take() (Message, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for range q.queues {
-		i := q.turn
+		one := q.queues[q.turn]
 		q.turn = (q.turn + 1) % len(q.queues)
-		if len(q.queues[i]) == 0 {
+		if len(one.messages) == 0 {
 			continue
 		}
-		msg := q.queues[i][0]
-		q.queues[i][0] = Message{}
-		q.queues[i] = q.queues[i][1:]
+		msg := one.messages[0]
+		one.messages[0] = Message{}
+		one.messages = one.messages[1:]
 		if q.waiting--; q.waiting > 0 {
 			q.wake() // for another receiver
 		}

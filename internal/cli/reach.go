@@ -56,7 +56,8 @@ sealed messages and WireGuard packets, never what is in them.
 
 ADDRESS is what kith hub printed: kith-hub:HOST#SECRET. Whoever has it may use the
 hub. Without ADDRESS it is read from the terminal or standard input, which keeps
-it out of the shell's history. Several hubs are all used at once.
+it out of the shell's history. Several hubs are all used at once; another address of
+the same host takes the place of the one before.
 ` + exitHelp,
 		Example: "  kith config hub kith-hub:hub.example#abc…\n  kith config hub --remove hub.example",
 		Args:    cobra.MaximumNArgs(1),
