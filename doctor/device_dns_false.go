@@ -154,6 +154,12 @@ func (d *device) onInternet(ctx context.Context, env *Env) string {
 	if line := peerBeyond(env); line != "" {
 		return line
 	}
+	seen, _ := Fact[[]sighting](env, factSeen)
+	for _, x := range seen {
+		if a := x.Server.Addr.Addr(); !near(env, a) {
+			return a.String() + " answers over UDP"
+		}
+	}
 	ways := d.ways()
 	hops := make([]netip.Addr, len(ways))
 	var wg sync.WaitGroup

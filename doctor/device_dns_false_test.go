@@ -87,6 +87,15 @@ func TestDeviceDNSEmpty(t *testing.T) {
 			}
 		})
 	}
+	// A STUN server of the internet shows that this is there.
+	seeing := testDevice()
+	for server, want := range map[string]bool{"11.0.0.9:3478": true, "192.168.1.9:3478": false} {
+		env := strangersEnv()
+		env.Remember(factSeen, []sighting{sees(server, "192.168.1.20:1", "11.0.0.8:1")})
+		if line := seeing.onInternet(t.Context(), env); (line != "") != want {
+			t.Errorf("%s: %q", server, line)
+		}
+	}
 	// A system that does not tell its servers.
 	for line, want := range map[string]string{"11.0.0.1": "refuses", "": "unclear"} {
 		d, env := testDevice(), strangersEnv()
