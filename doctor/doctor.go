@@ -13,10 +13,10 @@
 //
 // A check names the checks that it Needs. If one of them said no (and not only as
 // a Note) or was skipped, it is skipped: that nobody answers behind a dead router
-// is no second fault. Where
-// that is known only afterwards, a Finding Explains other findings, which then
-// name it in Result.Because. What is left are the causes, worst first, and among
-// equals in the order of the table, which goes from the device outwards.
+// is no second fault. Where that is known only afterwards, a Finding Explains other
+// findings, which then name it in Result.Because, unless an Answer narrows that (About,
+// Apart). What is left are the causes, worst first, and among equals in the order of the
+// table, which goes from the device outwards.
 //
 // # What it costs
 //
