@@ -118,6 +118,13 @@ func brokenNetworks() []doctorCase {
 			d.desk.run(ctx, "config", "mqtt", "mqtt://broker.test")
 			d.start(ctx)
 		}, mend: func(_ context.Context, d *doctorLab) { d.desk.host.Resolver(d.home.Gateway()) }},
+		{name: "DNS that has the router's address for every name", want: []string{"device.dns/lies"}, says: "hub\\.test", build: falseDNS(func(d *doctorLab) func(string) netip.Addr {
+			return func(string) netip.Addr { return d.home.Gateway() }
+		}), mend: otherDNS},
+		{name: "DNS that knows no names", want: []string{"device.dns/refuses"}, says: "not even example\\.com", build: falseDNS(func(d *doctorLab) func(string) netip.Addr {
+			d.inet.Router.IP("route", "replace", "default", "dev", "lo") // so that it tells of packets that end there: it is the internet
+			return nettest.Names(nil)
+		}), mend: otherDNS},
 		{name: "full disk", want: []string{"device.state/full"}, build: func(ctx context.Context, d *doctorLab) {
 			d.withHub(ctx)
 			d.home = d.house("left", nettest.NATEasy)
@@ -172,6 +179,11 @@ func brokenNetworks() []doctorCase {
 
 		// The router.
 		{name: "UDP blocked", quick: true, want: []string{"nat.udp/blocked"}, build: joined(func(_ context.Context, d *doctorLab) {
+			d.home.LetOut("meta l4proto != udp")
+		}), mend: letOut},
+		{name: "UDP blocked, and a DNS server beyond the router", want: []string{"nat.udp/blocked"}, build: easy(func(ctx context.Context, d *doctorLab) {
+			otherDNS(ctx, d)
+			d.desk.run(ctx, "config", "stun", "hub.test:443")
 			d.home.LetOut("meta l4proto != udp")
 		}), mend: letOut},
 		{name: "only TCP 443", want: []string{"nat.web/only443"}, build: joined(func(_ context.Context, d *doctorLab) {
@@ -273,6 +285,27 @@ func hold(t *testing.T, h *nettest.Host, port int) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
+}
+
+// falseDNS has the home's router look names up in some way. The hub is known by its name.
+func falseDNS(look func(d *doctorLab) func(name string) netip.Addr) func(ctx context.Context, d *doctorLab) {
+	return func(ctx context.Context, d *doctorLab) {
+		d.withHub(ctx)
+		d.hub.text = strings.TrimSpace(d.hub.station.run(ctx, "hub", "address", "--host", "hub.test"))
+		d.home = d.inet.Site("left", nettest.NATEasy)
+		d.home.ServeDNS(look(d))
+		d.desk = d.newIn(d.home, "desk")
+		d.useHub(ctx, d.desk)
+		d.start(ctx)
+	}
+}
+
+// otherDNS gives the desk a DNS server of the internet that knows all.
+func otherDNS(_ context.Context, d *doctorLab) {
+	h := d.inet.Server("dns")
+	d.names["hub.test"] = d.hub.host.Addrs()[0]
+	h.ServeDNS(h.Addrs()[0], nettest.Names(d.names))
+	d.desk.host.Resolver(h.Addrs()[0])
 }
 
 // fileWith is a file with a text.

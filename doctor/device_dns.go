@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -26,12 +25,12 @@ const (
 
 // nameless are findings that are no wonder where names cannot be looked up.
 var nameless = []string{ //nolint:gochecknoglobals // a table
-	"relays.resolve/name", "meeting.broker/name", "meeting.waku/name", "meeting.dht/names", "meeting.dht/silent",
+	"relays.resolve/name", "meeting.broker/name", "meeting.waku/name", "meeting.dht/names", "meeting.dht/silent", "meeting.echo/second",
 }
 
 func (d *device) dnsCheck() Check {
 	return Check{
-		Code: "device.dns", Asks: "Can names be looked up (DNS)?", Needs: []Code{"device.outside"}, Limit: 6 * time.Second, Quick: true,
+		Code: "device.dns", Asks: "Can names be looked up (DNS)?", Needs: []Code{"device.outside"}, Limit: 6*time.Second + tcpPatience, Quick: true,
 		Findings: []Finding{
 			{
 				ID: "silent", Severity: Fault, Cause: "No DNS server answers, so that the servers' names cannot be looked up.",
@@ -42,6 +41,16 @@ func (d *device) dnsCheck() Check {
 				ID: "refuses", Severity: Fault, Cause: "The DNS servers answer, but look no names up.",
 				Explains: nameless,
 				Fix:      "Set other DNS servers in the network settings, such as those of the provider, or ask those who run the network.",
+			},
+			{
+				ID: "lies", Severity: Fault, Cause: "The DNS server gives false addresses, also for servers that this device needs.",
+				Explains: misled,
+				Fix:      liesFix,
+			},
+			{
+				ID: "lies-partly", Severity: Limit, Cause: "The DNS server gives false addresses, also for some of the servers of this device.",
+				Explains: misled,
+				Fix:      liesFix,
 			},
 			{
 				ID: "partly", Severity: Limit, Cause: "No DNS server looks names up, so that of the servers only those are found that are set by their addresses.",
@@ -66,110 +75,163 @@ func (d *device) dnsCheck() Check {
 }
 
 func (d *device) runDNS(ctx context.Context, env *Env, _ string) Answer {
-	needed := slices.DeleteFunc(hostNames(env), func(name string) bool {
+	q := dnsQuery{needed: slices.DeleteFunc(hostNames(env), func(name string) bool {
 		_, err := dnsQuestion(name, 0)
 		return err != nil // the user has mistyped it
-	})
-	var names []string // to ask for, one after the other
-	if len(needed) > 0 {
-		names = append(names, needed[0])
+	})}
+	if len(q.needed) > 0 {
+		q.names = append(q.names, q.needed[0])
 	}
 	if env.Strangers {
-		names = append(names, knownName)
+		q.names = append(q.names, knownName)
 	}
 	servers, err := d.resolverList()
 	switch {
-	case len(names) == 0:
+	case len(q.names) == 0:
 		return Nothing("no server of the settings has a name")
 	case err != nil:
-		return d.systemDNS(ctx, env, names[0], len(needed) > 0)
-	case len(servers) == 0 && len(needed) == 0:
+		return d.systemDNS(ctx, env, q)
+	case len(servers) == 0 && len(q.needed) == 0:
 		return Unclear("no DNS server is set, and none is needed")
 	}
-	heard := make([]dnsHeard, len(servers))
-	found := false
+	q.servers, q.heard = servers, make([]dnsHeard, len(servers))
 	var wg sync.WaitGroup
-	wg.Go(func() { found = findsAll(ctx, env, needed) })
+	wg.Go(func() { q.found = findsSome(ctx, env, q.needed) })
+	wg.Go(func() { q.lies = lies(ctx, env, q.needed) })
 	for i, s := range servers {
-		wg.Go(func() { heard[i] = d.askDNS(ctx, env, s, names) })
+		wg.Go(func() { q.heard[i] = d.askDNS(ctx, env, s, q.names) })
 	}
 	wg.Wait()
-	lines := make([]string, len(servers))
-	for i, h := range heard {
+	return d.judgeDNS(ctx, env, q)
+}
+
+// A dnsQuery is what was asked of DNS, and what came of it.
+type dnsQuery struct {
+	needed  []string // names of servers of the settings
+	names   []string // to ask for, one after the other
+	servers []netip.Addr
+	heard   []dnsHeard   // of each server
+	found   []string     // of those that are needed, the ones that the system finds
+	lies    []netip.Addr // what it finds for a name that does not exist
+}
+
+func (d *device) judgeDNS(ctx context.Context, env *Env, q dnsQuery) Answer {
+	lines := make([]string, len(q.servers))
+	for i, h := range q.heard {
 		lines[i] = h.line
 	}
-	if len(servers) == 0 {
+	if len(q.servers) == 0 {
 		lines = []string{"no DNS server is set"}
 	}
-	first := slices.IndexFunc(heard, func(h dnsHeard) bool { return h.tells })
-	dead := slices.IndexFunc(heard, func(h dnsHeard) bool { return !h.answers })
+	lost := len(q.needed) > 0 && len(q.found) == 0
+	first := slices.IndexFunc(q.heard, func(h dnsHeard) bool { return h.tells || h.empty && !lost })
+	empty := slices.IndexFunc(q.heard, func(h dnsHeard) bool { return h.empty && lost })
+	dead := slices.IndexFunc(q.heard, func(h dnsHeard) bool { return !h.answers })
 	quiet, _ := Fact[bool](env, factQuiet)
-	refused := slices.ContainsFunc(heard, func(h dnsHeard) bool { return h.answers })
+	refused := slices.ContainsFunc(q.heard, func(h dnsHeard) bool { return h.answers })
+	found := len(q.found) == len(q.needed)
+	fails := func(id string) Answer {
+		a := Fails(id, lines...)
+		a.About, a.Apart = subjectsAt(env, q.isLost), d.apart(env, q)
+		return a
+	}
 	switch {
+	case empty >= 0 && (first < 0 || empty < first):
+		return d.judgeEmpty(ctx, env, q, empty, first, lines)
 	case first < 0 && found && refused:
-		return Fails("idle", lines...).With("The DNS servers answer, but look no names up; the servers that this device is told to use are found without them.", "")
+		return fails("idle").With("The DNS servers answer, but look no names up; the servers that this device is told to use are found without them.", "")
 	case first < 0 && found:
-		return Fails("idle", lines...)
+		return fails("idle")
 	case first < 0 && meetsByAddress(env):
-		return Fails("partly", lines...)
-	case first < 0 && refused && quiet && !slices.ContainsFunc(servers, func(a netip.Addr) bool { return !near(env, a) }):
-		return Fails("refuses", lines...).With(
+		return fails("partly")
+	case first < 0 && refused && quiet && !slices.ContainsFunc(q.servers, func(a netip.Addr) bool { return !near(env, a) }):
+		return fails("refuses").With(
 			"The DNS servers of this network answer, but look no names up, and nothing was heard from beyond the router.",
 			"See that the router has internet access (its cable or its provider), and if it has, set other DNS servers in the network settings.")
 	case first < 0 && refused:
-		return Fails("refuses", lines...)
+		return fails("refuses")
 	case first < 0:
-		return Fails("silent", lines...)
-	case dead >= 0 && dead < first:
-		return Fails("slow", lines...).With("", fmt.Sprintf("Take %s, which does not answer, out of the network settings.", servers[dead]))
+		return fails("silent")
+	}
+	if a, ok := judgeLies(ctx, env, q, lines); ok {
+		return a
+	}
+	if dead >= 0 && dead < first {
+		return fails("slow").With("", fmt.Sprintf("Take %s, which does not answer, out of the network settings.", q.servers[dead]))
 	}
 	if env.Strangers {
-		if a, ok := d.hijacked(ctx, env, servers[first]); ok {
+		if a, ok := d.hijacked(ctx, env, q.servers[first]); ok {
 			return Fails("hijack", append(lines, "a name that does not exist gets "+deviceJoined(a))...)
 		}
 	}
 	return OK(lines...)
 }
 
+// isLost reports whether a host is a name that the system does not find.
+func (q dnsQuery) isLost(host string) bool {
+	_, err := netip.ParseAddr(host)
+	return err != nil && !slices.Contains(q.found, host)
+}
+
 // meetsByAddress reports whether a server at which devices can meet needs no name.
 func meetsByAddress(env *Env) bool {
 	return slices.ContainsFunc(targets(env), func(s server) bool {
 		_, err := netip.ParseAddr(s.Host)
-		return err == nil && (s.Hub || s.TCP && len(s.ways) == 0 || s.DHT)
+		return err == nil && s.meets()
 	})
 }
 
-// findsAll reports whether the system finds the addresses of names, as it also does by a file of
+// meets reports whether devices can meet at a server.
+func (s server) meets() bool { return s.Hub || s.TCP && len(s.ways) == 0 || s.DHT }
+
+// findsSome returns the names whose addresses the system finds, as it also does by a file of
 // hosts or by other means than DNS.
-func findsAll(ctx context.Context, env *Env, names []string) bool {
-	lost := make([]bool, len(names))
+func findsSome(ctx context.Context, env *Env, names []string) (found []string) {
+	have := make([]bool, len(names))
 	var wg sync.WaitGroup
 	for i, name := range names {
 		wg.Go(func() {
 			addrs, err := resolve(ctx, env, name)
-			lost[i] = err != nil || len(addrs) == 0
+			have[i] = err == nil && len(addrs) > 0
 		})
 	}
 	wg.Wait()
-	return !slices.Contains(lost, true)
+	for i, name := range names {
+		if have[i] {
+			found = append(found, name)
+		}
+	}
+	return found
 }
 
-// systemDNS looks a name up as the system does.
-func (d *device) systemDNS(ctx context.Context, env *Env, name string, needed bool) Answer {
+// systemDNS looks names up as the system does, which does not tell its servers.
+func (d *device) systemDNS(ctx context.Context, env *Env, q dnsQuery) Answer {
 	dead := "silent"
 	switch {
-	case !needed:
+	case len(q.needed) == 0:
 		dead = "idle"
 	case meetsByAddress(env):
 		dead = "partly"
 	}
-	addrs, err := resolve(ctx, env, name)
+	addrs, err := resolve(ctx, env, q.names[0])
 	var dns *net.DNSError
 	switch {
 	case err == nil:
-		return OK(fmt.Sprintf("%s is %s", name, deviceJoined(addrs)))
+		q.found, q.lies = findsSome(ctx, env, q.needed), lies(ctx, env, q.needed)
+		line := fmt.Sprintf("%s is %s", plain(q.names[0]), deviceJoined(addrs))
+		if a, ok := judgeLies(ctx, env, q, []string{line}); ok {
+			return a
+		}
+		return OK(line)
 	case errors.As(err, &dns) && dns.IsNotFound:
-		return OK("the system's DNS answers")
+		line := "the system's DNS answers"
+		if _, err := resolve(ctx, env, knownName); len(q.names) < 2 || !errors.As(err, &dns) || !dns.IsNotFound {
+			return OK(line)
+		}
+		if q.found = findsSome(ctx, env, q.needed); len(q.found) > 0 {
+			return OK(line)
+		}
+		return d.judgeEmpty(ctx, env, q, -1, -1, []string{"the system's DNS says that there is no " + plain(q.names[0]) + " and no " + knownName})
 	case errors.As(err, &dns) && dns.IsTimeout, errors.Is(err, context.DeadlineExceeded):
 		return Fails(dead, "the system's DNS does not answer")
 	}
@@ -181,22 +243,33 @@ type dnsHeard struct {
 	line    string
 	answers bool
 	tells   bool // it looks names up
+	knows   bool // the first name is one of those that it has found
+	empty   bool // it says of each name that there is none, also of the one that every server knows
 }
 
 // askDNS asks a server for names, for the next one if it cannot tell.
 func (d *device) askDNS(ctx context.Context, env *Env, server netip.Addr, names []string) (h dnsHeard) {
-	for _, name := range slices.Compact(names) {
+	none := false // it has said of a name that there is none
+	for i, name := range slices.Compact(names) {
 		start := time.Now()
 		r, _ := d.queryDNS(ctx, env, server, name)
+		took := fmt.Sprintf("%s answers after %v", server, time.Since(start).Round(100*time.Microsecond))
 		switch {
 		case r == nil && !h.answers:
 			return dnsHeard{line: server.String() + " does not answer"}
 		case r == nil:
 			return h
-		case r.RCode == dnsmessage.RCodeSuccess || r.RCode == dnsmessage.RCodeNameError:
-			return dnsHeard{fmt.Sprintf("%s answers after %v", server, time.Since(start).Round(100*time.Microsecond)), true, true}
+		case r.RCode == dnsmessage.RCodeSuccess:
+			return dnsHeard{line: took, answers: true, tells: true, knows: i == 0 && len(r.addrs) > 0}
+		case r.RCode == dnsmessage.RCodeNameError && name == knownName && (none || len(names) == 1):
+			return dnsHeard{line: fmt.Sprintf("%s says that there is no %s", server, plain(strings.Join(names, " and no "))), answers: true, empty: true}
+		case r.RCode == dnsmessage.RCodeNameError:
+			h, none = dnsHeard{line: took, answers: true, tells: true}, true
+		case none:
+			return h
+		default:
+			h.line, h.answers = fmt.Sprintf("%s cannot look up %s (%v)", server, plain(name), r.RCode), true
 		}
-		h.line, h.answers = fmt.Sprintf("%s cannot look up %s (%v)", server, plain(name), r.RCode), true
 	}
 	return h
 }
@@ -216,16 +289,9 @@ func (d *device) resolverList() ([]netip.Addr, error) {
 	return parseResolvers(raw), nil
 }
 
-// hijacked asks for a name that does not exist: with Strangers one of a domain that does,
-// since resolvers answer for domains that cannot exist by themselves (RFC 6761 section 6.4).
+// hijacked asks for a name that does not exist.
 func (d *device) hijacked(ctx context.Context, env *Env, server netip.Addr) ([]netip.Addr, bool) {
-	var random [8]byte
-	_, _ = rand.Read(random[:]) // never fails
-	below := "invalid"
-	if env.Strangers {
-		below = knownName
-	}
-	r, ok := d.queryDNS(ctx, env, server, "kith-"+hex.EncodeToString(random[:])+"."+below)
+	r, ok := d.queryDNS(ctx, env, server, absentName(env))
 	return r.addresses(), ok && len(r.addresses()) > 0
 }
 

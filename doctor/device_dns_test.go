@@ -39,6 +39,13 @@ func TestDeviceDNS(t *testing.T) {
 		}
 		return dnsAnswer(t, b, code, truth, false)
 	}
+	unknown := func(b []byte) []byte { // there is no such hub
+		code := dnsmessage.RCodeSuccess
+		if strings.HasSuffix(dnsName(t, b), ".example.org.") {
+			code = dnsmessage.RCodeNameError
+		}
+		return dnsAnswer(t, b, code, truth, false)
+	}
 	refuses, fails := answer(dnsmessage.RCodeRefused, false), answer(dnsmessage.RCodeServerFailure, false)
 	good, liar := answer(0, false), answer(0, true)
 	const one, two, three = "nameserver 127.0.0.1\n", "nameserver 127.0.0.1\nnameserver 127.0.0.2\n", "nameserver 127.0.0.1\nnameserver 127.0.0.2\nnameserver 127.0.0.3\n"
@@ -52,7 +59,8 @@ func TestDeviceDNS(t *testing.T) {
 		holds     string // in the cause or the evidence
 	}{
 		"answers":                        {one, true, true, false, [3]dnsServer{good}, "ok", "answers after"},
-		"says there is no such name":     {one, true, true, false, [3]dnsServer{answer(dnsmessage.RCodeNameError, false)}, "ok", ""},
+		"says there is no such name":     {one, true, true, false, [3]dnsServer{unknown}, "ok", ""},
+		"knows no names":                 {one, true, true, false, [3]dnsServer{answer(dnsmessage.RCodeNameError, false)}, "unclear", "no example.com"}, // as in a network without internet
 		"dead":                           {one, true, true, false, [3]dnsServer{}, "silent", "does not answer"},
 		"dead, and not needed":           {one, false, true, false, [3]dnsServer{}, "idle", ""},
 		"all fail":                       {one, true, true, false, [3]dnsServer{fails}, "refuses", "ServerFailure"},
@@ -94,11 +102,14 @@ func TestDeviceDNS(t *testing.T) {
 			var mu sync.Mutex
 			var names []string
 			d.ask = func(_ context.Context, _ *Env, to netip.AddrPort, packet []byte, how deviceAsk) deviceAnswer {
+				if to.Port() != 53 {
+					return deviceAnswer{}
+				}
 				mu.Lock()
 				names = append(names, dnsName(t, packet))
 				mu.Unlock()
 				says := test.says[to.Addr().As4()[3]-1]
-				if says == nil || to.Port() != 53 {
+				if says == nil {
 					return deviceAnswer{}
 				}
 				if out := says(packet); how.fits(out) {

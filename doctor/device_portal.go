@@ -35,7 +35,7 @@ func (d *device) portalCheck() Check {
 				ID: "login", Severity: Fault, Cause: "The network shows a page to log in at, and lets nothing else pass until then (a captive portal).",
 				Fix: "Open any web page in a browser, log in there, and try again.",
 				Explains: andCutOff(
-					"device.outside/nothing", "device.dns/hijack", "device.dns/silent", "device.dns/partly", "device.dns/refuses", "device.dns/idle", "device.clock/wrong", "device.clock/off", "device.pmtu/hole",
+					"device.outside/nothing", "device.dns/hijack", "device.dns/lies", "device.dns/lies-partly", "device.dns/silent", "device.dns/partly", "device.dns/refuses", "device.dns/idle", "device.clock/wrong", "device.clock/off", "device.pmtu/hole",
 					"nat.tcp", "nat.web", "nat.udp", "relays.tcp", "relays.tls", "relays.udp", "meeting.broker", "meeting.waku", "meeting.dht",
 				),
 			},

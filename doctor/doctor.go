@@ -13,10 +13,10 @@
 //
 // A check names the checks that it Needs. If one of them said no (and not only as
 // a Note) or was skipped, it is skipped: that nobody answers behind a dead router
-// is no second fault. Where
-// that is known only afterwards, a Finding Explains other findings, which then
-// name it in Result.Because. What is left are the causes, worst first, and among
-// equals in the order of the table, which goes from the device outwards.
+// is no second fault. Where that is known only afterwards, a Finding Explains other
+// findings, which then name it in Result.Because, unless an Answer narrows that (About,
+// Apart). What is left are the causes, worst first, and among equals in the order of the
+// table, which goes from the device outwards.
 //
 // # What it costs
 //
@@ -28,6 +28,7 @@ package doctor
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 )
@@ -129,6 +130,11 @@ type Answer struct {
 	Evidence []string // what was seen, a line each
 	// Silent leaves a Yes out of what people see: there is nothing of the kind here.
 	Silent bool
+	// About are the subjects whose findings a No may explain, with those of the device as a
+	// whole; nil: all.
+	About []string
+	// Apart are checks whose findings do not explain this No, though the table has them do so.
+	Apart []Code
 }
 
 // OK answers yes.
@@ -168,6 +174,23 @@ type Result struct {
 	Because  string        `json:"because,omitempty"` // code/finding that explains it, or the code that was needed
 	Took     time.Duration `json:"took_ns"`
 	Silent   bool          `json:"-"`
+
+	about []string // as in Answer
+	apart []Code
+}
+
+// explains reports whether what the table has r explain may hold for another result. In one
+// group, what is wrong with one subject explains nothing of another.
+func (r Result) explains(other Result) bool {
+	switch {
+	case r.Name() == other.Name() || slices.Contains(other.apart, r.Code):
+		return false
+	case other.Subject == "":
+		return true
+	case r.about != nil:
+		return slices.Contains(r.about, other.Subject)
+	}
+	return r.Code.Group() != other.Code.Group() || r.Subject == "" || r.Subject == other.Subject
 }
 
 // Name is code/finding, or the code.

@@ -144,6 +144,14 @@ func TestExplainsItsSubject(t *testing.T) {
 	if r = Run(t.Context(), Config{Table: table, Env: new(Env)}); len(r.Causes) != 1 {
 		t.Errorf("%+v", r.Causes)
 	}
+	table[0] = answering("nat.a", Answer{State: No, Finding: "root", About: []string{"two"}})
+	if r = Run(t.Context(), Config{Table: table, Env: new(Env)}); len(r.Causes) != 2 || r.Causes[1].Subject != "one" {
+		t.Errorf("of what is wrong with one of two: %+v", r.Causes)
+	}
+	table = []Check{answering("nat.a", Fails("root")), answering("nat.b", Answer{State: No, Finding: "bad", Apart: []Code{"nat.a"}})}
+	if r = Run(t.Context(), Config{Table: table, Env: new(Env)}); len(r.Causes) != 2 {
+		t.Errorf("of what has a reason of its own: %+v", r.Causes)
+	}
 }
 
 // TestTime: checks run side by side, each ends at its limit, and the run at its own.

@@ -34,6 +34,7 @@ func natChecks() []Check {
 					"nat.udp/blocked", "nat.tcp", "relays.tcp/silent", "relays.tcp/hub-silent", "relays.udp",
 					"meeting.broker/silent", "meeting.waku/silent", "meeting.dht/silent", "meeting.echo/silent",
 					"peers.candidates", "peers.path/relayed",
+					"device.dns/silent", "device.dns/refuses", "device.dns/partly", "device.dns/idle", "device.dns/slow",
 				},
 			}},
 			Run: checkWeb,
@@ -43,9 +44,12 @@ func natChecks() []Check {
 			Needs: []Code{"address.outbound", "address.discovery"},
 			Findings: []Finding{{
 				ID: "blocked", Severity: Limit,
-				Cause:    "UDP does not get through this network, though TCP does, so that all connections need a relay.",
-				Fix:      "Have the firewall of this network let UDP out, or use another network; meanwhile a hub carries everything over TCP.",
-				Explains: []string{"relays.udp", "meeting.dht/silent", "meeting.echo/silent", "peers.candidates", "peers.path/relayed"},
+				Cause: "UDP does not get through this network, though TCP does, so that all connections need a relay.",
+				Fix:   "Have the firewall of this network let UDP out, or use another network; meanwhile a hub carries everything over TCP.",
+				Explains: []string{
+					"relays.udp", "meeting.dht/silent", "meeting.echo/silent", "peers.candidates", "peers.path/relayed",
+					"device.dns/silent", "device.dns/refuses", "device.dns/partly", "device.dns/idle", "device.dns/slow", // of servers beyond the router
+				},
 			}},
 			Run: checkUDP,
 		},

@@ -22,6 +22,8 @@ func relayChecks() []Check {
 					ID: "name", Severity: Limit,
 					Cause: "The name of the relay cannot be looked up.",
 					Fix:   "Check the name in the settings, and whether the network's DNS works.",
+					// Those of the same host.
+					Explains: []string{"meeting.broker/name", "meeting.waku/name", "meeting.echo/second"},
 				},
 				{
 					ID: "family", Severity: Limit,
@@ -187,7 +189,9 @@ func checkRelayResolve(ctx context.Context, env *Env, name string) Answer {
 		if ctx.Err() != nil {
 			return Unclear("no answer: " + err.Error())
 		}
-		return Fails("name", err.Error()).With(fmt.Sprintf("The name of the relay, %s, cannot be looked up.", s.Host), "")
+		a := Fails("name", err.Error()).With(fmt.Sprintf("The name of the relay, %s, cannot be looked up.", s.Host), "")
+		a.About = subjectsAt(env, func(host string) bool { return host == s.Host })
+		return a
 	}
 	lines := make([]string, 0, len(addrs))
 	for _, a := range addrs {

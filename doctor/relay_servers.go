@@ -193,7 +193,7 @@ func (s server) deadOver6(env *Env) (netip.AddrPort, bool) {
 // A tcpProbe is what came of a connection to a host and port.
 type tcpProbe struct {
 	Err    error          // of the connection
-	At     netip.AddrPort // of the server
+	At     netip.AddrPort // of the server, the first of those that were tried if none took the connection
 	RTT    time.Duration
 	TLS    bool  // TLS was tried
 	TLSErr error // of the handshake
@@ -225,11 +225,19 @@ func (p tcpProbe) words() string {
 	case p.connected():
 		return fmt.Sprintf("connected to %s after %d ms", p.At, p.RTT.Milliseconds())
 	case p.refused():
-		return "the connection was refused"
+		return "the connection was refused" + p.by(" by ")
 	case p.silent():
-		return "no answer"
+		return "no answer" + p.by(" from ")
 	}
 	return "not connected: " + p.Err.Error()
+}
+
+// by is the server's address after a word, or "" if it has come to none.
+func (p tcpProbe) by(word string) string {
+	if !p.At.IsValid() {
+		return ""
+	}
+	return word + p.At.String()
 }
 
 // probeTCP connects to a host and port, and with cfg speaks TLS: once in a run.
@@ -247,6 +255,9 @@ func connectTCP(ctx context.Context, env *Env, host string, port uint16, cfg *tl
 	})
 	p := tcpProbe{Err: err, RTT: took}
 	if err != nil {
+		if op, ok := errors.AsType[*net.OpError](err); ok && op.Addr != nil {
+			p.At = tcpAddr(op.Addr)
+		}
 		return p
 	}
 	defer conn.Close()

@@ -375,3 +375,18 @@ func TestRelaySlow(t *testing.T) {
 		})
 	}
 }
+
+// TestRelayTCPShowsWhere: a name's address is in the evidence, whatever came of it.
+func TestRelayTCPShowsWhere(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := netip.MustParseAddrPort(ln.Addr().String())
+	ln.Close() // so that it refuses
+	env := &Env{Hubs: []hubaddr.Address{{Host: "localhost", Port: at.Port()}}}
+	a := checkRelayTCP(t.Context(), env, "hub "+hostPort("localhost", at.Port()))
+	if text := strings.Join(a.Evidence, " "); a.Finding != "hub" || !strings.Contains(text, "refused by ") || !strings.Contains(text, hostPort("", at.Port())) {
+		t.Errorf("%+v", a)
+	}
+}

@@ -260,7 +260,7 @@ func (t *task) ask(ctx context.Context, env *Env) Answer {
 
 // take makes a result of an answer and what the table says of its finding.
 func (r *Result) take(c Check, a Answer) {
-	r.State, r.Evidence, r.Silent = a.State, a.Evidence, a.Silent
+	r.State, r.Evidence, r.Silent, r.about, r.apart = a.State, a.Evidence, a.Silent, a.About, a.Apart
 	if a.State != No {
 		return
 	}
@@ -280,8 +280,7 @@ func (r *Result) take(c Check, a Answer) {
 	}
 }
 
-// explain marks findings that another one of the run explains. In one group, what is
-// wrong with one subject explains nothing of another.
+// explain marks findings that another one of the run explains.
 func explain(table []Check, results []Result) {
 	why := make(map[string][]Result) // what is explained → by what
 	for _, r := range results {
@@ -298,8 +297,7 @@ func explain(table []Check, results []Result) {
 			continue
 		}
 		for _, by := range slices.Concat(why[r.Name()], why[string(r.Code)]) {
-			other := by.Code.Group() == r.Code.Group() && by.Subject != "" && r.Subject != "" && by.Subject != r.Subject
-			if by.Name() != r.Name() && !other {
+			if by.explains(*r) {
 				r.Because = by.Name()
 				break
 			}
