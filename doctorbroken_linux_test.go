@@ -71,6 +71,9 @@ func brokenNetworks() []doctorCase {
 		{name: "no internet behind the router", want: []string{"device.outside/nothing"}, build: joined(func(_ context.Context, d *doctorLab) {
 			d.home.Cut(true)
 		}), mend: func(_ context.Context, d *doctorLab) { d.home.Cut(false) }},
+		{name: "no internet behind the router of both devices", note: true, want: []string{"device.outside/near"}, build: paired(func(_ context.Context, d *doctorLab) {
+			d.home.Cut(true)
+		})},
 		{name: "captive portal", quick: true, want: []string{"device.portal/login"}, build: func(ctx context.Context, d *doctorLab) {
 			d.withHub(ctx)
 			d.home = d.inet.Site("left", nettest.NATEasy)

@@ -146,6 +146,18 @@ func healthyNetworks() []doctorCase {
 			d.desk.run(ctx, "config", "rendezvous", "dht", "on")
 			d.start(ctx)
 		}},
+		{name: "no internet, and nodes of a table beyond the router that are known from before", build: func(ctx context.Context, d *doctorLab) {
+			d.internet()
+			d.inet.Router.IP("route", "replace", "unreachable", "default", "metric", "0")
+			tb := newTable(d.t, d.inet)
+			d.home = d.house("left", nettest.NATEasy)
+			d.desk = d.newIn(d.home, "desk")
+			d.desk.run(ctx, "config", "dht", "bootstrap", tb.first())
+			d.desk.run(ctx, "config", "rendezvous", "dht", "on")
+			d.start(ctx)
+			d.calm()
+			d.set(ctx, "dht", "bootstrap", "gone.test:6881")
+		}},
 		{name: "no relays wanted", build: func(ctx context.Context, d *doctorLab) {
 			d.atHome(ctx, nettest.NATEasy)
 			d.desk.run(ctx, "config", "relay", "never")

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"sync"
@@ -11,8 +12,8 @@ import (
 )
 
 const (
-	// beyondLimit is for the servers of the settings, and after them for others.
-	beyondLimit = 2*lookupWait + deviceKnockWait + 3*time.Second
+	// beyondLimit is for the servers of the settings, after them for others, and for proof.
+	beyondLimit = 2*lookupWait + deviceKnockWait + 3*time.Second + proofAsk
 	// silentEnough is how many hosts must be silent before it is the network's fault and not theirs, a count.
 	silentEnough  = 2
 	maxDeviceHops = 4 // routers that are asked for, a count
@@ -26,6 +27,12 @@ func (d *device) outsideCheck() Check {
 				ID: "nothing", Severity: Fault, Cause: "The router answers, but nothing beyond it does: it has no connection to the internet.",
 				Explains: cutOff,
 				Fix:      "Check the router's connection (its cable or its provider), and restart it.",
+			},
+			{
+				ID: "near", Severity: Note, Cause: "Nothing beyond the router answers, so only devices in its network can connect.",
+				Fix: "Nothing has to be done as long as that is enough; else check the router's connection (its cable or its provider).",
+				// The first ones are not looked at where it is a fault.
+				Explains: andCutOff("device.dns", "device.pmtu/hole", "meeting.dht/names"),
 			},
 		},
 		Run: d.runOutside,
@@ -48,10 +55,16 @@ func (d *device) runOutside(ctx context.Context, env *Env, _ string) Answer {
 		return Unclear(append(b.lines, "none of the servers that are known has an address of the internet that could be tried")...)
 	case !b.dead():
 		return Unclear(append(b.lines, "that says more of the servers than of this network, as nobody else could be asked")...)
+	case allNear(env):
+		return Fails("near", b.lines...)
 	case slices.ContainsFunc(proxyNames, func(name string) bool { return d.getenv(name) != "" }):
 		return Fails("nothing", b.lines...).With(
 			"Nothing beyond the router answers, and as this device is told to use a proxy, the network seems to let programs out through that alone, which kith cannot use.",
 			"Ask whoever runs the network to let this device reach its hub without the proxy, over UDP or TCP, or use another network.")
+	case b.second.IsValid():
+		return Fails("nothing", b.lines...).With(
+			fmt.Sprintf("The router answers, but the next one on the way, %v, says that it knows no way to the internet.", b.second),
+			"Ask whoever runs that router, as a rule the provider, and restart the own one if that does not help.")
 	}
 	return Fails("nothing", b.lines...)
 }
@@ -61,6 +74,7 @@ type beyond struct {
 	how       string // who answers; "": nobody
 	lines     []string
 	four, six familyBeyond
+	second    netip.Addr // the router behind the first one, if that says that it knows no way on
 }
 
 // A familyBeyond is the part of one family of addresses.
@@ -75,13 +89,22 @@ type familyBeyond struct {
 // dead reports whether a router says so, or enough hosts are silent that have nothing to do with
 // each other. A hub counts beside the system's own DNS server, without which nothing works here.
 func (f familyBeyond) dead() bool {
-	return f.cut || len(f.strangers) >= silentEnough || f.resolver && len(f.silent) >= silentEnough
+	return f.cut || f.mute()
+}
+
+// mute reports whether that is so by the silence alone.
+func (f familyBeyond) mute() bool {
+	return len(f.strangers) >= silentEnough || f.resolver && len(f.silent) >= silentEnough
 }
 
 // dead reports whether there is proof that nothing beyond the router answers.
 func (b *beyond) dead() bool {
-	known := func(f familyBeyond) bool { return f.dead() || len(f.silent) == 0 }
-	return b.how == "" && (b.four.dead() || b.six.dead()) && known(b.four) && known(b.six)
+	return b.by(familyBeyond.dead)
+}
+
+func (b *beyond) by(dead func(familyBeyond) bool) bool {
+	known := func(f familyBeyond) bool { return dead(f) || len(f.silent) == 0 }
+	return b.how == "" && (dead(b.four) || dead(b.six)) && known(b.four) && known(b.six)
 }
 
 // asked is how many addresses of the internet are silent.
@@ -120,9 +143,12 @@ func (b *beyond) add(all []deviceKnock) {
 }
 
 // beyond asks the servers of the settings and looks for routers on the way, and where all of
-// those are silent asks hosts that are no hub: once in a run.
+// those are silent asks hosts that are no hub: once in a run. What a router says of the way on
+// shows nothing where somebody answers all the same: a network without internet may have
+// servers of its own.
 func (d *device) beyond(ctx context.Context, env *Env) *beyond {
 	return once(env, "device.beyond", func() *beyond {
+		began := time.Now()
 		look, enough := context.WithCancel(ctx)
 		defer enough()
 		ways := d.ways()
@@ -150,12 +176,15 @@ func (d *device) beyond(ctx context.Context, env *Env) *beyond {
 			case cuts[i].IsValid():
 				b.of(far[0]).cut = true
 				b.lines = append(b.lines, "the router "+cuts[i].String()+" says that it knows no way on")
+				if farOff(env, cuts[i]) {
+					b.second = cuts[i]
+				}
 			}
 		}
 		if line := peerBeyond(env); line != "" {
 			return &beyond{how: line}
 		}
-		if b.how == "" && !b.dead() {
+		if b.how == "" && !b.by(familyBeyond.mute) {
 			b.add(d.witnesses(ctx, env))
 		}
 		if b.how == "" && !b.dead() {
@@ -164,23 +193,13 @@ func (d *device) beyond(ctx context.Context, env *Env) *beyond {
 				b.four.cut, b.six.cut = len(b.four.silent) > 0, len(b.six.silent) > 0
 			}
 		}
-		return b
-	})
-}
-
-// peerBeyond is a device on the internet that a path leads to at this moment, "" if there is none.
-func peerBeyond(env *Env) string {
-	for _, p := range env.Peers {
-		if p = p.now(); !p.Connected || p.Candidates == nil {
-			continue
-		}
-		for _, c := range p.Candidates() {
-			if c.Selected && c.Usable && scope(c.Remote.Addr()) == scopePublic {
-				return p.Name + " answers at " + c.Remote.String()
+		if b.dead() || b.how == "" && b.asked() > 0 {
+			if line := d.proof(ctx, env, began.Add(proofWait)); line != "" {
+				return &beyond{how: line}
 			}
 		}
-	}
-	return ""
+		return b
+	})
 }
 
 // nameless looks for a DNS server of the own network, as a rule the router, that says that it

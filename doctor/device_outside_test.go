@@ -8,11 +8,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/kithproject/kith/hub/hubaddr"
+	"github.com/kithproject/kith/rendezvous"
 )
 
 // literal is a hub at an address.
@@ -33,10 +35,13 @@ func TestDeviceOutside(t *testing.T) {
 		want            string
 		line            string
 	}{
-		"a server answers":         {stun: other, says: map[string]deviceAnswer{"11.0.0.2:3478": answer}, want: "ok", line: "11.0.0.2:3478 answers over UDP"},
-		"a hub is down":            {hubs: hub, says: map[string]deviceAnswer{hop: expired}, want: "ok", line: "11.0.0.1, a router on the way"},
-		"two servers are silent":   {stun: other, want: "nothing", line: "11.0.0.3:3478 is silent"},
-		"no way on":                {hubs: hub, says: map[string]deviceAnswer{hop: noWay, far: noWay}, want: "nothing", line: "192.168.1.1 says that it knows no way on"},
+		"a server answers":       {stun: other, says: map[string]deviceAnswer{"11.0.0.2:3478": answer}, want: "ok", line: "11.0.0.2:3478 answers over UDP"},
+		"a hub is down":          {hubs: hub, says: map[string]deviceAnswer{hop: expired}, want: "ok", line: "11.0.0.1, a router on the way"},
+		"two servers are silent": {stun: other, want: "nothing", line: "11.0.0.3:3478 is silent"},
+		"no way on":              {hubs: hub, says: map[string]deviceAnswer{hop: noWay, far: noWay}, want: "nothing", line: "192.168.1.1 says that it knows no way on"},
+		"no way on, and the time": {
+			hubs: hub, ntp: []string{"11.0.9.1"}, says: map[string]deviceAnswer{hop: noWay, far: noWay, "11.0.9.1:123": answer}, want: "ok", line: "11.0.9.1:123, which is no server of kith's",
+		},
 		"no way to the hub":        {hubs: hub, says: map[string]deviceAnswer{hub[0]: noWay, hop: noWay}, want: "unclear", line: "11.0.0.2:443 is silent"},
 		"no way but to the hub":    {hubs: hub, says: map[string]deviceAnswer{far: noWay}, want: "unclear"},
 		"no way, and names":        {stun: []string{"stun.example.com:3478"}, says: map[string]deviceAnswer{far: noWay, "193.0.14.129:33434": noWay}, want: "nothing"},
@@ -161,5 +166,147 @@ func TestDeviceOutsidePeer(t *testing.T) {
 			return []Candidate{{Remote: netip.MustParseAddrPort(addr), Usable: true, Selected: true}}
 		}}}
 		deviceExpect(t, d.outsideCheck(), env, want)
+	}
+}
+
+// TestDeviceOutsideSecond: where the router behind the router knows no way on, the cable of the
+// first one is not blamed.
+func TestDeviceOutsideSecond(t *testing.T) {
+	for by, want := range map[string]string{"192.168.1.1": "", "25.0.113.1": "25.0.113.1"} {
+		d, env := testDevice(), deviceEnv()
+		env.STUN = []string{"stun.example.com:3478"}
+		d.ask = deviceCut(by)
+		if a := deviceExpect(t, d.outsideCheck(), env, "nothing"); (a.Cause == "") != (want == "") || !strings.Contains(a.Cause, want) || strings.Contains(a.Fix, "cable") {
+			t.Errorf("%s: %q %q", by, a.Cause, a.Fix)
+		}
+	}
+}
+
+// deviceCut is a network in which a router knows no way on.
+func deviceCut(by string) func(context.Context, *Env, netip.AddrPort, []byte, deviceAsk) deviceAnswer {
+	return func(context.Context, *Env, netip.AddrPort, []byte, deviceAsk) deviceAnswer {
+		return deviceAnswer{Hop: netip.MustParseAddr(by), NoWay: true}
+	}
+}
+
+// A foundTable is a distributed hash table that has found nodes after a while.
+type foundTable struct {
+	rendezvous.Exchange
+	since time.Time
+	nodes []netip.AddrPort
+}
+
+func (f foundTable) Name() string { return dhtDriver }
+
+func (f foundTable) Nodes(n int) []netip.AddrPort {
+	if time.Since(f.since) < 2*time.Second {
+		return nil
+	}
+	return f.nodes[:min(n, len(f.nodes))]
+}
+
+// TestDeviceOutsideProof: a network without internet that has a node of the DHT, a server or a
+// device of its own beyond the router is not dead, whatever a router says; one in the own
+// network proves nothing.
+func TestDeviceOutsideProof(t *testing.T) {
+	const far, private, home = "25.0.113.7:6881", "10.44.0.7:6881", "192.168.1.9:6881"
+	at := func(text string) []netip.AddrPort { return []netip.AddrPort{netip.MustParseAddrPort(text)} }
+	peer := func(addr, kind string, after time.Duration) func(since time.Time) Peer {
+		return func(since time.Time) Peer {
+			p := Peer{Name: "laptop", Finished: true, Path: kind + " " + addr, Candidates: func() []Candidate {
+				return []Candidate{{Remote: netip.MustParseAddrPort(addr), Path: kind, Usable: true, Selected: true}}
+			}}
+			then := p
+			then.Connected = true
+			p.Now = func() Peer {
+				if time.Since(since) < after {
+					return p
+				}
+				return then
+			}
+			return p
+		}
+	}
+	for name, test := range map[string]struct {
+		nodes []netip.AddrPort
+		stun  int // servers, of which the last one answers if it is asked
+		alive string
+		peer  func(since time.Time) Peer
+		want  string
+		line  string
+	}{
+		"a node of the DHT":           {nodes: at(far), alive: far, want: "ok", line: far + " answers over UDP"},
+		"one with a private address":  {nodes: at(private), alive: private, want: "ok", line: private},
+		"one in the own network":      {nodes: at(home), alive: home, want: "nothing"},
+		"one that is silent":          {nodes: at(far), want: "nothing"},
+		"one server too many":         {stun: 8, alive: "25.0.114.8:3478", want: "ok", line: "25.0.114.8:3478"},
+		"a device connects":           {peer: peer(far, "direct", 3*time.Second), want: "ok", line: "laptop answers at " + far},
+		"a device connects near by":   {peer: peer(home, "lan", 3*time.Second), want: "near"},
+		"a device through a VPN":      {peer: peer(private, "virtual", 0), want: "nothing"},
+		"a device that never does":    {peer: peer(far, "direct", time.Hour), want: "nothing"},
+		"nobody, and nothing to wait": {want: "nothing"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d, env := testDevice(), deviceEnv()
+				env.STUN = []string{"stun.example.com:3478"}
+				for i := range test.stun {
+					env.STUN = append(env.STUN, fmt.Sprintf("25.0.114.%d:3478", i+1))
+				}
+				if test.nodes != nil {
+					env.Media = []Medium{{Name: dhtDriver, Exchange: foundTable{since: time.Now(), nodes: test.nodes}}}
+				}
+				if test.peer != nil {
+					env.Peers = []Peer{test.peer(time.Now())}
+				}
+				cut := deviceCut("25.0.113.1")
+				d.ask = func(ctx context.Context, env *Env, to netip.AddrPort, packet []byte, how deviceAsk) deviceAnswer {
+					if to.String() == test.alive && how.ttl == 0 {
+						return deviceAnswer{Data: []byte{1}}
+					}
+					return cut(ctx, env, to, packet, how)
+				}
+				began := time.Now()
+				if a := deviceExpect(t, d.outsideCheck(), env, test.want); !strings.Contains(strings.Join(a.Evidence, "\n"), test.line) {
+					t.Errorf("evidence %q", a.Evidence)
+				}
+				if took := time.Since(began); took > beyondLimit {
+					t.Errorf("took %v", took)
+				}
+			})
+		})
+	}
+}
+
+// TestDeviceOutsideNear: where all paired devices are connected in the own network, that there
+// is no internet is no fault, and what follows from it is none either.
+func TestDeviceOutsideNear(t *testing.T) {
+	here := Peer{Name: "laptop", Finished: true, Connected: true, Path: "lan 192.168.1.9:41641"}
+	gone := Peer{Name: "phone", Finished: true}
+	for name, test := range map[string]struct {
+		peers []Peer
+		want  string
+	}{
+		"all are here":           {[]Peer{here, {Name: "old", Finished: true, Ended: true}, {Name: "foe", Finished: true, Blocked: true}}, "near"},
+		"one is not":             {[]Peer{here, gone}, "nothing"},
+		"nobody is paired":       {nil, "nothing"},
+		"one is through a relay": {[]Peer{{Name: "laptop", Finished: true, Connected: true, Path: "relay via 192.168.1.5"}}, "nothing"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d, env := testDevice(), deviceEnv()
+				env.STUN, env.Peers = []string{"11.0.0.2:3478", "11.0.0.3:3478"}, test.peers
+				deviceExpect(t, d.outsideCheck(), env, test.want)
+			})
+		})
+	}
+	results := []Result{
+		{Code: "device.outside", State: No, Finding: "near", Severity: Note},
+		{Code: "device.dns", State: No, Finding: "silent", Severity: Fault},
+		{Code: "relays.tcp", State: No, Finding: "hub-silent", Severity: Limit},
+	}
+	explain(Table(), results)
+	if got := codes(causes(new(Env), results)); !slices.Equal(got, []string{"device.outside/near"}) {
+		t.Errorf("causes %q", got)
 	}
 }

@@ -69,7 +69,7 @@ const (
 	No      State = "no"      // not so: the Result names a Finding
 	Unknown State = "unknown" // could not find out; the evidence says why
 	Pending State = "pending" // not known yet; no Report has it
-	Skipped State = "skipped" // not looked at: a check that it needs did not say yes, or it was not asked for
+	Skipped State = "skipped" // not looked at: a check that it needs did not say yes, what it looks at is not there, or it was not asked for
 )
 
 // A Severity says what a Finding means for the user.
@@ -121,7 +121,7 @@ type Check struct {
 	Run func(ctx context.Context, env *Env, subject string) Answer
 }
 
-// An Answer is what a Check's Run returns: made by OK, Fails or Unclear.
+// An Answer is what a Check's Run returns: made by OK, Nothing, Skips, Fails or Unclear.
 type Answer struct {
 	State    State
 	Finding  string   // of a No: the ID
@@ -152,6 +152,10 @@ func Fails(finding string, evidence ...string) Answer {
 
 // Unclear answers that it could not be found out.
 func Unclear(evidence ...string) Answer { return Answer{State: Unknown, Evidence: evidence} }
+
+// Skips answers that what is to be looked at is not there, and ought to be: a yes would be
+// no good news. Who needs the check is skipped, too.
+func Skips(evidence ...string) Answer { return Answer{State: Skipped, Evidence: evidence} }
 
 // With returns the answer with a cause and a fix that are more exact than those
 // of the table; an empty one leaves the table's.

@@ -26,7 +26,8 @@ import (
 //
 //   - the router, the DNS servers of the system, and devices of the own network, by
 //     multicast if the LAN is among the Media;
-//   - the servers that this device is told to use: Hubs, STUN, TURN, and those of Media;
+//   - the servers that this device is told to use: Hubs, STUN, TURN, and those of Media; and
+//     nodes of the DHT that one of these has found, if it uses that;
 //   - paired devices, through what they are connected by;
 //   - nobody: packets that as a rule end on the way, by a hop limit of at most 5, to 9.9.9.9,
 //     193.0.14.129, 2001:7fd::1, 2620:fe::fe or one of those servers, and a page at

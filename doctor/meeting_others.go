@@ -305,7 +305,7 @@ func lanMulticast(_ context.Context, env *Env, _ string) Answer {
 	case len(view.mdns) > 0:
 		return OK("multicast comes in: "+view.mdnsLine(), "no other device answers that runs kith, so what goes out was not seen")
 	}
-	if len(view.devices) == 0 && len(disconnected(env)) == 0 {
+	if len(view.devices) == 0 && len(disconnected(env, nil)) == 0 {
 		return Nothing("no other device of this LAN runs kith, and none is looked for")
 	}
 	return Unclear("only another device can tell, and none of this LAN answers")

@@ -294,7 +294,7 @@ const factThere = "peers.there."
 func ifThere(run func(context.Context, *Env, string) Answer) func(context.Context, *Env, string) Answer {
 	return func(ctx context.Context, env *Env, name string) Answer {
 		if there, _ := Fact[bool](env, factThere+name); !there {
-			return Nothing(name + " is not heard")
+			return Skips(name + " is not heard")
 		}
 		return run(ctx, env, name)
 	}
@@ -304,7 +304,7 @@ func ifThere(run func(context.Context, *Env, string) Answer) func(context.Contex
 func ifConnected(run func(context.Context, *Env, string) Answer) func(context.Context, *Env, string) Answer {
 	return ifThere(func(ctx context.Context, env *Env, name string) Answer {
 		if !asked(env, name).peer.now().Connected {
-			return Nothing(name + " is not connected")
+			return Skips(name + " is not connected")
 		}
 		return run(ctx, env, name)
 	})

@@ -22,12 +22,25 @@ const (
 // factTrain is the echoes to a device, an *echoTrain, by its name.
 const factTrain = "peers.echo."
 
+// factRate is what the path to a device was measured to carry, a Measurement, by its name.
+const factRate = "peers.rate."
+
 // An echoTrain is sent once in a run, for all checks that want to know what came of it.
 type echoTrain struct {
 	done  chan struct{} // closed when it has come back; then the others are set
 	sent  int
 	whole bool            // there was time for all
 	trips []time.Duration // of those that came back, the shortest first
+}
+
+// back reports whether an echo of it has come back by now.
+func (e *echoTrain) back() bool {
+	select {
+	case <-e.done:
+		return len(e.trips) > 0
+	default:
+		return false
+	}
 }
 
 func (e *echoTrain) median() time.Duration { return e.trips[len(e.trips)/2] }
@@ -143,6 +156,7 @@ func checkRate(ctx context.Context, env *Env, name string) Answer {
 		}
 		return Unclear("not measured: " + why)
 	}
+	env.Remember(factRate+name, m)
 	seen := []string{
 		"path: " + m.Path,
 		fmt.Sprintf("to %s: %s, %.0f %% lost, latency %s, jitter %s", name, bits(m.RateOut), 100*m.LossOut, show(m.LatencyOut), show(m.JitterOut)),

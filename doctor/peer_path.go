@@ -33,7 +33,7 @@ const notKnown = "something that this version does not know"
 func checkRemote(_ context.Context, env *Env, name string) Answer {
 	a := asked(env, name)
 	if !a.answered() {
-		return Nothing("it did not answer")
+		return Unclear("it did not answer")
 	}
 	table := Table()
 	var first, text, seen = "", Finding{}, []string(nil)
@@ -53,6 +53,9 @@ func checkRemote(_ context.Context, env *Env, name string) Answer {
 		if first == "" || f.ID != "" && text.ID == "" || keepsOut(cause) && !keepsOut(first) {
 			first, text = cause, f
 		}
+	}
+	if i := slices.Index(seen, first+": "+text.Cause); i >= 0 { // its words are the cause of the answer
+		seen[i] = first
 	}
 	seen = few(seen)
 	switch {

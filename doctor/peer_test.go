@@ -400,3 +400,41 @@ func TestPeerPace(t *testing.T) {
 		}
 	})
 }
+
+// TestPeerRows: what was not looked at is not said to be as it should be, and a cause is told
+// once.
+func TestPeerRows(t *testing.T) {
+	for name, test := range map[string]struct {
+		peer func(*Peer)
+		want map[Code]State
+	}{
+		"it is away": {func(p *Peer) { away(p); p.Named = false }, map[Code]State{
+			"peers.known": Yes, "peers.heard": No, "peers.version": Skipped, "peers.remote": Skipped, "peers.path": Skipped, "peers.loss": Skipped, "peers.latency": Skipped,
+		}},
+		"it does not connect": {apart(Candidate{Sent: 9}, Candidate{Sent: 9}), map[Code]State{
+			"peers.heard": Yes, "peers.version": Yes, "peers.remote": Yes, "peers.path": Skipped, "peers.loss": Skipped, "peers.latency": Skipped,
+		}},
+		"it does not answer": {func(p *Peer) { p.Ask = waitFor }, map[Code]State{
+			"peers.heard": Yes, "peers.version": Unknown, "peers.remote": Unknown, "peers.loss": Yes,
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := healthy()
+				test.peer(&p)
+				env := &Env{Peers: []Peer{p, {Name: "tablet", Connected: true, Blocked: true}}, Media: []Medium{{Name: "memory", Exchange: mute{ready: true}}}}
+				for _, r := range Run(t.Context(), Config{Table: peersWith(routers), Env: env}).Results {
+					if want, ok := test.want[r.Code]; ok && r.State != want {
+						t.Errorf("%s is %s, want %s: %q", r.Code, r.State, want, r.Evidence)
+					}
+				}
+			})
+		})
+	}
+	env := &Env{Peers: []Peer{{Name: "laptop"}}}
+	env.Remember(factAsked+"laptop", askedFact{reply: Reply{Causes: []string{"device.state/low", "device.clock/wrong"}}})
+	a := checkRemote(t.Context(), env, "laptop")
+	if all := strings.Join(a.Evidence, "\n"); a.Evidence[0] != "device.state/low" || !strings.Contains(a.Cause, "nearly full") || !strings.Contains(all, "device.clock/wrong: This device's clock") {
+		t.Errorf("%q %q", a.Cause, a.Evidence)
+	}
+}

@@ -52,6 +52,7 @@ type task struct {
 	needs   []*task
 	done    chan struct{}
 	result  Result
+	cut     bool // it could not find out before the run was over
 }
 
 // Run looks at all checks of the table and returns what it found when all have
@@ -95,6 +96,9 @@ func Run(ctx context.Context, cfg Config) Report {
 		}
 	}
 	explain(cfg.Table, report.Results)
+	if cfg.Quick {
+		waver(tasks, report.Results)
+	}
 	fulfil(cfg.Table, cfg.Env, report.Results)
 	report.Causes = causes(cfg.Env, report.Results)
 	report.Verdict = judge(cfg.Env, report)
@@ -227,6 +231,7 @@ func (t *task) run(ctx context.Context, cfg Config, slots chan struct{}) {
 		answer = Unclear(append(slices.Clone(answer.Evidence), "the run was over before this was certain")...)
 	}
 	t.result.take(t.check, answer)
+	t.cut = t.result.State == Unknown && ctx.Err() != nil
 }
 
 // holds reports whether checks that need this one have something to look at. What could
@@ -312,6 +317,34 @@ func fulfil(table []Check, env *Env, results []Result) {
 			results[i].Fix = cmp.Or(f.Settled(env, r, results), r.Fix)
 		}
 	}
+}
+
+// waver takes findings of a small run back that nothing explains and something might: a check
+// that could not find out before the run was over. Nobody looks at what such a run says more
+// closely.
+func waver(tasks []*task, results []Result) {
+	for i := range results {
+		r := &results[i]
+		if r.State != No || r.Because != "" {
+			continue
+		}
+		j := slices.IndexFunc(tasks, func(t *task) bool { return t.cut && t.mightExplain(*r) })
+		if j < 0 {
+			continue
+		}
+		r.State, r.Finding, r.Severity, r.Cause, r.Fix = Unknown, "", Fine, "", ""
+		r.Evidence = append(slices.Clone(r.Evidence), fmt.Sprintf("the run was over before it was certain whether that comes from something else (%s)", tasks[j].check.Code))
+	}
+}
+
+// mightExplain reports whether a finding of the task's check would explain a result.
+func (t *task) mightExplain(r Result) bool {
+	if t.check.Code == r.Code || !t.result.explains(r) {
+		return false
+	}
+	return slices.ContainsFunc(t.check.Findings, func(f Finding) bool {
+		return slices.Contains(f.Explains, r.Name()) || slices.Contains(f.Explains, string(r.Code))
+	})
 }
 
 func findingOf(table []Check, r Result) Finding {

@@ -3,6 +3,7 @@ package doctor
 import (
 	"context"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -148,4 +149,46 @@ func TestCutShort(t *testing.T) {
 			t.Errorf("causes: %+v", r.Causes)
 		}
 	})
+}
+
+// TestQuickWavers: a small run that ends before it is known whether a finding comes from
+// something else does not tell of it as a cause.
+func TestQuickWavers(t *testing.T) {
+	late := func(code Code, a Answer, took time.Duration, explains ...string) Check {
+		return Check{Code: code, Limit: time.Minute, Findings: []Finding{{ID: "bad", Severity: Limit, Cause: "C.", Fix: "F.", Explains: explains}}, Run: func(ctx context.Context, _ *Env, _ string) Answer {
+			select {
+			case <-time.After(took):
+				return a
+			case <-ctx.Done():
+				return Unclear()
+			}
+		}}
+	}
+	for name, test := range map[string]struct {
+		full bool
+		udp  Check
+		want []string
+	}{
+		"it is not known what explains it":  {udp: late("nat.udp", Fails("bad"), time.Hour, "meeting.dht/bad")},
+		"nor what explains all of a check":  {udp: late("nat.udp", Fails("bad"), time.Hour, "meeting.dht")},
+		"it is known":                       {udp: late("nat.udp", Fails("bad"), time.Second, "meeting.dht/bad"), want: []string{"nat.udp/bad"}},
+		"it is known that nothing does":     {udp: late("nat.udp", OK(), time.Second, "meeting.dht/bad"), want: []string{"meeting.dht/bad"}},
+		"it cannot be known":                {udp: late("nat.udp", Unclear(), time.Second, "meeting.dht/bad"), want: []string{"meeting.dht/bad"}},
+		"what is not known explains others": {udp: late("nat.udp", OK(), time.Hour, "meeting.dht/other"), want: []string{"meeting.dht/bad"}},
+		"a run that the user has asked for": {full: true, udp: late("nat.udp", OK(), time.Hour, "meeting.dht/bad"), want: []string{"meeting.dht/bad"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				table := []Check{test.udp, late("meeting.dht", Fails("bad"), time.Millisecond)}
+				table[0].Quick, table[1].Quick = true, true
+				r := Run(t.Context(), Config{Table: table, Env: new(Env), Quick: !test.full, Total: 6 * time.Second})
+				if got := codes(r.Causes); !slices.Equal(got, test.want) {
+					t.Errorf("causes %q, want %q", got, test.want)
+				}
+				if dht := r.Results[1]; dht.State == Unknown && (dht.Cause != "" || dht.Finding != "" || !strings.Contains(strings.Join(dht.Evidence, "\n"), "nat.udp")) {
+					t.Errorf("%+v", dht)
+				}
+			})
+		})
+	}
 }

@@ -24,8 +24,8 @@ func relaying(env *Env, results []Result, fits func(server) bool) (string, bool)
 
 // leaveTo begins a fix that is there already, without the promise that all is well where a
 // device is not connected.
-func leaveTo(env *Env, relay string) string {
-	if len(disconnected(env)) > 0 {
+func leaveTo(env *Env, relay string, results []Result) string {
+	if len(disconnected(env, results)) > 0 {
 		return "Leave it to " + relay + ", which"
 	}
 	return "Nothing has to be done, as " + relay
@@ -42,7 +42,7 @@ func relaysAlready(env *Env, r Result, results []Result) string {
 	if last := strings.LastIndex(ways, ", "); last >= 0 {
 		ways = ways[:last] + ", or " + ways[last+len(", "):]
 	}
-	return fmt.Sprintf("%s relays already; for straight connections %s.", leaveTo(env, name), strings.ToLower(ways[:1])+ways[1:])
+	return fmt.Sprintf("%s relays already; for straight connections %s.", leaveTo(env, name, results), strings.ToLower(ways[:1])+ways[1:])
 }
 
 // webSuffices is the fix where nothing but the web is let out, and a hub is there at a port of it.
@@ -51,13 +51,13 @@ func webSuffices(env *Env, _ Result, results []Result) string {
 	if !ok {
 		return ""
 	}
-	return leaveTo(env, name) + " carries everything already; to have it faster, have the firewall of this network let UDP out."
+	return leaveTo(env, name, results) + " carries everything already; to have it faster, have the firewall of this network let UDP out."
 }
 
 // meetElsewhere is the fix where multicast is dropped, and devices meet on another medium.
 func meetElsewhere(env *Env, _ Result, results []Result) string {
 	i := slices.IndexFunc(results, func(r Result) bool { return r.Code == "meeting.echo" && r.State == Yes && !r.Silent })
-	if i < 0 || len(disconnected(env)) > 0 {
+	if i < 0 || len(disconnected(env, results)) > 0 {
 		return ""
 	}
 	return fmt.Sprintf("Nothing has to be done, as devices meet elsewhere already (%s); to have them find each other here, too, %s.", plain(results[i].Subject), unfilter)

@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -97,8 +99,7 @@ func (e *env) watchBegin(report doctor.Report, asJSON bool) error {
 	if asJSON {
 		return nil
 	}
-	_, err := fmt.Fprintf(e.out, "%s  %s\n", stamp(report.Started), clean(report.Verdict.String()))
-	return err
+	return e.watchLine(report.Started, "", report.Verdict.String())
 }
 
 func (e *env) watchError(at time.Time, why error, asJSON bool) error {
@@ -109,11 +110,10 @@ func (e *env) watchError(at time.Time, why error, asJSON bool) error {
 			Error string    `json:"error"`
 		}{at, text})
 	}
-	_, err := fmt.Fprintf(e.out, "%s  could not look: %s\n", stamp(at), clean(text))
-	return err
+	return e.watchLine(at, "", "could not look: "+text)
 }
 
-// changed prints one line of a watch.
+// changed prints what changed.
 func (e *env) changed(at time.Time, c change, asJSON bool) error {
 	if asJSON {
 		return e.printReport(struct {
@@ -122,9 +122,28 @@ func (e *env) changed(at time.Time, c change, asJSON bool) error {
 			Now doctor.Result `json:"now"`
 		}{at, c.was, c.now})
 	}
-	line := fmt.Sprintf("%s  %-5s  %s  %s", stamp(at), mark(c.now), checkName(c.now), saying(c.now))
-	_, err := fmt.Fprintln(e.out, strings.TrimSpace(clean(line)))
-	return err
+	return e.watchLine(at, fmt.Sprintf("%-5s  ", mark(c.now)), checkName(c.now)+"  "+saying(c.now))
+}
+
+// watchLine prints a line with the time and some columns before it.
+func (e *env) watchLine(at time.Time, columns, text string) error {
+	return writeWatch(e.out, terminalWidth(e.out), stamp(at)+"  "+columns, clean(text))
+}
+
+// writeWatch writes head and text in one line, or, for a terminal of a width in characters, in
+// lines that fit, of which the next ones are as far in as the text.
+func writeWatch(out io.Writer, width int, head, text string) error {
+	if width == 0 {
+		_, err := fmt.Fprintln(out, strings.TrimSpace(head+text))
+		return err
+	}
+	w := &reportWriter{out: bufio.NewWriter(out), o: reportOptions{width: width}}
+	hang := len(head)
+	if w.o.room() < 60 {
+		hang = 9
+	}
+	w.wrapped(head, strings.Repeat(" ", hang), text)
+	return w.out.Flush()
 }
 
 func stamp(t time.Time) string { return t.Local().Format(time.DateTime) }

@@ -106,6 +106,21 @@ func TestWatch(t *testing.T) {
 	}
 }
 
+// TestWatchWraps: on a terminal the lines of a watch fit, and elsewhere a change is one line.
+func TestWatchWraps(t *testing.T) {
+	const head, text = "2026-01-02 03:04:05  limit  ", "peers.loss laptop  Of packets to laptop and back 30 % get lost."
+	const in80 = head + "peers.loss laptop Of packets to laptop and back 30\n                            % get lost.\n"
+	for width, want := range map[int]string{
+		0: head + text + "\n", 80: in80, 200: in80,
+		45: head + "peers.loss\n         laptop Of packets to laptop and\n         back 30 % get lost.\n",
+	} {
+		var out bytes.Buffer
+		if err := writeWatch(&out, width, head, text); err != nil || out.String() != want {
+			t.Errorf("%d characters: %v, got\n%s\nwant\n%s", width, err, out.String(), want)
+		}
+	}
+}
+
 // TestWatchOfNobody: what was asked wrongly ends a watch at once; a device that goes away
 // later does not.
 func TestWatchOfNobody(t *testing.T) {
