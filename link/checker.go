@@ -136,6 +136,8 @@ type checker struct {
 	used         time.Time      // when data, or news, came or went last
 	dormant      bool           // a lazy link sleeps
 	theirs       place          // where the peer's last ping on the path that it selected came from
+	seekAt       time.Time      // when straight paths may be asked again, while a relayed one is selected
+	look         bool           // whether our outside address is still true is to be looked at
 	unsure       time.Time      // since when nobody knows whether the selected path works; zero: it does
 	force        Force          // which paths are wanted
 	forcedUntil  time.Time      // until then
@@ -378,6 +380,9 @@ func (c *checker) onPing(now time.Time, from place, via conn.Endpoint, p probe) 
 		// Two ways that stay two are no news, or both ends would ask without an end.
 		elsewhere = sel != nil && sel != cand && c.theirs != from
 		c.theirs = from
+		if cand != nil && cand.kind == Relay {
+			c.seek(now) // as the peer does at the same time
+		}
 	}
 	if cand != nil {
 		cand.heard = now
