@@ -156,6 +156,58 @@ func TestNetworkReach(t *testing.T) {
 	}
 }
 
+// TestNetworkUDPComesBack: two idle devices leave the relay by themselves when a router
+// lets UDP out again, and meanwhile the right network is said to block it.
+func TestNetworkUDPComesBack(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*netTimeout)
+	defer cancel()
+	r := newReachLab(ctx, t, nettest.NATEasy, nettest.NATEasy)
+	for _, s := range r.nodes {
+		s.up.Stop()
+	}
+	r.sites[0].DropUDP(true)
+	r.restart(ctx, t, 0)
+	type state struct {
+		NAT     string
+		Devices []struct {
+			Path   *link.Path
+			Better string
+		}
+	}
+	until := func(s *station, what string, ok func(state) bool) {
+		t.Helper()
+		for {
+			var st state
+			if err := json.Unmarshal([]byte(s.run(ctx, "status", "--json")), &st); err != nil {
+				t.Fatal(err)
+			}
+			if len(st.Devices) == 1 && st.Devices[0].Path != nil && ok(st) {
+				return
+			}
+			select {
+			case <-ctx.Done():
+				t.Fatalf("%s: %s", what, s.run(context.WithoutCancel(ctx), "status"))
+			case <-time.After(500 * time.Millisecond):
+			}
+		}
+	}
+	blocked := func(where string) func(state) bool {
+		return func(st state) bool {
+			return st.Devices[0].Path.Kind == link.Relay && strings.HasPrefix(st.Devices[0].Better, "UDP does not get out of "+where)
+		}
+	}
+	until(r.nodes[0], "blocked here", blocked("this network"))
+	until(r.nodes[1], "blocked there", blocked("its network"))
+	until(r.nodes[1], "seen from outside", func(st state) bool { return st.NAT != "" })
+	rest(ctx, t, 20*time.Second) // until the first pings to it have ended
+	r.sites[0].DropUDP(false)
+	start := time.Now()
+	for _, s := range r.nodes {
+		until(s, "straight again", func(st state) bool { return st.Devices[0].Path.Kind != link.Relay })
+	}
+	t.Logf("straight after %v", time.Since(start).Round(time.Second))
+}
+
 // TestNetworkHubFromQR pairs a device that knows no hub, by a QR code that names
 // one, across the internet; both then meet there again after a restart.
 func TestNetworkHubFromQR(t *testing.T) {

@@ -66,7 +66,6 @@ type peer struct {
 	since     time.Time
 	path      *link.Path
 	meter     *link.Link // whose traffic is shown
-	why       string     // no straight path is there, for people
 	looking   string
 	said      said
 	speaks    *signaling.Channel // once it is open
@@ -268,33 +267,10 @@ func (p *peer) addressesChanged() {
 		return
 	}
 	p.link.SetNAT(p.n.socket.NAT(), p.peerNAT)
-	p.explain()
 	p.channel.Announce(p.presence())
-}
-
-// explain notes why a path may go through a relay at the moment.
-func (p *peer) explain() {
-	why := p.whyNotStraight()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.why = why
-}
-
-// whyNotStraight says why a path goes through a relay.
-func (p *peer) whyNotStraight() string {
-	self := p.n.socket.NAT()
-	switch {
-	case p.n.cfg.Relay == RelayAlways:
-		return "relays alone are allowed (kith config relay always)"
-	case self.Mapping == punch.Unknown && len(p.n.reach.stunServers()) > 0:
-		return "UDP does not get out of this network"
-	case p.peerNAT.Mapping == punch.Unknown:
-		return "UDP does not get out of its network, or it asks no STUN server"
+	if path, up := p.link.Path(); up && path.Kind == link.Relay && !p.link.Dormant() {
+		p.link.Probe() // the other device does the same when it hears of it
 	}
-	if plan := punch.Decide(self, p.peerNAT); plan.Role != punch.RoleNone {
-		return plan.Reason
-	}
-	return "no hole in the NATs or firewalls has been found yet"
 }
 
 // needRelay says whether a relay is of use to this peer: it is there, and no
@@ -387,7 +363,6 @@ func (p *peer) onPresence(pr signaling.Presence) {
 	}
 	p.hear(pr)
 	p.link.SetNAT(p.n.socket.NAT(), p.peerNAT)
-	p.explain()
 	p.learnNodes(pr.Nodes)
 	p.link.SetRemote(pr.Candidates)
 	p.n.socket.Fresh()

@@ -17,6 +17,7 @@ type said struct {
 	answers bool      // it answers questions
 	days    int64     // its clock's day minus ours, in days
 	nat     punch.Behaviour
+	where   whereabouts
 	ended   bool // it has ended the pair
 }
 
@@ -26,6 +27,7 @@ func (p *peer) hear(pr signaling.Presence) {
 	defer p.mu.Unlock()
 	p.said.at, p.said.version = time.Now(), pairing.CleanName(pr.Version)
 	p.said.answers, p.said.days, p.said.nat = pr.Capabilities&signaling.Answers != 0, pr.Day-wire.Day(time.Now()), p.peerNAT
+	p.said.where = whereaboutsOf(pr.Candidates)
 	p.signalLocked()
 }
 

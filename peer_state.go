@@ -77,7 +77,7 @@ func (p *peer) describe(d *Device) {
 		path := *p.path
 		d.Path = &path
 		if path.Kind == link.Relay {
-			d.Better = p.why
+			d.Better = p.whyNotStraight()
 		}
 	}
 }

@@ -75,12 +75,17 @@ func rendezvousStatus(health []rendezvous.Health, stats []rendezvous.Stats) []Re
 	return out
 }
 
-// describeNAT says in words how a NAT behaves (RFC 4787).
-func describeNAT(b punch.Behaviour) string {
+// describeNAT says in words how a NAT behaves (RFC 4787), and else what is known of the
+// addresses at which servers see this device.
+func describeNAT(b punch.Behaviour, seen []netip.AddrPort) string {
 	at := b.Public.String()
 	switch {
-	case b.Mapping == punch.Unknown:
+	case !b.Public.IsValid() && len(seen) == 0:
 		return ""
+	case !b.Public.IsValid():
+		return seen[0].Addr().String()
+	case b.Mapping == punch.Unknown:
+		return at + ", a NAT"
 	case b.Mapping == punch.None:
 		return at + ", no NAT"
 	case !b.Hard():
@@ -100,7 +105,8 @@ func (n *Node) Status() Status {
 	for _, c := range n.socket.Local() {
 		s.Endpoints = append(s.Endpoints, c.Addr)
 	}
-	s.NAT = describeNAT(n.socket.NAT())
+	seen, _ := n.socket.Outside()
+	s.NAT = describeNAT(n.socket.NAT(), seen)
 	s.Mappings = n.reach.mappings()
 	s.RelaySent, s.RelayReceived = n.relayedBytes()
 	s.Rendezvous = rendezvousStatus(n.media.Each(), n.media.Stats())

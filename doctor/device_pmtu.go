@@ -28,7 +28,8 @@ func (d *device) pmtuCheck() Check {
 		Findings: []Finding{
 			{
 				ID: "hole", Severity: Limit, Cause: "Large packets vanish on the way while small ones arrive, and no router says why (an MTU black hole).",
-				Explains: []string{"relays.tls/failed", "meeting.broker/mute", "meeting.echo/second", "peers.path/mtu"},
+				// A device that was never heard is more likely off than behind the hole.
+				Explains: []string{"relays.tls/failed", "meeting.broker/mute", "meeting.echo/second", "peers.heard/gone", "peers.path/mtu"},
 				Fix:      "Lower the MTU of the router's or the VPN's connection, or have the firewall let ICMP messages of the kind fragmentation needed pass.",
 			},
 		},

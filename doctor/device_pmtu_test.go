@@ -78,3 +78,29 @@ func TestDevicePMTU(t *testing.T) {
 		t.Errorf("fix %q", a.Fix)
 	}
 }
+
+// TestHoleComesBeforeThePeer: a device that was there, and is not heard since large packets
+// vanish, is not what is at fault. One that was never heard is told of, and the reader
+// learns in any case who is not connected.
+func TestHoleComesBeforeThePeer(t *testing.T) {
+	for heard, want := range map[string][]string{
+		"peers.heard/gone":   {"device.pmtu/hole"},
+		"peers.heard/silent": {"peers.heard/silent", "device.pmtu/hole"},
+		"peers.heard/left":   {"peers.heard/left", "device.pmtu/hole"},
+	} {
+		_, finding, _ := strings.Cut(heard, "/")
+		table := []Check{answering("device.pmtu", Fails("hole")), answering("peers.heard", Fails(finding))}
+		table[1].Subjects = func(*Env) []string { return []string{"laptop"} }
+		for i, c := range table {
+			at := slices.IndexFunc(Table(), func(real Check) bool { return real.Code == c.Code })
+			table[i].Findings = Table()[at].Findings
+		}
+		r := Run(t.Context(), Config{Table: table, Env: &Env{Peers: []Peer{{Name: "laptop", Named: true}}}})
+		if got := codes(r.Causes); !slices.Equal(got, want) {
+			t.Errorf("%s: causes %q, want %q", heard, got, want)
+		}
+		if !strings.Contains(r.Verdict.State, "laptop") {
+			t.Errorf("%s: %q does not tell of laptop", heard, r.Verdict.State)
+		}
+	}
+}

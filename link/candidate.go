@@ -73,6 +73,9 @@ func (c *checker) ping(now time.Time, cand *candidate) {
 	cand.lastPing = now
 	cand.attempts++
 	c.sendPing(now, cand, via, smallProbe)
+	if cand == c.selected {
+		c.seek(now)
+	}
 	switch {
 	case cand.usable:
 		cand.next = now.Add(cand.patience())

@@ -135,6 +135,9 @@ type checker struct {
 	alarm        time.Time      // since when all candidates are asked because the selected one is silent
 	used         time.Time      // when data, or news, came or went last
 	dormant      bool           // a lazy link sleeps
+	theirs       place          // where the peer's last ping on the path that it selected came from
+	seekAt       time.Time      // when straight paths may be asked again, while a relayed one is selected
+	look         bool           // whether our outside address is still true is to be looked at
 	unsure       time.Time      // since when nobody knows whether the selected path works; zero: it does
 	force        Force          // which paths are wanted
 	forcedUntil  time.Time      // until then
@@ -372,7 +375,15 @@ func (c *checker) onPing(now time.Time, from place, via conn.Endpoint, p probe) 
 		cand = c.all[from] // nil if better ones fill the table
 	}
 	sel := c.selected
-	elsewhere := sel != nil && sel != cand && p.flags&flagSelected != 0
+	elsewhere := false
+	if p.flags&flagSelected != 0 {
+		// Two ways that stay two are no news, or both ends would ask without an end.
+		elsewhere = sel != nil && sel != cand && c.theirs != from
+		c.theirs = from
+		if cand != nil && cand.kind == Relay {
+			c.seek(now) // as the peer does at the same time
+		}
+	}
 	if cand != nil {
 		cand.heard = now
 		cand.counts.received++

@@ -46,6 +46,9 @@
 //	                    persistent keepalive off: a probe is no dearer, and also
 //	                    measures and proves the path
 //	selected, in use    one ping per 5 s; all other candidates once per 60 s
+//	relayed, not asleep with each ping of it, 20 s apart or more, at both ends: one ping to
+//	                    each address that leads through no relay, and a glance at how
+//	                    STUN servers see us ([Socket.Glance])
 //	no answer           four round trips (300 ms - 1 s) after a packet that nothing answered:
 //	                    a ping; unanswered for as long (250 ms - 1 s, or one and a half round
 //	                    trips if that is longer): all candidates are pinged

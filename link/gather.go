@@ -37,6 +37,7 @@ type gatherer struct {
 	kick    chan struct{}
 	answers chan stunAnswer
 	late    chan struct{} // the first nodes of the DHT are known
+	peek    chan struct{} // a glance is wanted
 
 	mu      sync.Mutex // guards the fields below
 	servers []netip.AddrPort
@@ -46,6 +47,8 @@ type gatherer struct {
 	samples   []punch.Sample // of the shared socket in the last round
 	nat       punch.Behaviour
 	asked     time.Time
+	glanced   time.Time      // when a glance was wanted last
+	ported    time.Time      // when a glance showed another address or port
 	mapped    netip.AddrPort // by a port mapping protocol
 	home      []netip.Prefix // the addresses of our interfaces when a server answered last
 	failed    int            // rounds since then that no server answered
@@ -61,7 +64,7 @@ type stunAnswer struct {
 }
 
 func newGatherer(s *Socket) *gatherer {
-	return &gatherer{socket: s, kick: make(chan struct{}, 1), answers: make(chan stunAnswer, 64), late: make(chan struct{}, 1)}
+	return &gatherer{socket: s, kick: make(chan struct{}, 1), answers: make(chan stunAnswer, 64), late: make(chan struct{}, 1), peek: make(chan struct{}, 1)}
 }
 
 // isSTUN reports whether b begins like a STUN message (RFC 8489 section 5).
@@ -207,6 +210,10 @@ func (s *Socket) Run(ctx context.Context) error {
 			return ctx.Err()
 		case <-s.stun.kick:
 		case <-s.stun.late:
+		case <-s.stun.peek:
+			if !s.stun.glance(ctx) {
+				continue
+			}
 		}
 		s.stun.round(ctx)
 	}
@@ -230,7 +237,7 @@ func (g *gatherer) round(ctx context.Context) {
 	home := g.socket.networks().home()
 	var samples []punch.Sample
 	var others []netip.AddrPort
-	g.ask(ctx, servers, nodes, func(a punch.Sample, other netip.AddrPort) {
+	g.ask(ctx, servers, nodes, stunTries, func(a punch.Sample, other netip.AddrPort) {
 		samples = append(samples, a)
 		if other.IsValid() && !slices.Contains(servers, other) && !slices.Contains(others, other) {
 			others = append(others, other)
@@ -360,9 +367,9 @@ func (s *Socket) NAT() punch.Behaviour {
 	return s.stun.nat
 }
 
-// ask sends requests to all servers and nodes and calls got with each answer, until
-// all have answered or had their time.
-func (g *gatherer) ask(ctx context.Context, servers, nodes []netip.AddrPort, got func(s punch.Sample, other netip.AddrPort)) {
+// ask sends up to so many requests to all servers and nodes and calls got with each
+// answer, until all have answered or had their time.
+func (g *gatherer) ask(ctx context.Context, servers, nodes []netip.AddrPort, tries int, got func(s punch.Sample, other netip.AddrPort)) {
 	if len(servers)+len(nodes) == 0 {
 		return
 	}
@@ -390,7 +397,7 @@ func (g *gatherer) ask(ctx context.Context, servers, nodes []netip.AddrPort, got
 	}
 	askNodes(nodes)
 	answering := 0
-	for try, wait := 0, stunRTO; try < stunTries && len(open) > 0; try, wait = try+1, 2*wait {
+	for try, wait := 0, stunRTO; try < tries && len(open) > 0; try, wait = try+1, 2*wait {
 		for _, r := range open {
 			g.socket.sendRaw(r.raw, r.server)
 		}

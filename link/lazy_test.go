@@ -266,3 +266,29 @@ func TestLazyLosesItsRelay(t *testing.T) {
 		t.Errorf("up %v, dormant %v, %d pings, events %v", a.up, a.dormant, a.pings-pings, a.events)
 	}
 }
+
+// TestTwoWaysStayTwo: two ends that selected different paths do not ask each other about
+// them without an end, and sleep as others do.
+func TestTwoWaysStayTwo(t *testing.T) {
+	for _, lazy := range []bool{false, true} {
+		n, a, b := twoRelayed(t, new(bool))
+		n.run(time.Minute)
+		if a.selected == nil || b.selected == nil || a.selected.place.carrier == 0 || b.selected.place.carrier == 0 {
+			t.Fatalf("a uses %s, b uses %s, want relays of their own", a.selectedAddr(), b.selectedAddr())
+		}
+		a.setLazy(n.now, lazy)
+		b.setLazy(n.now, lazy)
+		n.run(time.Minute)
+		relayed := 0
+		n.pass = func(p simPacket) (time.Duration, bool) {
+			if p.p.kind == ping && !straight(p) {
+				relayed++
+			}
+			return 20 * time.Millisecond, !straight(p)
+		}
+		n.run(10 * time.Minute)
+		if most := 2 * int(10*time.Minute/idlePing); relayed > most || lazy && (relayed > 0 || !a.dormant || !b.dormant) {
+			t.Errorf("lazy %v: %d pings in ten idle minutes, asleep %v and %v", lazy, relayed, a.dormant, b.dormant)
+		}
+	}
+}

@@ -53,6 +53,9 @@ func (l *Link) run() {
 		now := time.Now()
 		next := l.look(now)
 		l.core.tick(now)
+		if l.core.looks() {
+			l.socket.Glance()
+		}
 		if at := l.drill.step(now); !at.IsZero() && (next.IsZero() || at.Before(next)) {
 			next = at
 		}

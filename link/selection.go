@@ -59,7 +59,7 @@ func (c *checker) displaces(now time.Time, a, b *candidate) bool {
 // selectPath makes a candidate the path for data; nil: there is none.
 func (c *checker) selectPath(now time.Time, cand *candidate) {
 	old := c.selected
-	c.selected, c.moved, c.alarm, c.unsure = cand, now, time.Time{}, time.Time{}
+	c.selected, c.moved, c.alarm, c.unsure, c.seekAt = cand, now, time.Time{}, time.Time{}, now.Add(seekFirst)
 	c.out.use(cand)
 	if cand != nil && cand.kind != Relay {
 		c.straightAddr = cand.place.addr
