@@ -50,8 +50,9 @@ test: deps ## every test that this machine allows, and what was skipped
 	{ $(GO) test -shuffle=on -timeout 14m -json ./...; \
 	  cd rendezvous/etcd && $(GO) test -shuffle=on -timeout 5m -json ./...; } | $(GO) run ./internal/testreport
 
+# Three packages at a time: the tests of the root mostly wait.
 race: deps ## the same with the race detector, which is slow: with -short
-	{ $(GO) test -race -short -shuffle=on -timeout 25m -json ./...; \
+	{ $(GO) test -race -short -p 3 -shuffle=on -timeout 25m -json ./...; \
 	  cd rendezvous/etcd && $(GO) test -race -short -shuffle=on -timeout 5m -json ./...; } | $(GO) run ./internal/testreport
 
 fuzz: ## each fuzz target for FUZZ (5s), as many at a time as there are cores

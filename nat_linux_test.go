@@ -159,6 +159,7 @@ func TestNetworkReach(t *testing.T) {
 // TestNetworkUDPComesBack: two idle devices leave the relay by themselves when a router
 // lets UDP out again, and meanwhile the right network is said to block it.
 func TestNetworkUDPComesBack(t *testing.T) {
+	t.Parallel() // it mostly waits
 	ctx, cancel := context.WithTimeout(t.Context(), 2*netTimeout)
 	defer cancel()
 	r := newReachLab(ctx, t, nettest.NATEasy, nettest.NATEasy)
