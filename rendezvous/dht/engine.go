@@ -240,6 +240,11 @@ func (e *engine) ask(ctx context.Context, to netip.AddrPort, q *query) (message,
 	if err := e.limit.wait(ctx); err != nil {
 		return message{}, err
 	}
+	return e.askNow(ctx, to, q)
+}
+
+// askNow is ask for who has waited for the limiter.
+func (e *engine) askNow(ctx context.Context, to netip.AddrPort, q *query) (message, error) {
 	c := &call{to: to, reply: make(chan message, 1)}
 	var tid [tidSize]byte
 	e.mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -27,7 +28,7 @@ const (
 type candidate struct {
 	contact
 	state state
-	since time.Time // when it was asked
+	since atomic.Pointer[time.Time] // when the question was sent; nil: it still waits for its turn
 	token []byte
 	fresh bool           // has an id that it was named with; bootstrap nodes have none
 	by    netip.AddrPort // who named it; invalid for nodes that we knew
@@ -173,7 +174,7 @@ func (l *lookup) compare(a, b *candidate) int {
 func (l *lookup) waiting() (quick, slow int) {
 	for _, c := range l.cands {
 		if c.state == asking {
-			if time.Since(c.since) < slowAfter {
+			if since := c.since.Load(); since == nil || time.Since(*since) < slowAfter {
 				quick++
 			} else {
 				slow++
@@ -193,7 +194,7 @@ func (l *lookup) next(ctx context.Context, wg *sync.WaitGroup) bool {
 	if c == nil {
 		return false
 	}
-	c.state, c.since = asking, time.Now()
+	c.state = asking
 	l.asks[c.addr.Addr()]++
 	l.asked++
 	if w := l.words[c.by]; w != nil {
@@ -242,7 +243,11 @@ func (l *lookup) query(ctx context.Context, c *candidate) *result {
 		newest := int64(maxSeq)
 		q.seq = &newest // no value, please
 	}
-	m, err := l.e.ask(ctx, c.addr, q)
+	if err := l.e.limit.wait(ctx); err != nil {
+		return &result{c: c, err: err}
+	}
+	c.since.Store(new(time.Now()))
+	m, err := l.e.askNow(ctx, c.addr, q)
 	var no *refusal
 	if errors.As(err, &no) && l.method == "get" {
 		// It knows nothing of BEP 44, but perhaps the way.
@@ -303,7 +308,7 @@ func (l *lookup) nearest() (out []*candidate, most bool) {
 	enough := counter{}
 	silent := 0
 	for _, c := range l.cands {
-		if c.state == failed {
+		if c.state == failed || c.state == asking {
 			silent++
 		}
 		if c.state != answered {

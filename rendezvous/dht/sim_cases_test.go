@@ -259,3 +259,35 @@ func TestLossyStart(t *testing.T) {
 		t.Errorf("worst: %v", worst)
 	}
 }
+
+// TestQuestionsThatWait has a device look for more places at once than it may ask for: a
+// question that still waits for its turn is none that a node was too slow to answer.
+func TestQuestionsThatWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(t, 100, 50*time.Millisecond, 0)
+		defer s.close()
+		time.Sleep(time.Minute)
+		e := s.device(func(c *Config) { c.NoShortcut, c.Rate = true, 20 })
+		defer e.Close()
+		for range 20 {
+			join(t, e, rendezvous.Point{Topic: newTopic(t), Mode: rendezvous.SendOnly})
+		}
+		time.Sleep(3 * time.Minute)
+		for _, b := range e.allBoxes() {
+			var nearest []contact
+			for _, n := range s.nodes {
+				nearest = append(nearest, contact{n.e.engines[0].self(), n.Addr()})
+			}
+			sortByDistance(nearest, b.keys.home)
+			found := 0
+			for _, n := range b.places[0].all() {
+				if slices.Contains(nearest[:storeGroups], n.contact) {
+					found++
+				}
+			}
+			if found <= storeGroups/2 {
+				t.Errorf("%d of the nearest %d nodes were found", found, storeGroups)
+			}
+		}
+	})
+}
