@@ -116,11 +116,13 @@ func (r *reach) hubExchange(a hubaddr.Address) (rendezvous.Exchange, error) {
 // got another key, secret or port. It does nothing for a hub that is in use alone there. It
 // errs for an address that cannot be used, and with net.ErrClosed.
 func (n *Node) UseHub(a hubaddr.Address) error {
-	if err := n.alsoUseHub(a); err != nil {
-		return err
-	}
 	r := n.reach
 	r.mu.Lock()
+	// In one go, or two callers with two addresses would each take the other's away.
+	if err := r.useHub(a); err != nil {
+		r.mu.Unlock()
+		return err
+	}
 	var gone []rendezvous.Exchange
 	r.hubs = slices.DeleteFunc(slices.Clone(r.hubs), func(old hubaddr.Address) bool {
 		if old.Host != a.Host || old == a {
@@ -146,9 +148,13 @@ func (n *Node) UseHub(a hubaddr.Address) error {
 // alsoUseHub is UseHub besides what is used at the same host: a code is not trusted to
 // take a hub away.
 func (n *Node) alsoUseHub(a hubaddr.Address) error {
-	r := n.reach
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	n.reach.mu.Lock()
+	defer n.reach.mu.Unlock()
+	return n.reach.useHub(a)
+}
+
+// useHub adds a hub; r.mu is held.
+func (r *reach) useHub(a hubaddr.Address) error {
 	if slices.Contains(r.hubs, a) {
 		return nil
 	}
@@ -156,8 +162,8 @@ func (n *Node) alsoUseHub(a hubaddr.Address) error {
 		return err
 	}
 	r.hubs = append(r.hubs, a)
-	_ = n.start(func() { n.learnHub(a) }) // errs only when the node is closed
-	r.relays.add(hubPlace(a, n.cfg.Logger))
+	_ = r.n.start(func() { r.n.learnHub(a) }) // errs only when the node is closed
+	r.relays.add(hubPlace(a, r.n.cfg.Logger))
 	poke(r.kick)
 	return nil
 }
