@@ -139,22 +139,12 @@ func healthyNetworks() []doctorCase {
 		}},
 		{name: "no server but a distributed hash table", build: func(ctx context.Context, d *doctorLab) {
 			d.internet()
-			tb := newTable(d.t, d.inet)
-			d.home = d.house("left", nettest.NATEasy)
-			d.desk = d.newIn(d.home, "desk")
-			d.desk.run(ctx, "config", "dht", "bootstrap", tb.first())
-			d.desk.run(ctx, "config", "rendezvous", "dht", "on")
-			d.start(ctx)
+			d.tableOnly(ctx)
 		}},
 		{name: "no internet, and nodes of a table beyond the router that are known from before", build: func(ctx context.Context, d *doctorLab) {
 			d.internet()
 			d.inet.Router.IP("route", "replace", "unreachable", "default", "metric", "0")
-			tb := newTable(d.t, d.inet)
-			d.home = d.house("left", nettest.NATEasy)
-			d.desk = d.newIn(d.home, "desk")
-			d.desk.run(ctx, "config", "dht", "bootstrap", tb.first())
-			d.desk.run(ctx, "config", "rendezvous", "dht", "on")
-			d.start(ctx)
+			d.tableOnly(ctx)
 			d.calm()
 			d.set(ctx, "dht", "bootstrap", "gone.test:6881")
 		}},
@@ -192,4 +182,14 @@ func healthyNetworks() []doctorCase {
 			d.start(ctx)
 		}},
 	}
+}
+
+// tableOnly is a home whose device meets others at a distributed hash table alone.
+func (d *doctorLab) tableOnly(ctx context.Context) {
+	tb := newTable(d.t, d.inet)
+	d.home = d.house("left", nettest.NATEasy)
+	d.desk = d.newIn(d.home, "desk")
+	d.desk.run(ctx, "config", "dht", "bootstrap", tb.first())
+	d.desk.run(ctx, "config", "rendezvous", "dht", "on")
+	d.start(ctx)
 }

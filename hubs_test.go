@@ -32,18 +32,7 @@ func openHubAt(t *testing.T, port uint16) *hub.Hub {
 // openAtHub opens a node that meets others at a hub alone.
 func openAtHub(t *testing.T, name string, h hubaddr.Address) *Node {
 	t.Helper()
-	n, err := Open(t.Context(), Config{
-		Dir: filepath.Join(t.TempDir(), name), Name: name, NoLAN: true, NoDHT: true, Loopback: true, NoPortMapping: true, Hubs: []hubaddr.Address{h},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := n.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return n
+	return openAlone(t, Config{Dir: filepath.Join(t.TempDir(), name), Name: name, NoPortMapping: true, Hubs: []hubaddr.Address{h}})
 }
 
 // TestUseHubWithAnotherKey: a hub that has got another key is used in place of the one

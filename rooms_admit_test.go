@@ -18,18 +18,7 @@ import (
 func hostingNode(t *testing.T) (*Node, room.ID) {
 	t.Helper()
 	nw := rendezvoustest.NewNetwork(1, rendezvoustest.Faults{})
-	n, err := Open(t.Context(), Config{
-		Dir: filepath.Join(t.TempDir(), "s"), Name: "host", NoLAN: true, NoDHT: true, Loopback: true,
-		Exchanges: []rendezvous.Exchange{nw.Exchange("memory")},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := n.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	n := openAlone(t, Config{Dir: filepath.Join(t.TempDir(), "s"), Name: "host", Exchanges: []rendezvous.Exchange{nw.Exchange("memory")}})
 	made, err := n.CreateRoom(CreateRoomConfig{Name: "friends", Mode: room.Open})
 	if err != nil {
 		t.Fatal(err)

@@ -19,10 +19,14 @@ type lair struct{ network *rendezvoustest.Network }
 
 func (l lair) open(t *testing.T, dir, name string) *Node {
 	t.Helper()
-	n, err := Open(t.Context(), Config{
-		Dir: dir, Name: name, NoLAN: true, NoDHT: true, Loopback: true,
-		Exchanges: []rendezvous.Exchange{l.network.Exchange("memory")},
-	})
+	return openAlone(t, Config{Dir: dir, Name: name, Exchanges: []rendezvous.Exchange{l.network.Exchange("memory")}})
+}
+
+// openAlone opens a node without LAN and DHT, which meets others as cfg says besides.
+func openAlone(t *testing.T, cfg Config) *Node {
+	t.Helper()
+	cfg.NoLAN, cfg.NoDHT, cfg.Loopback = true, true, true
+	n, err := Open(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
